@@ -1,0 +1,1 @@
+"""Measurements of keras_rmsprop against its peers; never run by the tests."""

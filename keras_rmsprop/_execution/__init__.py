@@ -1,0 +1,26 @@
+"""How a whole step is run on the active backend.
+
+Each engine reads the variables, runs `_step.step` and writes the results back. They share one
+interface; only the active backend's is imported:
+
+    run(optimizer, gradients)        make one step; `gradients` has one entry per built variable
+    read(variable)                   the variable's current value as a tensor
+    write(pairs)                     assign each (variable, value)
+"""
+
+import keras
+
+match keras.backend.backend():
+    case "tensorflow":
+        from keras_rmsprop._execution import tensorflow as engine
+    case "jax":
+        from keras_rmsprop._execution import jax as engine  # type: ignore[no-redef]
+    case "torch":
+        from keras_rmsprop._execution import torch as engine  # type: ignore[no-redef]
+    case other:
+        raise ImportError(
+            f"keras_rmsprop runs on the tensorflow, jax and torch backends of Keras, received "
+            f"KERAS_BACKEND={other!r}, which cannot train. Set KERAS_BACKEND to one of the three."
+        )
+
+__all__ = ["engine"]

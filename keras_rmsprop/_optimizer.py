@@ -1,0 +1,504 @@
+"""RMSprop, the optimizer a user constructs."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import backend, ops
+
+from keras_rmsprop import _rule, _step, _validation
+from keras_rmsprop._execution import engine
+from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
+
+LearningRate = (
+    float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float | Tensor]
+)
+
+# Keras's own names that are not part of its documented interface, and what we need them for.
+# tests/test_optimizer.py checks that the installed Keras has them.
+KERAS_PRIVATE_NAMES = {
+    "_accumulated_gradients": "the accumulators that `build` creates",
+    "_check_variables_are_known": "refuses variables the optimizer was not built with",
+    "_filter_empty_gradients": "drops missing gradients with Keras's own warning",
+    "_get_variable_index": "the position of a variable among the built ones",
+    "_iterations": "calls of `apply`, not divided by the accumulation steps",
+    "_learning_rate": "the rate as given: a variable, a schedule or a callable",
+    "_model_variables_moving_average": "the averages that `build` creates for `use_ema`",
+    "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
+    "_overwrite_variables_directly_with_gradients": "float8 scales, which come as gradients",
+    "_trainable_variables": "the variables the optimizer was built with",
+    "_use_weight_decay": "whether a variable was excluded from weight decay",
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_rmsprop")
+class RMSprop(keras.optimizers.Optimizer):
+    r"""RMSprop: divides each gradient by a running root mean square of its past.
+
+    For step t = 1, 2, ... of a weight w with gradient g:
+
+        k_t = 1 - rho        or, with `bias_correction`, (1 - rho) / (1 - rho**t)
+
+        s_t = (1 - k_t) * s_{t-1} + k_t * g**2            s_0 = initial_square_average
+        r_t = sqrt(s_t + epsilon)    or, epsilon outside, sqrt(s_t) + epsilon
+        w  <- w - learning_rate * g / r_t
+
+    `centered=True` takes s about the running mean m of the gradient, as a sum of squares that
+    cannot fall below zero:
+
+        d   = g - m_{t-1}
+        m_t = m_{t-1} + k_t * d
+        s_t = (1 - k_t) * (s_{t-1} + k_t * d**2)
+
+    `momentum > 0` moves the weight by a buffer b:
+
+        b_t = momentum * b_{t-1} + learning_rate * g / r_t,   w <- w - b_t
+        b_t = momentum * b_{t-1} + g / r_t,   w <- w - learning_rate * b_t
+                                                          with `lr_in_momentum=False`
+
+    With its defaults it takes the steps of `keras.optimizers.RMSprop`, and its first fifteen
+    arguments are Keras's own in Keras's order. The slots, of each weight's shape and of its
+    dtype but never narrower than float32, are `square_average` (s), `gradient_average`
+    (m, only when centered) and `momentum` (b, only when `momentum > 0`).
+
+    Args:
+        learning_rate: step size; a number >= 0, a
+            `keras.optimizers.schedules.LearningRateSchedule`, or a callable without arguments
+            that returns the rate of the next step. It is kept in `keras.config.floatx()`.
+            Default 0.001.
+        rho: fraction of the running averages that a step keeps, in [0, 1); they remember about
+            1 / (1 - rho) steps. Default 0.9. torch calls it `alpha`, TF1 and optax `decay`.
+        momentum: fraction of the momentum buffer that a step keeps, in [0, 1). Default 0.0, no
+            buffer.
+        epsilon: keeps the root away from zero, >= 0; unit: gradient squared, or gradient when
+            `epsilon_inside_sqrt=False`. Default 1e-7.
+        centered: whether to divide by the standard deviation of the gradient rather than its
+            root mean square. Default False.
+        weight_decay: None, or decoupled decay >= 0: w <- w - learning_rate * weight_decay * w
+            before the update. Default None. torch's `weight_decay` is `l2` here.
+        clipnorm: None, or the norm > 0 that no variable's gradient exceeds. Default None.
+        clipvalue: None, or the size > 0 that no element of a gradient exceeds. Default None.
+        global_clipnorm: None, or the norm > 0 that the gradient of all variables together does
+            not exceed. Default None. At most one of the three clips can be set.
+        use_ema: whether to keep an exponential moving average of the weights; `fit` puts it in
+            the weights' place at its end, a loop of your own by
+            `optimizer.finalize_variable_values(variables)`. Default False.
+        ema_momentum: fraction of that average that a step keeps, in [0, 1]. Default 0.99.
+        ema_overwrite_frequency: None, or after how many steps (an integer >= 1) the average
+            replaces the weights during training. Default None.
+        loss_scale_factor: None, or a factor > 0 by which `scale_loss` multiplies the loss and
+            `apply` divides the gradients. Default None.
+        gradient_accumulation_steps: None, or the number of calls (an integer >= 2) whose mean
+            gradient makes one step. Default None.
+        name: name of the optimizer, which prefixes those of its variables. Default None.
+        nesterov: whether the step looks ahead along the momentum buffer; needs `momentum`.
+            Default False.
+        epsilon_inside_sqrt: whether epsilon stands under the root. Default True.
+        lr_in_momentum: whether the momentum buffer holds steps, so that a change of the
+            learning rate acts on new gradients only, or unscaled directions, so that it acts
+            on the whole buffer at once. Default True.
+        bias_correction: whether the averages correct for their start from zero, as Adam's do.
+            Excludes `initial_square_average`. Default False.
+        initial_square_average: s_0, >= 0; unit: gradient squared. Default 0.0; TF1 starts
+            from 1.0.
+        l2: coefficient >= 0 of the penalty l2 / 2 * |w|**2; adds l2 * w to the gradient, after
+            clipping. Default 0.0.
+        maximize: whether to ascend. Default False.
+
+    Raises:
+        ValueError: if an argument has the wrong type or lies outside its range, or if two
+            exclude each other; the message names what was received and what is accepted.
+
+    Sources: Hinton, "Neural Networks for Machine Learning", lecture 6e (2012); Graves,
+    arXiv:1308.0850 (2013) for `centered` and `momentum`; West, CACM 22 (1979) 532-535 for the
+    centered second moment.
+
+    Example:
+
+    >>> import keras, keras_rmsprop
+    >>> weight = keras.Variable([1.0, 2.0])
+    >>> optimizer = keras_rmsprop.RMSprop(learning_rate=0.1)
+    >>> optimizer.apply([keras.ops.convert_to_tensor([3.0, -4.0])], [weight])
+    >>> [round(float(w), 4) for w in weight.numpy()]
+    [0.6838, 2.3162]
+    """
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        nesterov: bool = False,
+        epsilon_inside_sqrt: bool = True,
+        lr_in_momentum: bool = True,
+        bias_correction: bool = False,
+        initial_square_average: float = 0.0,
+        l2: float = 0.0,
+        maximize: bool = False,
+    ) -> None:
+        settings = {
+            name: _validation.checked(name, value)
+            for name, value in locals().items()
+            if name in _validation.HYPERPARAMETERS
+        }
+        _validation.check_together(settings)
+        super().__init__(
+            learning_rate=_validation.checked_learning_rate(learning_rate),
+            name=name,
+            **{key: settings.pop(key) for key in _KERAS_OPTIONS},
+        )
+        for key, value in settings.items():
+            setattr(self, key, value)
+        if settings["centered"] and settings["bias_correction"]:
+            warnings.warn(
+                "`centered=True` with `bias_correction=True` makes the first variance exactly "
+                "zero, so the first step is learning_rate * gradient / sqrt(epsilon) (optax does "
+                "the same). Leave one of them out, or use a large epsilon.",
+                stacklevel=2,
+            )
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Create the slots of `variables`.
+
+        Args:
+            variables: the variables that `apply` will be given gradients of.
+        """
+        if self.built:
+            return
+        super().build(variables)
+        initial = self.initial_square_average
+        # A callable, because keras.initializers.Constant passes through float32.
+        start = "zeros" if initial == 0.0 else lambda shape, dtype: np.full(shape, initial, dtype)
+        add = self.add_optimizer_variables
+        self._square_averages = add(variables, "square_average", start)
+        self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
+        self._gradient_averages = add(variables, "gradient_average") if self.centered else []
+
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
+        """Advance one variable and its slots by one step.
+
+        `apply` runs all variables together; this is the hook that Keras documents for one. A
+        subclass that overrides it is called for each variable.
+
+        Args:
+            gradient: the gradient after clipping, of the variable's shape.
+            variable: one of the built variables.
+            learning_rate: the rate of this step, a float or a scalar tensor.
+        """
+        index = self._get_variable_index(variable)
+        owners = self._parameters[index]._replace(accumulator=None, average=None)
+        before = Parameter(*(None if owner is None else engine.read(owner) for owner in owners))
+        step = _rule.step_coefficients(
+            self._form(),
+            self._coefficients(),
+            learning_rate,
+            ops.convert_to_tensor(self.iterations) + 1,
+            _step.dtype_of(before.square_average),
+        )
+        after = _rule.update(self._form(), step, before, engine.dense(gradient, variable))
+        for owner, value in zip(owners, after, strict=True):
+            if owner is not None:
+                self.assign(owner, value)
+
+    def apply(
+        self,
+        grads: Sequence[Tensor | None],
+        trainable_variables: Iterable[keras.Variable] | None = None,
+    ) -> None:
+        """Make one step.
+
+        Args:
+            grads: for each variable a gradient of its shape, or None where there is none.
+            trainable_variables: the variables; by default those the optimizer was built with.
+                The first call builds the optimizer with them.
+
+        Raises:
+            ValueError: if there is no gradient at all, if gradients and variables do not match
+                in number or shape, if a variable is unknown or occurs twice. Nothing has
+                changed then.
+        """
+        gradients = list(grads)
+        if not gradients:
+            return
+        variables = self._variables_of(gradients, trainable_variables)
+        gradients, variables = self._filter_empty_gradients(gradients, variables)
+        self._check_shapes(gradients, variables)
+        gradients, variables = self._overwrite_variables_directly_with_gradients(
+            gradients, variables
+        )
+        aligned: list[Tensor | None] = [None] * len(self._trainable_variables)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            aligned[self._get_variable_index(variable)] = engine.dense(gradient, variable)
+        engine.run(self, aligned)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make this optimizer again, without its state."""
+        config = super().get_config()
+        own = _validation.HYPERPARAMETERS - set(_KERAS_OPTIONS)
+        config.update({name: getattr(self, name) for name in sorted(own)})
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "RMSprop":
+        """Make an optimizer from `get_config` of this class or of `keras.optimizers.RMSprop`."""
+        return super().from_config(dict(config), custom_objects)
+
+    def effective_learning_rate(self, variable: Any) -> Tensor:
+        """Return learning_rate / r_t: how far one unit of gradient moves each weight now.
+
+        Args:
+            variable: one of the variables the optimizer was built with.
+
+        Returns: a tensor of the variable's shape, float32 or wider.
+        Raises: ValueError if the optimizer is not built, or not with this variable.
+        """
+        if not self.built:
+            raise ValueError(
+                "The effective learning rate needs the running averages, which do not exist "
+                "before the optimizer is built. Make a step, or call `optimizer.build(variables)`."
+            )
+        self._check_variables_are_known([variable])
+        owner = self._square_averages[self._get_variable_index(variable)]
+        square_average = engine.read(owner)
+        dtype = _step.dtype_of(square_average)
+        rate = _rule.number_in(self._current_learning_rate(), dtype)
+        epsilon = self._coefficients().epsilon
+        return rate / _rule.root(self._form(), square_average, epsilon)
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[Any] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Exclude variables from `weight_decay`; call it before the optimizer is built.
+
+        Args:
+            var_list: variables to exclude.
+            var_names: texts; a variable is excluded when its name contains one of them.
+
+        Raises: ValueError if the optimizer is already built.
+        """
+        if self.built:
+            raise ValueError(
+                "`exclude_from_weight_decay()` must be called before the optimizer is built, "
+                "that is before the first step."
+            )
+        super().exclude_from_weight_decay(var_list=var_list, var_names=var_names)
+
+    def add_variable(
+        self,
+        shape: Sequence[int],
+        initializer: Any = "zeros",
+        dtype: Any = None,
+        aggregation: str = "none",
+        layout: Any = None,
+        name: str | None = None,
+    ) -> keras.Variable:
+        """Add a variable to the optimizer, as Keras does, but never in half precision.
+
+        A bfloat16 average of squares stalls once a step's contribution rounds away.
+        """
+        if dtype is not None:
+            dtype = _step.accumulator_dtype(backend.standardize_dtype(dtype))
+        return super().add_variable(shape, initializer, dtype, aggregation, layout, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _validation.HYPERPARAMETERS:
+            value = _validation.checked(name, value)
+            self._check_assignment(name, value)
+        elif name == "learning_rate":
+            value = self._checked_rate(value)
+        super().__setattr__(name, value)
+
+    # What follows serves the methods above and the engines.
+
+    @property
+    def _parameters(self) -> list[Parameter]:
+        """The built variables with the variables that hold their slots."""
+        count = len(self._trainable_variables)
+        absent = [None] * count
+        return [
+            Parameter(*owners)
+            for owners in zip(
+                self._trainable_variables,
+                self._square_averages,
+                self._gradient_averages or absent,
+                self._momentums or absent,
+                self._accumulated_gradients if self.gradient_accumulation_steps else absent,
+                self._model_variables_moving_average if self.use_ema else absent,
+                strict=True,
+            )
+        ]
+
+    def _form(self) -> Form:
+        return Form(
+            nesterov=self.nesterov,
+            epsilon_inside_sqrt=self.epsilon_inside_sqrt,
+            lr_in_momentum=self.lr_in_momentum,
+            bias_correction=self.bias_correction,
+            guards_zero_root=self.epsilon < _rule.SMALLEST_EPSILON,
+        )
+
+    def _coefficients(self) -> Coefficients:
+        return Coefficients.of(rho=self.rho, momentum=self.momentum, epsilon=self.epsilon)
+
+    def _plan(self) -> _step.Plan:
+        clips = {
+            "value": self.clipvalue,
+            "norm": self.clipnorm,
+            "global_norm": self.global_clipnorm,
+        }
+        decays = bool(self.weight_decay)
+        variables = self._trainable_variables
+        return _step.Plan(
+            form=self._form(),
+            clip=next((kind for kind, limit in clips.items() if limit is not None), None),
+            maximize=self.maximize,
+            scaled_loss=self.loss_scale_factor is not None,
+            l2=self.l2 > 0.0,
+            accumulation_steps=self.gradient_accumulation_steps or 1,
+            use_ema=self.use_ema,
+            ema_overwrite_frequency=self.ema_overwrite_frequency if self.use_ema else None,
+            decayed=tuple(decays and self._use_weight_decay(v) for v in variables),
+            constraints=tuple(getattr(v, "constraint", None) for v in variables),
+        )
+
+    def _numbers(self) -> _step.Numbers:
+        return _step.Numbers(
+            coefficients=self._coefficients(),
+            loss_scale=self.loss_scale_factor or 0.0,
+            clip=self.clipvalue or self.clipnorm or self.global_clipnorm or 0.0,
+            l2=self.l2,
+            weight_decay=self.weight_decay or 0.0,
+            ema_momentum=self.ema_momentum,
+            one_minus_ema_momentum=1.0 - self.ema_momentum,
+        )
+
+    def _current_learning_rate(self) -> float | Tensor:
+        """The rate of the coming step, a Python float where a callable gives one."""
+        rate = self.learning_rate
+        return engine.read(rate) if isinstance(rate, keras.Variable) else rate
+
+    def _update_hook(self) -> _step.Update | None:
+        """How a subclass's own `update_step` takes part in a step, None if there is none."""
+        if type(self).update_step is RMSprop.update_step:
+            return None
+
+        def update(index: int, step: StepCoefficients, before: Parameter, g: Tensor) -> Parameter:
+            owners = self._parameters[index]
+            self.assign(owners.weight, before.weight)
+            self.update_step(g, owners.weight, step.learning_rate)
+            values = [None if owner is None else engine.read(owner) for owner in owners]
+            after = Parameter(*values)
+            return after._replace(accumulator=before.accumulator, average=before.average)
+
+        return update
+
+    def _variables_of(
+        self, gradients: Sequence[Tensor | None], variables: Iterable[keras.Variable] | None
+    ) -> list[keras.Variable]:
+        """The variables that `gradients` belong to, after building the optimizer if need be."""
+        if variables is None:
+            if not self.built:
+                raise ValueError(
+                    "`apply` was given gradients without variables, and the optimizer is not "
+                    "built. Pass the variables, or call `optimizer.build(variables)` first."
+                )
+            chosen = list(self._trainable_variables)
+        else:
+            chosen = list(variables)
+        if len(gradients) != len(chosen):
+            raise ValueError(
+                f"`apply` needs one gradient (or None) for each variable, received "
+                f"{len(gradients)} gradients for {len(chosen)} variables."
+            )
+        keys = [self._var_key(variable) for variable in chosen]
+        if len(set(keys)) != len(keys):
+            twice = next(v for v, key in zip(chosen, keys, strict=True) if keys.count(key) > 1)
+            raise ValueError(
+                f"The variable {_name(twice)!r} occurs more than once in one call of `apply`. "
+                "Add its gradients up and pass it once."
+            )
+        if all(gradient is None for gradient in gradients):
+            raise ValueError("No gradients provided for any variable.")
+        if not self.built:
+            with keras.name_scope(self.name, caller=self):
+                self.build(chosen)
+        self._check_variables_are_known(chosen)
+        return chosen
+
+    def _check_shapes(self, gradients: Sequence[Tensor], variables: Sequence[Any]) -> None:
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if tuple(gradient.shape) != tuple(variable.shape):
+                raise ValueError(
+                    f"The gradient of {_name(variable)!r} has shape {tuple(gradient.shape)}, but "
+                    f"the variable has shape {tuple(variable.shape)}."
+                )
+
+    def _check_assignment(self, name: str, value: Any) -> None:
+        """Refuse a change that contradicts the other settings or the slots there are."""
+        try:
+            settings = {key: getattr(self, key) for key in _validation.HYPERPARAMETERS}
+        except AttributeError:
+            return  # __init__ is still setting them, and has checked them together.
+        if self.built:
+            _validation.check_change(name, settings[name], value)
+        _validation.check_together({**settings, name: value})
+
+    def _checked_rate(self, value: Any) -> Any:
+        # Keras also takes a scalar array, tensor or variable here; in a trace it has no value.
+        if ops.is_tensor(value) or isinstance(value, keras.Variable | np.ndarray):
+            if tuple(value.shape) != ():
+                raise ValueError(
+                    f"`learning_rate` must be a scalar, received shape {tuple(value.shape)}."
+                )
+            return value
+        return _validation.checked_learning_rate(value)
+
+    def _overwrite_model_variables_with_average_value(
+        self, trainable_variables: Sequence[Any]
+    ) -> None:
+        """Put the averages in the weights' place (Keras's hook behind `use_ema`).
+
+        Keras would assign the average's own array, which its JAX trainer then donates twice.
+        """
+        for variable in trainable_variables:
+            average = self._model_variables_moving_average[self._get_variable_index(variable)]
+            if average is not None:
+                value = ops.cast(engine.copy(engine.read(average)), variable.dtype)
+                engine.write([(variable, value)])
+
+
+_KERAS_OPTIONS = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+def _name(variable: Any) -> str:
+    """A variable's name for a message; a raw tf.Variable has no path."""
+    return str(getattr(variable, "path", None) or variable.name)

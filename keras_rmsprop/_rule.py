@@ -1,0 +1,175 @@
+"""The equations of one update, written once with `keras.ops`: how does a weight move?
+
+Everything here is a pure function of tensors. Arithmetic runs in the dtype of the square
+average, which is the weight's own, but never less than float32. Python operators are used
+instead of `ops.multiply` and the like, because those pass a Python number through `floatx`
+on some backends, which would round it to float32 even for float64 weights.
+
+The notation is that of `keras_rmsprop.reference`: g gradient, s square average, m gradient
+average, b momentum buffer, r the root, k the averaging weight.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import backend, ops
+
+# A tensor of the active backend: tf.Tensor, jax.Array or torch.Tensor.
+Tensor = Any
+# A Python float, or a scalar tensor where the number is an input of a compiled step.
+Number = Any
+
+# Below the smallest normal float32 number epsilon cannot be relied on to keep the root above
+# zero: it rounds to zero, or compiled code flushes it.
+SMALLEST_EPSILON = float(np.finfo(np.float32).tiny)
+
+
+class Parameter(NamedTuple):
+    """One weight with everything the optimizer keeps for it; all have the weight's shape.
+
+    A slot that the configuration does not need is None.
+    """
+
+    # Changed by every update.
+    weight: Tensor
+    square_average: Tensor | None = None
+    gradient_average: Tensor | None = None
+    momentum: Tensor | None = None
+    # Changed by every call, also by those that only accumulate.
+    accumulator: Tensor | None = None
+    average: Tensor | None = None
+
+
+class Form(NamedTuple):
+    """The choices that shape the equations."""
+
+    nesterov: bool
+    epsilon_inside_sqrt: bool
+    lr_in_momentum: bool
+    bias_correction: bool
+    # Whether the root can be zero, so that g / r needs a guard.
+    guards_zero_root: bool
+
+
+class Coefficients(NamedTuple):
+    """The numbers in the equations, and those derived from them once in float64."""
+
+    rho: Number
+    one_minus_rho: Number
+    log_rho: Number
+    momentum: Number
+    epsilon: Number
+
+    @classmethod
+    def of(cls, *, rho: float, momentum: float, epsilon: float) -> "Coefficients":
+        """Derive the coefficients from the hyperparameters."""
+        # log(0) is minus infinity and 0 * inf NaN; any number that exp takes to 0 serves.
+        log_rho = math.log(rho) if rho > 0.0 else -1e4
+        return cls(rho, 1.0 - rho, log_rho, momentum, epsilon)
+
+
+class StepCoefficients(NamedTuple):
+    """The numbers of one step t, in the dtype of the averages they meet."""
+
+    learning_rate: Number
+    # 1 - k_t and k_t: the weights of the old average and of the new value.
+    keep: Number
+    weight: Number
+    momentum: Number
+    epsilon: Number
+
+
+def number_in(value: Number, dtype: str) -> Number:
+    """Return `value` fit for arithmetic with tensors of `dtype`.
+
+    A Python number is left alone: every backend's operators take it to the tensor's dtype
+    exactly, where a cast would round it to float32 first.
+    """
+    if isinstance(value, float | int):
+        return float(value)
+    return ops.cast(value, dtype)
+
+
+def step_coefficients(
+    form: Form, coefficients: Coefficients, learning_rate: Number, t: Tensor, dtype: str
+) -> StepCoefficients:
+    """Compute the numbers of step `t` (1 for the first) in `dtype`."""
+    rho, one_minus_rho, log_rho, momentum, epsilon = (
+        number_in(value, dtype) for value in coefficients
+    )
+    keep, weight = rho, one_minus_rho
+    if form.bias_correction:
+        # k_t = (1 - rho) / (1 - rho**t), and 1 - k_t = rho (1 - rho**(t-1)) / (1 - rho**t).
+        # `1 - rho**t` in float32 loses five digits at rho 0.999, and `1 - k_t` would fall
+        # below zero where k_1 rounds above 1.
+        t = ops.cast(t, dtype)
+        decayed = ops.expm1(t * log_rho)
+        weight = -one_minus_rho / decayed
+        keep = rho * ops.expm1((t - 1.0) * log_rho) / decayed
+    return StepCoefficients(number_in(learning_rate, dtype), keep, weight, momentum, epsilon)
+
+
+def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
+    """Compute r, the root mean square that divides the gradient.
+
+        r_t = sqrt(s_t + epsilon)    or    sqrt(s_t) + epsilon
+
+    Args:
+        form: whether epsilon stands under the root.
+        square_average: s_t, any shape, float32 or wider, >= 0; unit: gradient squared.
+        epsilon: >= 0; unit: gradient squared under the root, gradient outside.
+
+    Returns: r_t, same shape and dtype.
+    """
+    if form.epsilon_inside_sqrt:
+        return ops.sqrt(square_average + epsilon)
+    return ops.sqrt(square_average) + epsilon
+
+
+def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: Tensor) -> Parameter:
+    """Advance one parameter by one step.
+
+    Args:
+        form: the choices that shape the equations.
+        step: the numbers of this step, in the dtype of the averages.
+        parameter: the weight and its slots; any shape.
+        gradient: g_t, the weight's shape; cast to the averages' dtype.
+
+    Returns: the parameter after the step, shapes and dtypes unchanged.
+    """
+    s, m, b = parameter.square_average, parameter.gradient_average, parameter.momentum
+    dtype = backend.standardize_dtype(s.dtype)
+    w = ops.cast(parameter.weight, dtype)
+    g = ops.cast(gradient, dtype)
+
+    if m is None:
+        s = step.keep * s + step.weight * ops.square(g)
+    else:
+        # E[g²] - E[g]² subtracts two rounded numbers and falls below zero for a near-constant
+        # gradient; this sum of non-negative terms is the same quantity and cannot (West 1979).
+        deviation = g - m
+        m = m + step.weight * deviation
+        s = step.keep * (s + step.weight * ops.square(deviation))
+
+    r = root(form, s, step.epsilon)
+    u = g / r
+    if form.guards_zero_root:
+        u = ops.where(r == 0.0, ops.zeros_like(u), u)
+
+    if b is None:
+        w = w - step.learning_rate * u
+    elif form.lr_in_momentum:
+        u = step.learning_rate * u
+        b = step.momentum * b + u
+        w = w - (step.momentum * b + u if form.nesterov else b)
+    else:
+        b = step.momentum * b + u
+        w = w - step.learning_rate * (step.momentum * b + u if form.nesterov else b)
+
+    return parameter._replace(
+        weight=ops.cast(w, backend.standardize_dtype(parameter.weight.dtype)),
+        square_average=s,
+        gradient_average=m,
+        momentum=b,
+    )

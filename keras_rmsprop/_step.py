@@ -1,0 +1,230 @@
+"""The stages of a whole step, in their order: what happens between gradients and weights?
+
+    unscale -> sum over replicas -> accumulate -> clip -> negate if maximizing -> add l2 * w
+    -> decoupled decay -> update -> moving average of the weights -> constraint -> counter
+
+(The sum over replicas is a matter of the engine and comes first; it commutes with unscaling.)
+
+`step` is a pure function over tensors, written with selection rather than branches, so that
+it can be traced as a whole; `_execution` reads the variables, runs it and writes them back.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from keras import backend, ops
+
+from keras_rmsprop import _rule
+from keras_rmsprop._rule import Coefficients, Form, Number, Parameter, StepCoefficients, Tensor
+
+
+class Plan(NamedTuple):
+    """What a step does, as far as it does not depend on numbers: one plan, one trace.
+
+    The tuples hold one entry for each variable the optimizer was built with.
+    """
+
+    form: Form
+    clip: str | None  # "value", "norm", "global_norm"
+    maximize: bool
+    scaled_loss: bool
+    l2: bool
+    accumulation_steps: int
+    use_ema: bool
+    ema_overwrite_frequency: int | None
+    decayed: tuple[bool, ...]
+    constraints: tuple[Callable[[Tensor], Tensor] | None, ...]
+
+
+class Numbers(NamedTuple):
+    """The numbers of a step; a number that the plan does not use is 0."""
+
+    coefficients: Coefficients
+    loss_scale: Number
+    clip: Number
+    l2: Number
+    weight_decay: Number
+    ema_momentum: Number
+    one_minus_ema_momentum: Number
+
+
+# How one parameter is advanced: (index among the built variables, its step's coefficients,
+# the parameter, its gradient) -> the parameter after the update.
+Update = Callable[[int, StepCoefficients, Parameter, Tensor], Parameter]
+
+
+def step(
+    plan: Plan,
+    numbers: Numbers,
+    calls: Tensor,
+    learning_rate: Number,
+    parameters: Sequence[Parameter],
+    gradients: Sequence[Tensor | None],
+    update: Update | None = None,
+) -> tuple[list[Parameter], Tensor]:
+    """Make one whole step.
+
+    Args:
+        plan: what the step does.
+        numbers: with which numbers.
+        calls: calls of `apply` so far, an integer scalar.
+        learning_rate: the rate of this step, a float or a scalar tensor.
+        parameters: the built variables with their slots.
+        gradients: for each parameter a dense tensor of its shape, or None.
+        update: how one parameter is advanced; by default `_rule.update`.
+
+    Returns: the parameters after the step, and the new number of calls.
+    """
+    if update is None:
+
+        def update(_: int, step: StepCoefficients, parameter: Parameter, g: Tensor) -> Parameter:
+            return _rule.update(plan.form, step, parameter, g)
+
+    done = calls // plan.accumulation_steps if plan.accumulation_steps > 1 else calls
+    present = {i: g for i, g in enumerate(gradients) if g is not None}
+    results = list(parameters)
+
+    present = {i: widen(g) for i, g in present.items()}
+    if plan.scaled_loss:
+        present = {
+            i: g / _rule.number_in(numbers.loss_scale, dtype_of(g)) for i, g in present.items()
+        }
+
+    completes: Tensor | None = None
+    if plan.accumulation_steps > 1:
+        completes = (calls + 1) % plan.accumulation_steps == 0
+        sums = {}
+        for i, g in present.items():
+            accumulator = parameters[i].accumulator
+            sums[i] = accumulator + ops.cast(g, dtype_of(accumulator))
+        present = {i: total / plan.accumulation_steps for i, total in sums.items()}
+        for i, parameter in enumerate(parameters):
+            if parameter.accumulator is not None:
+                total = sums.get(i, parameter.accumulator)
+                emptied = ops.where(completes, ops.zeros_like(total), total)
+                results[i] = results[i]._replace(accumulator=emptied)
+
+    clipped = clip(plan, numbers, list(present.values()))
+    for (i, _), gradient in zip(present.items(), clipped, strict=True):
+        before = results[i]
+        after = _advance(plan, numbers, done, learning_rate, i, before, gradient, update)
+        results[i] = after if completes is None else select(completes, after, before)
+
+    if plan.use_ema:
+        results = [_average(plan, numbers, done, parameter) for parameter in results]
+    for i in present:
+        constraint = plan.constraints[i]
+        if constraint is not None:
+            weight = results[i].weight
+            constrained = ops.cast(constraint(weight), dtype_of(weight))
+            results[i] = results[i]._replace(weight=constrained)
+    return results, calls + 1
+
+
+def clip(plan: Plan, numbers: Numbers, gradients: list[Tensor]) -> list[Tensor]:
+    """Clip gradients by value, by their own norm, or by the norm of all together.
+
+    A norm that is not finite makes the clipped gradients NaN, as in Keras: there is no
+    direction left to keep.
+    """
+    if plan.clip is None or not gradients:
+        return gradients
+    if plan.clip == "value":
+        bounds = [_rule.number_in(numbers.clip, dtype_of(g)) for g in gradients]
+        return [ops.clip(g, -bound, bound) for g, bound in zip(gradients, bounds, strict=True)]
+    squares = [ops.sum(ops.square(g)) for g in gradients]
+    if plan.clip == "global_norm":
+        widest = widest_dtype(squares)
+        total = sum((ops.cast(square, widest) for square in squares[1:]), squares[0])
+        squares = [total] * len(gradients)
+    return [
+        g * _clip_scale(numbers.clip, square, dtype_of(g))
+        for g, square in zip(gradients, squares, strict=True)
+    ]
+
+
+def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
+    length = ops.sqrt(square)
+    limit = _rule.number_in(limit, dtype_of(length))
+    scale = ops.where(length > limit, limit / length, ops.ones_like(length))
+    # length - length is 0 for a finite norm and NaN otherwise.
+    return ops.cast(scale + (length - length), dtype)
+
+
+def _advance(
+    plan: Plan,
+    numbers: Numbers,
+    done: Tensor,
+    learning_rate: Number,
+    index: int,
+    parameter: Parameter,
+    gradient: Tensor,
+    update: Update,
+) -> Parameter:
+    dtype = dtype_of(parameter.square_average)
+    step = _rule.step_coefficients(plan.form, numbers.coefficients, learning_rate, done + 1, dtype)
+    gradient = ops.cast(gradient, dtype)
+    weight = parameter.weight
+
+    if plan.maximize:
+        gradient = -gradient
+    if plan.l2:
+        gradient = gradient + _rule.number_in(numbers.l2, dtype) * ops.cast(weight, dtype)
+    if plan.decayed[index]:
+        rate = step.learning_rate * _rule.number_in(numbers.weight_decay, dtype)
+        # Stays in the wider dtype until the update has rounded it once.
+        weight = ops.cast(weight, dtype)
+        weight = weight - rate * weight
+
+    decayed = parameter._replace(weight=weight)
+    after = update(index, step, decayed, gradient)
+    return after._replace(weight=ops.cast(after.weight, dtype_of(parameter.weight)))
+
+
+def _average(plan: Plan, numbers: Numbers, done: Tensor, parameter: Parameter) -> Parameter:
+    """Advance the moving average of the weights; the first one is a copy of them."""
+    if parameter.average is None:
+        return parameter
+    dtype = dtype_of(parameter.average)
+    weight = ops.cast(parameter.weight, dtype)
+    keep = _rule.number_in(numbers.ema_momentum, dtype)
+    take = _rule.number_in(numbers.one_minus_ema_momentum, dtype)
+    average = ops.where(done == 0, weight, keep * parameter.average + take * weight)
+    parameter = parameter._replace(average=average)
+    if plan.ema_overwrite_frequency is not None:
+        overwrites = (done + 1) % plan.ema_overwrite_frequency == 0
+        value = ops.cast(average, dtype_of(parameter.weight))
+        parameter = parameter._replace(weight=ops.where(overwrites, value, parameter.weight))
+    return parameter
+
+
+def select(condition: Tensor, new: Parameter, old: Parameter) -> Parameter:
+    """Take every tensor of `new` where the scalar `condition` holds, of `old` otherwise."""
+    return Parameter(
+        *(
+            a if a is None or a is b else ops.where(condition, a, b)
+            for a, b in zip(new, old, strict=True)
+        )
+    )
+
+
+def dtype_of(tensor: Tensor) -> str:
+    """The name of a tensor's dtype, the same on every backend."""
+    return backend.standardize_dtype(tensor.dtype)
+
+
+def accumulator_dtype(dtype: str) -> str:
+    """The dtype in which a variable of `dtype` is averaged: never less than float32."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Cast a half-precision tensor to float32; leave others alone."""
+    dtype = dtype_of(tensor)
+    wide = accumulator_dtype(dtype)
+    return tensor if wide == dtype else ops.cast(tensor, wide)
+
+
+def widest_dtype(tensors: Sequence[Tensor]) -> str:
+    """The widest floating dtype among the tensors."""
+    return "float64" if any(dtype_of(t) == "float64" for t in tensors) else "float32"

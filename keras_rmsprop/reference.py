@@ -1,0 +1,279 @@
+"""RMSprop in plain NumPy float64: what exactly does one step do?
+
+This module is for reading, for teaching, and as the oracle of the tests. It favours
+one line per equation over speed, works in float64 whatever it is given, and imports
+nothing else of the package, so that an error in the package cannot hide in it.
+
+The equations, for step t = 1, 2, ... of one weight w with gradient g:
+
+    k_t = 1 - rho                      or, bias corrected, (1 - rho) / (1 - rho**t)
+
+    plain:     s_t = (1 - k_t) * s_{t-1} + k_t * g**2            s_0 = initial_square_average
+    centered:  d   = g - m_{t-1}
+               m_t = m_{t-1} + k_t * d                           m_0 = 0
+               s_t = (1 - k_t) * (s_{t-1} + k_t * d**2)
+
+    r_t = sqrt(s_t + epsilon)          or, epsilon outside, sqrt(s_t) + epsilon
+
+    no momentum:       w <- w - lr * g / r_t
+    lr in momentum:    b_t = momentum * b_{t-1} + lr * g / r_t
+                       w <- w - b_t                  (nesterov: momentum * b_t + lr * g / r_t)
+    lr outside:        b_t = momentum * b_{t-1} + g / r_t
+                       w <- w - lr * b_t             (nesterov: momentum * b_t + g / r_t)
+
+Sources: Hinton, "Neural Networks for Machine Learning", lecture 6e (2012), for the plain
+form; Graves, arXiv:1308.0850 (2013), eq. 38-45, for the centered form with momentum; West,
+Communications of the ACM 22 (1979) 532-535, for the update of the centered second moment.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass
+class Parameter:
+    """One weight with everything the optimizer keeps for it; all arrays have its shape."""
+
+    weight: Array
+    square_average: Array
+    gradient_average: Array
+    momentum: Array
+    accumulator: Array
+    average: Array
+
+
+class Reference:
+    """RMSprop over a list of arrays, one `apply` per batch.
+
+    The arguments are those of `keras_rmsprop.RMSprop`, with the same meaning and defaults;
+    only `learning_rate` belongs to `apply`, so that a test can change it at every step.
+
+    Args:
+        weights: the starting weights, a sequence of array-likes of any shape.
+        rho: fraction of the running averages that a step keeps, in [0, 1).
+        momentum: fraction of the momentum buffer that a step keeps, in [0, 1); 0 for none.
+        epsilon: added to s (unit: gradient squared), or to its root (unit: gradient).
+        centered: whether s is taken about the mean gradient.
+        nesterov: whether the step looks ahead along the momentum buffer.
+        epsilon_inside_sqrt: whether epsilon stands under the root.
+        lr_in_momentum: whether the buffer holds steps (True) or unscaled directions.
+        bias_correction: whether k_t corrects for the averages' empty start.
+        initial_square_average: s_0, >= 0.
+        l2: coefficient of the penalty l2 / 2 * |w|**2, added to the gradient as l2 * w.
+        maximize: whether the steps ascend.
+        weight_decay: decoupled decay, w <- w - lr * weight_decay * w, or None.
+        decayed: for each weight, whether `weight_decay` acts on it; None for all.
+        clipnorm, clipvalue, global_clipnorm: at most one of the three; None for none.
+        use_ema, ema_momentum, ema_overwrite_frequency: moving average of the weights.
+        loss_scale_factor: the gradients are divided by it, or None.
+        gradient_accumulation_steps: the mean of so many gradients makes one step, or None.
+        constraints: for each weight a function of it, or None.
+
+    Example:
+
+    >>> import numpy as np
+    >>> reference = Reference([[1.0, 2.0]], epsilon=0.0)
+    >>> reference.apply([np.array([3.0, -4.0])], learning_rate=0.1)
+    >>> reference.weights[0].round(6)         # the first step is lr / sqrt(1 - rho) long
+    array([0.683772, 2.316228])
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[ArrayLike],
+        *,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-7,
+        centered: bool = False,
+        nesterov: bool = False,
+        epsilon_inside_sqrt: bool = True,
+        lr_in_momentum: bool = True,
+        bias_correction: bool = False,
+        initial_square_average: float = 0.0,
+        l2: float = 0.0,
+        maximize: bool = False,
+        weight_decay: float | None = None,
+        decayed: Sequence[bool] | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        constraints: Sequence[Callable[[Array], Array] | None] | None = None,
+    ) -> None:
+        self.rho = rho
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.centered = centered
+        self.nesterov = nesterov
+        self.epsilon_inside_sqrt = epsilon_inside_sqrt
+        self.lr_in_momentum = lr_in_momentum
+        self.bias_correction = bias_correction
+        self.l2 = l2
+        self.maximize = maximize
+        self.weight_decay = weight_decay
+        self.clipnorm = clipnorm
+        self.clipvalue = clipvalue
+        self.global_clipnorm = global_clipnorm
+        self.use_ema = use_ema
+        self.ema_momentum = ema_momentum
+        self.ema_overwrite_frequency = ema_overwrite_frequency
+        self.loss_scale_factor = loss_scale_factor
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.decayed = [True] * len(weights) if decayed is None else list(decayed)
+        self.constraints = [None] * len(weights) if constraints is None else list(constraints)
+        self.calls = 0
+        self.parameters = [
+            Parameter(
+                weight=weight,
+                square_average=np.full_like(weight, initial_square_average),
+                gradient_average=np.zeros_like(weight),
+                momentum=np.zeros_like(weight),
+                accumulator=np.zeros_like(weight),
+                average=np.zeros_like(weight),
+            )
+            for weight in (np.array(weight, np.float64) for weight in weights)
+        ]
+
+    @property
+    def weights(self) -> list[Array]:
+        """The weights as they stand, one float64 array each."""
+        return [parameter.weight for parameter in self.parameters]
+
+    @property
+    def iterations(self) -> int:
+        """Steps made so far: calls of `apply` divided by the accumulation steps."""
+        return self.calls // (self.gradient_accumulation_steps or 1)
+
+    def apply(self, gradients: Sequence[ArrayLike | None], learning_rate: float) -> None:
+        """Make one step; a weight whose gradient is None stays where it is.
+
+        Args:
+            gradients: for each weight an array-like of its shape, or None.
+            learning_rate: lr, >= 0.
+        """
+        present = [
+            (parameter, np.array(gradient, np.float64), decayed)
+            for parameter, gradient, decayed in zip(
+                self.parameters, gradients, self.decayed, strict=True
+            )
+            if gradient is not None
+        ]
+        batch = [gradient / (self.loss_scale_factor or 1.0) for _, gradient, _ in present]
+
+        steps = self.gradient_accumulation_steps or 1
+        completes = (self.calls + 1) % steps == 0
+        for i, (parameter, _, _) in enumerate(present):
+            parameter.accumulator = parameter.accumulator + batch[i]
+            batch[i] = parameter.accumulator / steps
+
+        if completes:
+            for gradient, (parameter, _, decayed) in zip(self._clip(batch), present, strict=True):
+                self._update(parameter, gradient, learning_rate, decayed)
+            for parameter in self.parameters:
+                parameter.accumulator = np.zeros_like(parameter.weight)
+
+        if self.use_ema:
+            self._average()
+        for parameter, gradient, constraint in zip(
+            self.parameters, gradients, self.constraints, strict=True
+        ):
+            if constraint is not None and gradient is not None:
+                parameter.weight = np.asarray(constraint(parameter.weight), np.float64)
+        self.calls += 1
+
+    def _update(
+        self, parameter: Parameter, gradient: Array, learning_rate: float, decayed: bool
+    ) -> None:
+        g, w, lr = gradient, parameter.weight, learning_rate
+        t = self.iterations + 1
+
+        g = -g if self.maximize else g
+        g = g + self.l2 * w
+        if decayed and self.weight_decay is not None:
+            w = w - lr * self.weight_decay * w
+
+        k = 1.0 - self.rho
+        if self.bias_correction and self.rho > 0.0:
+            # 1 - rho**t without the cancellation that rho near 1 would bring.
+            k = (1.0 - self.rho) / -math.expm1(t * math.log(self.rho))
+        if self.bias_correction and t == 1:
+            k = 1.0
+
+        if self.centered:
+            d = g - parameter.gradient_average
+            m = parameter.gradient_average + k * d
+            s = (1.0 - k) * (parameter.square_average + k * d**2)
+        else:
+            m = parameter.gradient_average
+            s = (1.0 - k) * parameter.square_average + k * g**2
+
+        r = np.sqrt(s + self.epsilon) if self.epsilon_inside_sqrt else np.sqrt(s) + self.epsilon
+        u = np.where(r == 0.0, 0.0, g / np.where(r == 0.0, 1.0, r))
+
+        b = parameter.momentum
+        if self.momentum == 0.0:
+            w = w - lr * u
+        elif self.lr_in_momentum:
+            b = self.momentum * b + lr * u
+            w = w - (self.momentum * b + lr * u if self.nesterov else b)
+        else:
+            b = self.momentum * b + u
+            w = w - lr * (self.momentum * b + u if self.nesterov else b)
+
+        parameter.weight = w
+        parameter.square_average = s
+        parameter.gradient_average = m
+        parameter.momentum = b
+
+    def _clip(self, gradients: list[Array]) -> list[Array]:
+        if self.clipvalue is not None:
+            return [np.clip(g, -self.clipvalue, self.clipvalue) for g in gradients]
+        if self.clipnorm is not None:
+            return [g * self.clipnorm / max(norm(g), self.clipnorm) for g in gradients]
+        if self.global_clipnorm is not None:
+            total = math.sqrt(sum(norm(g) ** 2 for g in gradients))
+            return [g * self.global_clipnorm / max(total, self.global_clipnorm) for g in gradients]
+        return gradients
+
+    def _average(self) -> None:
+        # The first average is a copy of the weights, so that it starts without a bias.
+        keep = self.ema_momentum if self.iterations > 0 else 0.0
+        every = self.ema_overwrite_frequency
+        overwrite = every is not None and (self.iterations + 1) % every == 0
+        for parameter in self.parameters:
+            parameter.average = keep * parameter.average + (1.0 - keep) * parameter.weight
+            if overwrite:
+                parameter.weight = parameter.average.copy()
+
+
+def norm(array: Array) -> float:
+    """Euclidean norm of all the array's elements."""
+    return math.sqrt(float(np.sum(array**2)))
+
+
+def effective_learning_rate(
+    square_average: ArrayLike,
+    *,
+    learning_rate: float,
+    epsilon: float = 1e-7,
+    epsilon_inside_sqrt: bool = True,
+) -> Array:
+    """The step per unit of gradient, lr / r_t, for a given running average of squares.
+
+    >>> effective_learning_rate([4.0, 25.0], learning_rate=0.1, epsilon=0.0)
+    array([0.05, 0.02])
+    """
+    s = np.asarray(square_average, np.float64)
+    r = np.sqrt(s + epsilon) if epsilon_inside_sqrt else np.sqrt(s) + epsilon
+    return np.asarray(learning_rate / r)

@@ -1,0 +1,1 @@
+"""Tests of keras_rmsprop, one module for each of the package's."""
