@@ -116,7 +116,6 @@ class RMSprop(keras.optimizers.Optimizer):
     centered second moment.
 
     Example:
-
     >>> import keras, keras_rmsprop
     >>> weight = keras.Variable([1.0, 2.0])
     >>> optimizer = keras_rmsprop.RMSprop(learning_rate=0.1)

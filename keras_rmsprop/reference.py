@@ -76,7 +76,6 @@ class Reference:
         constraints: for each weight a function of it, or None.
 
     Example:
-
     >>> import numpy as np
     >>> reference = Reference([[1.0, 2.0]], epsilon=0.0)
     >>> reference.apply([np.array([3.0, -4.0])], learning_rate=0.1)
