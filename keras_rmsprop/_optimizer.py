@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -106,6 +106,9 @@ class RMSprop(keras.optimizers.Optimizer):
         l2: coefficient >= 0 of the penalty l2 / 2 * |w|**2; adds l2 * w to the gradient, after
             clipping. Default 0.0.
         maximize: whether to ascend. Default False.
+        jit_compile: whether an eager step, and one inside a plain `tf.function`, runs as one
+            compiled call: True insists, False never does, "auto" does where it can and falls
+            back to running op by op, without changing what is computed. Default "auto".
 
     Raises:
         ValueError: if an argument has the wrong type or lies outside its range, or if two
@@ -124,6 +127,7 @@ class RMSprop(keras.optimizers.Optimizer):
     [0.6838, 2.3162]
     """
 
+    @_validation.explain_unknown_arguments
     def __init__(
         self,
         learning_rate: LearningRate = 0.001,
@@ -149,6 +153,7 @@ class RMSprop(keras.optimizers.Optimizer):
         initial_square_average: float = 0.0,
         l2: float = 0.0,
         maximize: bool = False,
+        jit_compile: Literal["auto", True, False] = "auto",
     ) -> None:
         settings = {
             name: _validation.checked(name, value)
@@ -168,7 +173,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 "`centered=True` with `bias_correction=True` makes the first variance exactly "
                 "zero, so the first step is learning_rate * gradient / sqrt(epsilon) (optax does "
                 "the same). Leave one of them out, or use a large epsilon.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -248,7 +253,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again, without its state."""
         config = super().get_config()
-        own = _validation.HYPERPARAMETERS - set(_KERAS_OPTIONS)
+        own = set(_validation.HYPERPARAMETERS) - set(_KERAS_OPTIONS)
         config.update({name: getattr(self, name) for name in sorted(own)})
         return config
 
@@ -323,7 +328,7 @@ class RMSprop(keras.optimizers.Optimizer):
             value = _validation.checked(name, value)
             self._check_assignment(name, value)
         elif name == "learning_rate":
-            value = self._checked_rate(value)
+            value = _validation.checked_assigned_learning_rate(value, self._learning_rate)
         super().__setattr__(name, value)
 
     # What follows serves the methods above and the engines.
@@ -458,18 +463,9 @@ class RMSprop(keras.optimizers.Optimizer):
         except AttributeError:
             return  # __init__ is still setting them, and has checked them together.
         if self.built:
-            _validation.check_change(name, settings[name], value)
+            has_buffer = bool(self._momentums)
+            _validation.check_change(name, settings[name], value, has_momentum_buffer=has_buffer)
         _validation.check_together({**settings, name: value})
-
-    def _checked_rate(self, value: Any) -> Any:
-        # Keras also takes a scalar array, tensor or variable here; in a trace it has no value.
-        if ops.is_tensor(value) or isinstance(value, keras.Variable | np.ndarray):
-            if tuple(value.shape) != ():
-                raise ValueError(
-                    f"`learning_rate` must be a scalar, received shape {tuple(value.shape)}."
-                )
-            return value
-        return _validation.checked_learning_rate(value)
 
     def _overwrite_model_variables_with_average_value(
         self, trainable_variables: Sequence[Any]

@@ -4,85 +4,138 @@ Every check runs before the optimizer has any state, and again when an attribute
 A message says what was received, what is accepted, and what other frameworks call the thing.
 """
 
+import difflib
+import functools
+import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, ParamSpec
 
 import keras
+import numpy as np
+from keras import backend, ops
+
+Arguments = ParamSpec("Arguments")
 
 
-class Range(NamedTuple):
-    """The numbers that a hyperparameter takes."""
+class Hyperparameter(NamedTuple):
+    """The values that a hyperparameter takes."""
 
     accepted: str
-    holds: Callable[[float], bool]
+    # Value as given -> plain bool, int, float, str or None; raises _RefusedError.
+    parse: Callable[[Any], Any]
     elsewhere: str = ""
-    optional: bool = False
-    integer: bool = False
 
 
-def _fraction(x: float) -> bool:
-    return 0.0 <= x < 1.0
+class _RefusedError(Exception):
+    """A value is not one of those that are accepted."""
 
 
-def _non_negative(x: float) -> bool:
-    return 0.0 <= x < math.inf
+def _number(holds: Callable[[float], bool]) -> Callable[[Any], float]:
+    """Accept real numbers for which `holds` is true; it must be false for NaN."""
+
+    def parse(value: Any) -> float:
+        # bool is a subclass of int, but `momentum=True` is a mistake.
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise _RefusedError
+        try:
+            number = float(value)
+        except OverflowError:
+            raise _RefusedError from None
+        if not holds(number):
+            raise _RefusedError
+        return number
+
+    return parse
 
 
-def _positive(x: float) -> bool:
-    return 0.0 < x < math.inf
+def _integer(least: int) -> Callable[[Any], int]:
+    """Accept integers from `least` on."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise _RefusedError
+        return int(value)
+
+    return parse
 
 
-RANGES: dict[str, Range] = {
-    "rho": Range("in [0, 1)", _fraction, "torch calls it `alpha`, TF1 and optax `decay`."),
-    "momentum": Range("in [0, 1)", _fraction, "It is `momentum` in every framework."),
-    "epsilon": Range("finite and >= 0", _non_negative, "torch and optax call it `eps`."),
-    "initial_square_average": Range(
-        "finite and >= 0", _non_negative, "optax calls it `initial_scale`; TF1 starts from 1."
+def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Accept None as well."""
+    return lambda value: None if value is None else parse(value)
+
+
+def _flag(value: Any) -> bool:
+    # numpy.bool is what a comparison of arrays gives; 0 and 1 are taken for numbers.
+    if not isinstance(value, bool | np.bool_):
+        raise _RefusedError
+    return bool(value)
+
+
+def _auto_or_flag(value: Any) -> str | bool:
+    return "auto" if isinstance(value, str) and value == "auto" else _flag(value)
+
+
+_fraction = _number(lambda x: 0.0 <= x < 1.0)
+_non_negative = _number(lambda x: 0.0 <= x < math.inf)
+_positive_or_none = _optional(_number(lambda x: 0.0 < x < math.inf))
+
+_POSITIVE_OR_NONE = "None or a finite number > 0"
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    "rho": Hyperparameter(
+        "a number in [0, 1)", _fraction, "torch calls it `alpha`, TF1 and optax `decay`."
     ),
-    "l2": Range(
-        "finite and >= 0",
+    "momentum": Hyperparameter(
+        "a number in [0, 1)",
+        _fraction,
+        "It is `momentum` in every framework; where optax takes None, 0.0 stands for none here.",
+    ),
+    "epsilon": Hyperparameter(
+        "a finite number >= 0", _non_negative, "torch and optax call it `eps`."
+    ),
+    "initial_square_average": Hyperparameter(
+        "a finite number >= 0",
         _non_negative,
-        "torch calls it `weight_decay`; Keras's `weight_decay` is the decoupled kind.",
+        "optax calls it `initial_scale`; TF1 and timm always start from 1.",
     ),
-    "weight_decay": Range(
+    "l2": Hyperparameter(
+        "a finite number >= 0",
+        _non_negative,
+        "torch and timm call it `weight_decay`; Keras's `weight_decay` is the decoupled kind.",
+    ),
+    "weight_decay": Hyperparameter(
         "None or a finite number >= 0",
-        _non_negative,
+        _optional(_non_negative),
         "It is the decoupled kind; torch's `weight_decay` is `l2` here.",
-        optional=True,
     ),
-    "clipnorm": Range("None or a finite number > 0", _positive, optional=True),
-    "clipvalue": Range("None or a finite number > 0", _positive, optional=True),
-    "global_clipnorm": Range(
-        "None or a finite number > 0",
-        _positive,
+    "clipnorm": Hyperparameter(_POSITIVE_OR_NONE, _positive_or_none),
+    "clipvalue": Hyperparameter(
+        _POSITIVE_OR_NONE, _positive_or_none, "torch clips with `clip_grad_value_(clip_value=)`."
+    ),
+    "global_clipnorm": Hyperparameter(
+        _POSITIVE_OR_NONE,
+        _positive_or_none,
         "torch clips with `clip_grad_norm_(max_norm=)`, optax with `clip_by_global_norm`.",
-        optional=True,
     ),
-    "ema_momentum": Range("in [0, 1]", lambda x: 0.0 <= x <= 1.0),
-    "ema_overwrite_frequency": Range(
-        "None or an integer >= 1", lambda x: x >= 1, optional=True, integer=True
+    "ema_momentum": Hyperparameter("a number in [0, 1]", _number(lambda x: 0.0 <= x <= 1.0)),
+    "ema_overwrite_frequency": Hyperparameter("None or an integer >= 1", _optional(_integer(1))),
+    "loss_scale_factor": Hyperparameter(_POSITIVE_OR_NONE, _positive_or_none),
+    "gradient_accumulation_steps": Hyperparameter(
+        "None or an integer >= 2", _optional(_integer(2)), "optax has `MultiSteps` for it."
     ),
-    "loss_scale_factor": Range("None or a finite number > 0", _positive, optional=True),
-    "gradient_accumulation_steps": Range(
-        "None or an integer >= 2", lambda x: x >= 2, optional=True, integer=True
-    ),
+    "centered": Hyperparameter("True or False", _flag),
+    "nesterov": Hyperparameter("True or False", _flag),
+    "epsilon_inside_sqrt": Hyperparameter("True or False", _flag, "optax calls it `eps_in_sqrt`."),
+    "lr_in_momentum": Hyperparameter("True or False", _flag),
+    "bias_correction": Hyperparameter("True or False", _flag),
+    "maximize": Hyperparameter("True or False", _flag),
+    "use_ema": Hyperparameter("True or False", _flag),
+    "jit_compile": Hyperparameter("'auto', True or False", _auto_or_flag),
 }
 
-FLAGS: dict[str, str] = {
-    "centered": "",
-    "nesterov": "",
-    "epsilon_inside_sqrt": "optax calls it `eps_in_sqrt`.",
-    "lr_in_momentum": "",
-    "bias_correction": "",
-    "maximize": "",
-    "use_ema": "",
-}
-
-HYPERPARAMETERS = frozenset({*RANGES, *FLAGS})
-
-# Attributes that decide which slots exist or what a slot means, with what they would need.
+# Attributes that decide which slots exist or what a slot means, with the reason.
 STRUCTURAL: dict[str, str] = {
     "centered": "the square average is kept about the mean only when `centered`",
     "use_ema": "the average of the weights is a slot of its own",
@@ -92,29 +145,35 @@ STRUCTURAL: dict[str, str] = {
     "lr_in_momentum": "the momentum buffer holds steps in one case and directions in the other",
 }
 
+# Arguments that other frameworks have, and what they are here.
+OTHER_WORDS: dict[str, str] = {
+    "lr": "It is `learning_rate` here.",
+    "alpha": "torch's `alpha` is `rho` here.",
+    "decay": "TF1's and optax's `decay` is `rho` here; the learning rate decay of early Keras is "
+    "`learning_rate=keras.optimizers.schedules.InverseTimeDecay(...)`.",
+    "eps": "It is `epsilon` here.",
+    "initial_scale": "optax's `initial_scale` is `initial_square_average` here.",
+    "eps_in_sqrt": "optax's `eps_in_sqrt` is `epsilon_inside_sqrt` here.",
+    "eps_inside_sqrt": "Chainer's `eps_inside_sqrt` is `epsilon_inside_sqrt` here.",
+    "decoupled_decay": "timm's `weight_decay` with `decoupled_decay=True` is `weight_decay` here, "
+    "and without it `l2`.",
+    "max_norm": "torch's `clip_grad_norm_(max_norm=)` is `global_clipnorm` here.",
+    "params": "A Keras optimizer is given the variables by `build` or the first `apply`.",
+}
+
 
 def checked(name: str, value: Any) -> Any:
-    """Return hyperparameter `name` as a plain bool, int, float or None.
+    """Return hyperparameter `name` as a plain bool, int, float, str or None.
 
     Raises: ValueError naming what was received and what is accepted.
     """
-    if name in FLAGS:
-        return _checked_flag(name, value)
-    spec = RANGES[name]
-    if value is None and spec.optional:
-        return None
-    kind = numbers.Integral if spec.integer else numbers.Real
-    # bool is a subclass of int, but `momentum=True` is a mistake.
-    if isinstance(value, bool) or not isinstance(value, kind) or not spec.holds(float(value)):
-        raise ValueError(_message(name, spec.accepted, value, spec.elsewhere))
-    return int(value) if spec.integer else float(value)
-
-
-def _checked_flag(name: str, value: Any) -> bool:
-    # numpy.bool_ is what a comparison of arrays gives; 0 and 1 are taken for numbers.
-    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
-        raise ValueError(_message(name, "True or False", value, FLAGS[name]))
-    return bool(value)
+    hyperparameter = HYPERPARAMETERS[name]
+    try:
+        return hyperparameter.parse(value)
+    except _RefusedError:
+        raise ValueError(
+            _message(name, hyperparameter.accepted, value, hyperparameter.elsewhere)
+        ) from None
 
 
 def checked_learning_rate(value: Any) -> Any:
@@ -124,21 +183,39 @@ def checked_learning_rate(value: Any) -> Any:
     """
     if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
         return value
-    if callable(value) and not isinstance(value, keras.Variable):
+    if callable(value) and _takes_no_arguments(value):
         return value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
-        if _non_negative(number):
-            return number
-    raise ValueError(
-        _message(
-            "learning_rate",
-            "a finite number >= 0, a LearningRateSchedule, or a callable without arguments",
-            value,
-            "torch and timm call it `lr`. An optax schedule goes through "
-            "`keras_rmsprop.conventions.optax`.",
+    try:
+        return _non_negative(value)
+    except _RefusedError:
+        raise ValueError(_learning_rate_message(value)) from None
+
+
+def checked_assigned_learning_rate(value: Any, current: Any) -> Any:
+    """Return what may be assigned to the learning rate of an existing optimizer.
+
+    Keras also takes a scalar array, tensor or variable there, and it stays what it is; inside
+    a trace it has no value yet, so that only its shape is checked.
+
+    Args:
+        value: the new learning rate.
+        current: the learning rate as the optimizer holds it: a variable, schedule or callable.
+
+    Raises:
+        ValueError: if the value is none of these, or negative, infinite or NaN.
+        TypeError: if a number is to replace a schedule or callable; Keras has no variable to
+            hold it then.
+    """
+    is_tensor = ops.is_tensor(value) or isinstance(value, keras.Variable | np.ndarray)
+    rate = _checked_scalar(value) if is_tensor else checked_learning_rate(value)
+    if not callable(rate) and callable(current):
+        kind = type(current).__name__
+        raise TypeError(
+            f"The learning rate of this optimizer is a {kind}, and a number cannot take its "
+            f"place, received learning_rate={_shown(value)}. Assign another schedule or callable, "
+            "or make a new optimizer with a number."
         )
-    )
+    return rate
 
 
 def check_together(settings: Mapping[str, Any]) -> None:
@@ -167,7 +244,7 @@ def check_together(settings: Mapping[str, Any]) -> None:
         )
 
 
-def check_change(name: str, old: Any, new: Any) -> None:
+def check_change(name: str, old: Any, new: Any, *, has_momentum_buffer: bool) -> None:
     """Refuse an assignment that the slots of a built optimizer cannot follow.
 
     Raises: ValueError with the reason and what to do.
@@ -175,7 +252,7 @@ def check_change(name: str, old: Any, new: Any) -> None:
     if old == new:
         return
     reason = STRUCTURAL.get(name)
-    if name == "momentum" and old == 0.0:
+    if name == "momentum" and not has_momentum_buffer:
         reason = "the momentum buffer is created by `build`, and only for momentum > 0"
     if reason is not None:
         raise ValueError(
@@ -184,6 +261,87 @@ def check_change(name: str, old: Any, new: Any) -> None:
         )
 
 
+def explain_unknown_arguments(
+    function: Callable[Arguments, None],
+) -> Callable[Arguments, None]:
+    """Make a function name the nearest argument it takes when it is given an unknown one.
+
+    The signature stays as it is written, for readers and checkers alike.
+    """
+    accepted = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def explaining(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        for name in kwargs:
+            if name not in accepted:
+                raise TypeError(
+                    f"There is no argument `{name}`, received {name}={_shown(kwargs[name])}. "
+                    f"{_hint(name, accepted)}"
+                )
+        function(*args, **kwargs)
+
+    return explaining
+
+
+def _hint(name: str, accepted: Collection[str]) -> str:
+    """What the caller may have meant by an argument that does not exist."""
+    if name in OTHER_WORDS:
+        return OTHER_WORDS[name]
+    nearest = difflib.get_close_matches(name.lower(), accepted, n=1)
+    if nearest:
+        return f"Did you mean `{nearest[0]}`?"
+    return f"Accepted are {', '.join(f'`{word}`' for word in accepted)}."
+
+
+def _takes_no_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return True  # Some built-in functions do not tell.
+    try:
+        signature.bind()
+    except TypeError:
+        return False
+    return True
+
+
+def _checked_scalar(value: Any) -> Any:
+    """Return a scalar array, tensor or variable that holds a learning rate, or will."""
+    shape = tuple(value.shape)
+    if shape != ():
+        raise ValueError(
+            f"`learning_rate` must be a scalar, received an array of shape {shape}. "
+            "One optimizer has one learning rate."
+        )
+    if backend.standardize_dtype(value.dtype) == "bool":
+        raise ValueError(_learning_rate_message(value))
+    try:
+        number = float(ops.stop_gradient(ops.convert_to_tensor(value)))
+    except TypeError:
+        return value  # Symbolic: it gets its value when the trace runs.
+    try:
+        _non_negative(number)
+    except _RefusedError:
+        raise ValueError(_learning_rate_message(value)) from None
+    return value
+
+
+def _learning_rate_message(value: Any) -> str:
+    return _message(
+        "learning_rate",
+        "a finite number >= 0, a LearningRateSchedule, or a callable without arguments",
+        value,
+        "torch and timm call it `lr`. An optax schedule, which takes the count of steps, goes "
+        "through `keras_rmsprop.conventions.optax`.",
+    )
+
+
 def _message(name: str, accepted: str, value: Any, elsewhere: str) -> str:
-    received = f"`{name}` must be {accepted}, received {name}={value!r}."
+    received = f"`{name}` must be {accepted}, received {name}={_shown(value)}."
     return f"{received} {elsewhere}".rstrip()
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, on one line however large it is."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

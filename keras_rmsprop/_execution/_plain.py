@@ -1,13 +1,21 @@
-"""The op-by-op way to run a step, the same on every backend: read, step, say what to write."""
+"""What the engines share: the op-by-op way to run a step, and when a step can be compiled."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+# Keras has no public way to ask for the scope; tests/test_optimizer.py checks that it exists.
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from keras_rmsprop import _step
 from keras_rmsprop._rule import Parameter, Tensor
 
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
+
+__all__ = ["FLOATING", "changes", "in_stateless_scope", "is_compilable", "run_plainly"]
+
+# The dtypes of weights and slots that every backend's compiler takes.
+FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
 def run_plainly(
@@ -24,8 +32,8 @@ def run_plainly(
     """
     variables = optimizer._parameters
     before = [
-        Parameter(*(None if variable is None else read(variable) for variable in parameter))
-        for parameter in variables
+        Parameter(*(None if owner is None else read(owner) for owner in owners))
+        for owners in variables
     ]
     after, calls = _step.step(
         optimizer._plan(),
@@ -36,10 +44,27 @@ def run_plainly(
         gradients,
         optimizer._update_hook(),
     )
-    changes = [
-        (variable, new)
+    return [*changes(variables, before, after), (optimizer._iterations, calls)]
+
+
+def changes(
+    variables: Sequence[Parameter], before: Sequence[Parameter], after: Sequence[Parameter]
+) -> list[tuple[Any, Tensor]]:
+    """Pair every variable whose tensor a step replaced with the new tensor."""
+    return [
+        (owner, new)
         for owners, olds, news in zip(variables, before, after, strict=True)
-        for variable, old, new in zip(owners, olds, news, strict=True)
+        for owner, old, new in zip(owners, olds, news, strict=True)
         if new is not old
     ]
-    return [*changes, (optimizer._iterations, calls)]
+
+
+def is_compilable(optimizer: "RMSprop") -> bool:
+    """Whether the step consists of nothing but this package's and Keras's own code.
+
+    An `update_step` or a constraint of a user's may do anything, such as print or count.
+    """
+    if optimizer._update_hook() is not None:
+        return False
+    constraints = (getattr(v, "constraint", None) for v in optimizer._trainable_variables)
+    return all(c is None or type(c).__module__.startswith("keras.src.") for c in constraints)

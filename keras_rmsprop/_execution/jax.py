@@ -1,39 +1,194 @@
-"""How a step runs on JAX."""
+"""How a step runs on JAX: op by op or traced, or as one compiled call."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import logging
+import sys
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import keras
+import numpy as np
 
-from keras_rmsprop._execution._plain import run_plainly
+from keras_rmsprop import _step
+from keras_rmsprop._execution._plain import (
+    in_stateless_scope,
+    is_compilable,
+    run_plainly,
+)
+from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
-    import jax
-
     from keras_rmsprop._optimizer import RMSprop
 
+Gradients = Sequence[jax.Array | None]
 
-def run(optimizer: "RMSprop", gradients: Sequence["jax.Array | None"]) -> None:
+_log = logging.getLogger(__name__)
+
+
+def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
-    write(run_plainly(optimizer, gradients, read))
+    if _runs_compiled(optimizer, gradients):
+        _run_compiled(optimizer, gradients)
+    else:
+        write(run_plainly(optimizer, gradients, read))
 
 
-def read(variable: keras.Variable) -> "jax.Array":
+def read(variable: keras.Variable) -> jax.Array:
     """Return the variable's current value, the traced one inside a stateless scope."""
     return variable.value
 
 
-def write(pairs: Sequence[tuple[Any, "jax.Array"]]) -> None:
+def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
     """Assign each value to its variable."""
     for variable, value in pairs:
         variable.assign(value)
 
 
-def copy(value: "jax.Array") -> "jax.Array":
+def copy(value: jax.Array) -> jax.Array:
     """Return an array of its own, so that donating one buffer does not take the other."""
     return value.copy()
 
 
-def dense(gradient: Any, variable: keras.Variable) -> "jax.Array":
+def dense(gradient: Any, _: keras.Variable) -> jax.Array:
     """Return the gradient as one value per weight: on JAX it already is."""
     return gradient
+
+
+class _Slots(NamedTuple):
+    """The optimizer's part of a parameter, which a compiled step may overwrite in place."""
+
+    square_average: jax.Array | None
+    gradient_average: jax.Array | None
+    momentum: jax.Array | None
+    accumulator: jax.Array | None
+    average: jax.Array | None
+
+
+# The number of calls as each optimizer's last compiled step left it. The step after it need not
+# wait for the device to learn that it is not the first.
+_last_calls: "weakref.WeakKeyDictionary[RMSprop, jax.Array]" = weakref.WeakKeyDictionary()
+
+
+def _runs_compiled(optimizer: "RMSprop", gradients: Gradients) -> bool:
+    """Whether this step is to run as one compiled call.
+
+    It depends on the configuration and the saved state only, never on what the process did
+    before: otherwise a resumed run would round differently from one that was not stopped.
+    """
+    mode = optimizer.jit_compile
+    if mode is False or in_stateless_scope() or not is_compilable(optimizer):
+        return False
+    if jax.config.jax_disable_jit or keras.distribution.distribution() is not None:
+        return False
+    calls = read(optimizer._iterations)
+    if any(isinstance(x, jax.core.Tracer) for x in (calls, *gradients)):
+        return False
+    if mode is True or calls is _last_calls.get(optimizer):
+        return True
+    # One-step uses need not pay for a compilation.
+    return int(optimizer.iterations) > 0
+
+
+def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> None:
+    owners = optimizer._parameters
+    weights = [read(parameter.weight) for parameter in owners]
+    slots = [_Slots(*(v if v is None else read(v) for v in parameter[1:])) for parameter in owners]
+    step = _step_in_place if _are_unshared(slots) else _step_to_new_arrays
+    plan = optimizer._plan()
+    try:
+        slots, weights, calls = step(
+            plan,
+            tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
+            slots,
+            weights,
+            gradients,
+            read(optimizer._iterations),
+            _as_array(optimizer._current_learning_rate()),
+            np.array(jax.tree.leaves(optimizer._numbers()), _wide()),
+        )
+    except ValueError as error:
+        # Such as arrays on different devices; nothing has run yet.
+        if optimizer.jit_compile is True:
+            raise
+        _log.debug("%s runs op by op: %s", optimizer.name, error)
+        write(run_plainly(optimizer, gradients, read))
+        return
+    for parameter, weight, values in zip(owners, weights, slots, strict=True):
+        parameter.weight.assign(weight)
+        write((v, x) for v, x in zip(parameter[1:], values, strict=True) if v is not None)
+    optimizer._iterations.assign(calls)
+    _last_calls[optimizer] = read(optimizer._iterations)
+
+
+def _whole_step(
+    plan: _step.Plan,
+    _: tuple[str, ...],
+    slots: list[_Slots],
+    weights: list[jax.Array],
+    gradients: list[jax.Array | None],
+    calls: jax.Array,
+    learning_rate: jax.Array,
+    numbers: jax.Array,
+) -> tuple[list[_Slots], list[jax.Array], jax.Array]:
+    """Make one step; the outputs stand in the order of the inputs, so that buffers line up."""
+    parameters = [Parameter(w, *s) for w, s in zip(weights, slots, strict=True)]
+    after, calls = _step.step(plan, _unpack(numbers), calls, learning_rate, parameters, gradients)
+    return [_Slots(*p[1:]) for p in after], [p.weight for p in after], calls
+
+
+# The plan and the constraints' settings are static; JAX keeps one compiled step for each. Only
+# slots are donated, never the model's weights, which a user may hold on to.
+_step_in_place = jax.jit(_whole_step, static_argnums=(0, 1), donate_argnums=2)
+_step_to_new_arrays = jax.jit(_whole_step, static_argnums=(0, 1))
+
+
+def _unpack(numbers: jax.Array) -> _step.Numbers:
+    return jax.tree.unflatten(_NUMBERS, list(numbers))
+
+
+_NUMBERS = jax.tree.structure(
+    _step.Numbers(_step.Coefficients(*[0.0] * len(_step.Coefficients._fields)), *[0.0] * 6)
+)
+
+
+def _wide() -> np.dtype[Any]:
+    """The widest float dtype that JAX holds as it is configured."""
+    return jax.dtypes.canonicalize_dtype(np.float64)
+
+
+def _as_array(rate: float | jax.Array) -> jax.Array | np.ndarray[Any, Any]:
+    # A Python float would be traced as a weakly typed scalar, and a schedule's array not.
+    return rate if isinstance(rate, jax.Array) else np.asarray(rate, _wide())
+
+
+def _references(slots: Sequence[_Slots]) -> int:
+    """The largest number of references that any of the arrays has."""
+    return max(
+        (sys.getrefcount(array) for slot in slots for array in slot if array is not None),
+        default=0,
+    )
+
+
+def _are_unshared(slots: Sequence[_Slots]) -> bool:
+    """Whether nobody but its variable holds any of the arrays.
+
+    A snapshot of a user's, or a weight that was set to a slot's own array, must stay readable.
+    (Views through NumPy or DLPack need no care: JAX copies where a buffer is exported.)
+    """
+    return _references(slots) <= _SOLE_OWNER
+
+
+class _Owner:
+    """Holds an array as a variable does."""
+
+    def __init__(self) -> None:
+        self.value = object()
+
+
+def _references_of_sole_owner() -> int:
+    owner = _Owner()
+    return _references([_Slots(owner.value, None, None, None, None)])
+
+
+_SOLE_OWNER = _references_of_sole_owner()

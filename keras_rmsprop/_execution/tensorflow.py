@@ -1,23 +1,58 @@
-"""How a step runs on TensorFlow."""
+"""How a step runs on TensorFlow: op by op, as one XLA-compiled call, or in a replica."""
 
+import functools
+import logging
+import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
+from tensorflow.python.ops import control_flow_util
 
-from keras_rmsprop import _sparse
-from keras_rmsprop._execution._plain import run_plainly
+from keras_rmsprop import _sparse, _step
+from keras_rmsprop._execution._plain import (
+    FLOATING,
+    changes,
+    in_stateless_scope,
+    is_compilable,
+    run_plainly,
+)
+from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
 
+Gradients = Sequence[tf.Tensor | None]
 
-def run(optimizer: "RMSprop", gradients: Sequence[tf.Tensor | None]) -> None:
+_log = logging.getLogger(__name__)
+
+# The compiled steps of each optimizer. They live here and not in an attribute, because
+# TensorFlow would track them into checkpoints, and they must not keep a model alive.
+_compiled: "weakref.WeakKeyDictionary[RMSprop, dict[_Key, _CompiledStep | None]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+# How many compiled steps an optimizer keeps, one for each set of options and of variables
+# with a gradient that it has met. Past that it starts afresh, so that memory stays bounded.
+CAPACITY = 32
+
+# What TensorFlow raises when a graph, a dtype or a device is beyond XLA.
+_NOT_COMPILABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.NotFoundError,
+    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
+)
+
+
+def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
     if tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None:
         _run_in_replica(optimizer, gradients)
-    else:
+    elif not _runs_compiled(optimizer) or not _run_compiled(optimizer, gradients):
         write(run_plainly(optimizer, gradients, read))
 
 
@@ -44,7 +79,163 @@ def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
     return gradient
 
 
-def _run_in_replica(optimizer: "RMSprop", gradients: Sequence[tf.Tensor | None]) -> None:
+class _Key(NamedTuple):
+    """What a compiled step depends on beside the numbers that it is given."""
+
+    plan: _step.Plan
+    constraints: tuple[str, ...]
+    gradient_dtypes: tuple[tf.DType | None, ...]
+    # None where the rate is the optimizer's variable, which the step reads itself.
+    rate_dtype: tf.DType | None
+
+
+def _runs_compiled(optimizer: "RMSprop") -> bool:
+    """Whether this step is to run as one compiled call.
+
+    It depends on the configuration and the saved state only, never on what the process did
+    before: otherwise a resumed run would round differently from one that was not stopped.
+    """
+    mode = optimizer.jit_compile
+    if mode is False or in_stateless_scope() or not is_compilable(optimizer):
+        return False
+    if tf.config.functions_run_eagerly() or is_op_determinism_enabled():
+        return False
+    if tf.executing_eagerly():
+        # One-step uses need not pay for a compilation.
+        return mode is True or int(optimizer.iterations) > 0
+    # Inside XLA the step is compiled with all that surrounds it.
+    graph = tf.compat.v1.get_default_graph()
+    return not control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> bool:
+    """Make the step as one compiled call; return False, nothing done, if there is no way."""
+    rate = optimizer.learning_rate
+    rate = None if rate is optimizer._learning_rate else tf.convert_to_tensor(rate)
+    plan = optimizer._plan()
+    key = _Key(
+        plan,
+        tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
+        tuple(None if g is None else g.dtype for g in gradients),
+        None if rate is None else rate.dtype,
+    )
+    steps = _compiled.setdefault(optimizer, {})
+    arguments = [g for g in gradients if g is not None]
+    if rate is not None:
+        arguments.append(rate)
+    try:
+        if key not in steps:
+            if len(steps) >= CAPACITY:
+                steps.clear()
+            steps[key] = None
+            with tf.init_scope():
+                _check_placement(optimizer)
+                steps[key] = _CompiledStep(optimizer, key)
+        step = steps[key]
+        if step is None:
+            return False
+        step(optimizer._numbers(), arguments)
+    except _NOT_COMPILABLE as error:
+        if optimizer.jit_compile is True:
+            raise
+        # XLA compiles before it runs anything, so the variables are as they were.
+        steps[key] = None
+        _log.debug("%s runs op by op: %s", optimizer.name, error)
+        return False
+    return True
+
+
+class _CompiledStep:
+    """A whole step, traced once and called as a concrete function.
+
+    The polymorphic wrapper of `tf.function` would look at every argument on every call, which
+    costs milliseconds with many variables.
+    """
+
+    def __init__(self, optimizer: "RMSprop", key: _Key) -> None:
+        variables = optimizer._parameters
+        iterations = optimizer._iterations
+        rate_variable = optimizer._learning_rate
+        numbers = optimizer._numbers()
+        size = len(_pack(numbers))
+
+        def whole_step(packed: tf.Tensor, *arguments: tf.Tensor) -> None:
+            rest = iter(arguments)
+            gradients = [None if dtype is None else next(rest) for dtype in key.gradient_dtypes]
+            rate = read(rate_variable) if key.rate_dtype is None else next(rest)
+            before = [
+                Parameter(*(None if owner is None else read(owner) for owner in owners))
+                for owners in variables
+            ]
+            after, calls = _step.step(
+                key.plan,
+                _unpack(numbers, packed),
+                read(iterations),
+                rate,
+                before,
+                gradients,
+            )
+            write([*changes(variables, before, after), (iterations, calls)])
+
+        specs = [tf.TensorSpec([size], tf.float64)]
+        for owners, dtype in zip(variables, key.gradient_dtypes, strict=True):
+            if dtype is not None:
+                specs.append(tf.TensorSpec(owners.weight.shape, dtype))
+        if key.rate_dtype is not None:
+            specs.append(tf.TensorSpec([], key.rate_dtype))
+        function = tf.function(whole_step, jit_compile=True, autograph=False)
+        self._concrete = function.get_concrete_function(*specs)
+        self._captured = self._concrete.captured_inputs
+        self._numbers: _step.Numbers | None = None
+        self._packed: tf.Tensor | None = None
+
+    def __call__(self, numbers: _step.Numbers, arguments: list[tf.Tensor]) -> None:
+        if not tf.executing_eagerly():
+            packed = tf.constant(_pack(numbers), tf.float64)
+        elif numbers == self._numbers:
+            packed = self._packed
+        else:
+            packed = self._packed = tf.constant(_pack(numbers), tf.float64)
+            self._numbers = numbers
+        # The public call would record the step on any tape that watches the weights, and give
+        # out every intermediate result for a gradient that nobody can take of an assignment.
+        self._concrete._inference_function.call_flat(packed, *arguments, *self._captured)
+
+
+def _pack(numbers: _step.Numbers) -> list[float]:
+    """The numbers of a step in a row, so that they travel as one tensor."""
+    return [float(x) for x in tf.nest.flatten(numbers)]
+
+
+def _unpack(like: _step.Numbers, packed: tf.Tensor) -> _step.Numbers:
+    return tf.nest.pack_sequence_as(like, tf.unstack(packed))
+
+
+def _check_placement(optimizer: "RMSprop") -> None:
+    """Raise a `_NOT_COMPILABLE` error if XLA cannot take the variables where they are."""
+    owners = [v for parameter in optimizer._parameters for v in parameter if v is not None]
+    dtypes = {_step.dtype_of(v) for v in owners}
+    if not dtypes <= FLOATING:
+        raise tf.errors.UnimplementedError(None, None, f"dtypes {sorted(dtypes - FLOATING)}")
+    devices = {_tf_variable(v).device for v in owners}
+    if len(devices) > 1:
+        raise tf.errors.UnimplementedError(None, None, f"several devices: {sorted(devices)}")
+    if not _has_xla(devices.pop()):
+        raise tf.errors.UnimplementedError(None, None, "the device has no XLA compiler")
+
+
+@functools.cache
+def _has_xla(device: str) -> bool:
+    """Whether XLA compiles for the device; a step nested in a graph would find out too late."""
+    try:
+        with tf.device(device):
+            tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
+    except _NOT_COMPILABLE:
+        return False
+    return True
+
+
+def _run_in_replica(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step in a replica of a distribution strategy.
 
     Every replica sums the gradients of all, computes the same results from its own copies, and
