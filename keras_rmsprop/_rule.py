@@ -92,9 +92,9 @@ def number_in(value: Number, dtype: str) -> Number:
 
 
 def step_coefficients(
-    form: Form, coefficients: Coefficients, learning_rate: Number, t: Tensor, dtype: str
+    form: Form, coefficients: Coefficients, learning_rate: Number, t: Tensor | int, dtype: str
 ) -> StepCoefficients:
-    """Compute the numbers of step `t` (1 for the first) in `dtype`."""
+    """Compute the numbers of step `t` (1 for the first) in `dtype`, or as Python's floats."""
     rho, one_minus_rho, log_rho, momentum, epsilon = (
         number_in(value, dtype) for value in coefficients
     )
@@ -103,10 +103,11 @@ def step_coefficients(
         # k_t = (1 - rho) / (1 - rho**t), and 1 - k_t = rho (1 - rho**(t-1)) / (1 - rho**t).
         # `1 - rho**t` in float32 loses five digits at rho 0.999, and `1 - k_t` would fall
         # below zero where k_1 rounds above 1.
-        t = ops.cast(t, dtype)
-        decayed = ops.expm1(t * log_rho)
+        expm1 = math.expm1 if isinstance(t, int) else ops.expm1
+        t = number_in(t, dtype)
+        decayed = expm1(t * log_rho)
         weight = -one_minus_rho / decayed
-        keep = rho * ops.expm1((t - 1.0) * log_rho) / decayed
+        keep = rho * expm1((t - 1.0) * log_rho) / decayed
     return StepCoefficients(number_in(learning_rate, dtype), keep, weight, momentum, epsilon)
 
 
