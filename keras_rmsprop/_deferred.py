@@ -1,0 +1,116 @@
+"""Decay put off: what do steps do to a row that has no gradient, and how is it done later?
+
+Without momentum and weight decay a row whose gradient is zero keeps its weights, and its
+averages only shrink. `lazy=True` leaves such rows alone and counts; whoever next needs a row
+first makes up for the updates it missed. An update of a variable is a step in which that
+variable had a gradient: a step without one leaves the averages as they are, so each variable
+counts for itself, while the weight k_t of bias correction depends on the optimizer's step t.
+
+With g = 0 one update takes, by the rule,
+
+    m <- (1 - k) m,        s <- (1 - k) s          or, centered, (1 - k) (s + k m**2)
+
+and n of them in a row, with q the product of their 1 - k,
+
+    m <- q m,              s <- q s                or, centered, q (s + (1 - q) m**2)
+
+because s + m**2, the average of g**2, shrinks by 1 - k each time as well. Further
+
+    q = rho**n             or, bias corrected,  rho**n * c(t_1) * ... * c(t_n),
+    c(t) = (1 - rho**(t-1)) / (1 - rho**t)
+
+over the steps t_1 .. t_n of these updates. They telescope to (1 - rho**a) / (1 - rho**(a+n))
+if the variable had a gradient at each step; it need not, so the sum of log c is kept beside
+the count. That sum stays between log(1 - rho) and 0: differences of it lose nothing.
+
+It is written with `keras.ops` although only TensorFlow has sparse gradients, because every
+backend can be given a file with such a state.
+"""
+
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_rmsprop import _rule, _step
+from keras_rmsprop._rule import Coefficients, Form, Parameter, Tensor
+
+
+class Counters(NamedTuple):
+    """How far a variable has come, and how far each of its rows.
+
+    The rows are those of the `Parameter` at hand: all of a table, or those picked from it.
+    The corrections are None unless the averages are bias corrected.
+    """
+
+    # Updates of the variable so far, (), int64; sum of their log c(t), (), float64.
+    updates: Tensor
+    correction: Tensor | None
+    # The same as each row last saw it, (rows,).
+    row_updates: Tensor
+    row_corrections: Tensor | None
+
+
+def catch_up(
+    coefficients: Coefficients, counters: Counters, parameter: Parameter
+) -> tuple[Parameter, Counters]:
+    """Decay the averages of rows by the updates they have missed.
+
+    Args:
+        coefficients: the numbers in the equations.
+        counters: of these rows.
+        parameter: the rows' weights and slots, (rows, ...).
+
+    Returns: parameter and counters with each row up to date; shapes and dtypes unchanged. A
+        row that has missed nothing keeps every bit.
+    """
+    s, m = parameter.square_average, parameter.gradient_average
+    exponent = _exponent(coefficients, counters)
+    # q, and 1 - q without the cancellation that rho near 1 would bring.
+    q = _beside(ops.exp(exponent), s)
+    if m is None:
+        s = q * s
+    else:
+        s = q * (s + _beside(-ops.expm1(exponent), s) * ops.square(m))
+        m = q * m
+    return parameter._replace(square_average=s, gradient_average=m), _all_rows_current(counters)
+
+
+def count(form: Form, coefficients: Coefficients, counters: Counters, t: Tensor) -> Counters:
+    """Count an update, made at the optimizer's step `t`, in which these rows took part."""
+    counters = counters._replace(updates=counters.updates + 1)
+    if form.bias_correction:
+        dtype = _step.dtype_of(counters.correction)
+        log_rho = _rule.number_in(coefficients.log_rho, dtype)
+        t = ops.cast(t, dtype)
+        # The first step's c is 0 and forgets averages that are zero anyway.
+        ratio = ops.where(t > 1.0, ops.expm1((t - 1.0) * log_rho), ops.expm1(t * log_rho))
+        correction = counters.correction + ops.log(ratio / ops.expm1(t * log_rho))
+        counters = counters._replace(correction=correction)
+    return _all_rows_current(counters)
+
+
+def _exponent(coefficients: Coefficients, counters: Counters) -> Tensor:
+    """Compute log q of each row, in float64."""
+    # One number a row, so the width costs nothing; float32 would leave 1 - q with four digits.
+    missed = ops.cast(counters.updates - counters.row_updates, "float64")
+    exponent = missed * _rule.number_in(coefficients.log_rho, "float64")
+    if counters.correction is None:
+        return exponent
+    return exponent + (counters.correction - counters.row_corrections)
+
+
+def _beside(values: Tensor, table: Tensor) -> Tensor:
+    """Reshape one value a row so that it multiplies the rows of `table`, in its dtype."""
+    shape = (-1,) + (1,) * (len(table.shape) - 1)
+    return ops.reshape(ops.cast(values, _step.dtype_of(table)), shape)
+
+
+def _all_rows_current(counters: Counters) -> Counters:
+    # A count only grows and the sum of logarithms only falls. Written in terms of the old
+    # rows, the new ones depend on them, and XLA can scatter into the table in place.
+    rows, corrections = counters.row_updates, counters.row_corrections
+    rows = ops.where(rows < counters.updates, counters.updates, rows)
+    if corrections is not None:
+        now = counters.correction
+        corrections = ops.where(now < corrections, now, corrections)
+    return counters._replace(row_updates=rows, row_corrections=corrections)

@@ -1,0 +1,207 @@
+"""`lazy=True`: the dense rule's weights and state at the cost of the rows touched."""
+
+import functools
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_rmsprop import _deferred, _rule
+from tests.conftest import BACKEND
+
+needs_sparse_gradients = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason=f"gradients are dense on the {BACKEND} backend"
+)
+
+
+def _compiled(function, **options):
+    import tensorflow as tf
+
+    return tf.function(function, **options)
+
+
+# How a function of tensors is run.
+COMPILED = {
+    "eager": lambda function: function,
+    "graph": _compiled,
+    "xla": functools.partial(_compiled, jit_compile=True),
+}
+
+# Keras's own conversion of a torch tensor to NumPy.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+RHOS = [0.0, 0.5, 0.9, 0.999]
+
+
+def form(**choices):
+    """The default form with some choices changed."""
+    defaults = {
+        "nesterov": False,
+        "epsilon_inside_sqrt": True,
+        "lr_in_momentum": True,
+        "bias_correction": False,
+        "guards_zero_root": False,
+    }
+    return _rule.Form(**(defaults | choices))
+
+
+def tensor(values, dtype="float64"):
+    return ops.convert_to_tensor(np.asarray(values, dtype))
+
+
+def started_parameter(rng, shape, centered):
+    """A table in the middle of training."""
+    average = tensor(rng.normal(size=shape)) if centered else None
+    return _rule.Parameter(
+        weight=tensor(rng.normal(size=shape)),
+        square_average=tensor(rng.uniform(size=shape)),
+        gradient_average=average,
+    )
+
+
+def counters_at_start(rows, bias_correction):
+    zeros = np.zeros(rows)
+    return _deferred.Counters(
+        updates=tensor(0, "int64"),
+        correction=tensor(0.0) if bias_correction else None,
+        row_updates=tensor(zeros, "int64"),
+        row_corrections=tensor(zeros) if bias_correction else None,
+    )
+
+
+def sees(counters, other):
+    """The rows of `counters` beside the totals of `other`, which has gone on without them."""
+    return other._replace(
+        row_updates=counters.row_updates, row_corrections=counters.row_corrections
+    )
+
+
+@pytest.mark.parametrize("rho", RHOS)
+@pytest.mark.parametrize("bias_correction", [False, True], ids="bias_correction={}".format)
+@pytest.mark.parametrize("centered", [False, True], ids="centered={}".format)
+def test_catching_up_equals_making_the_missed_updates_with_zero_gradients(
+    rng, centered, bias_correction, rho
+):
+    # The variable has no gradient at the steps that are left out, and the averages of
+    # bias-corrected rows do not telescope then.
+    steps = [1, 2, 3, 5, 6, 7, 8, 20, 21, 24]
+    touched_until = 3
+    choices = form(bias_correction=bias_correction)
+    coefficients = _rule.Coefficients.of(rho=rho, momentum=0.0, epsilon=1e-7)
+    counters = counters_at_start(3, bias_correction)
+    for t in steps[:touched_until]:
+        counters = _deferred.count(choices, coefficients, counters, tensor(t, "int64"))
+    at_touch = counters
+
+    table = started_parameter(rng, (3, 2, 5), centered)
+    expected = table
+    for t in steps[touched_until:]:
+        numbers = _rule.step_coefficients(choices, coefficients, 0.1, tensor(t, "int64"), "float64")
+        expected = _rule.update(choices, numbers, expected, ops.zeros_like(table.weight))
+        counters = _deferred.count(choices, coefficients, counters, tensor(t, "int64"))
+    caught_up, _ = _deferred.catch_up(coefficients, sees(at_touch, counters), table)
+
+    for got, want in zip(caught_up, expected, strict=True):
+        if want is not None:
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(got), ops.convert_to_numpy(want), rtol=1e-13, atol=1e-300
+            )
+
+
+@pytest.mark.parametrize("centered", [False, True], ids="centered={}".format)
+def test_a_row_that_missed_nothing_keeps_every_bit(rng, centered):
+    coefficients = _rule.Coefficients.of(rho=0.9, momentum=0.0, epsilon=1e-7)
+    choices = form(bias_correction=True)
+    counters = counters_at_start(3, bias_correction=True)
+    for t in range(1, 6):
+        counters = _deferred.count(choices, coefficients, counters, tensor(t, "int64"))
+    table = started_parameter(rng, (3, 4), centered)
+    caught_up, _ = _deferred.catch_up(coefficients, counters, table)
+    for got, want in zip(caught_up, table, strict=True):
+        if want is not None:
+            np.testing.assert_array_equal(ops.convert_to_numpy(got), ops.convert_to_numpy(want))
+
+
+def test_each_row_is_decayed_by_what_it_missed_itself(rng):
+    coefficients = _rule.Coefficients.of(rho=0.5, momentum=0.0, epsilon=1e-7)
+    counters = counters_at_start(3, bias_correction=False)._replace(
+        updates=tensor(7, "int64"), row_updates=tensor([7, 5, 0], "int64")
+    )
+    ones = tensor(np.ones((3, 2)))
+    caught_up, current = _deferred.catch_up(coefficients, counters, _rule.Parameter(ones, ones))
+    got = ops.convert_to_numpy(caught_up.square_average)
+    np.testing.assert_allclose(got, [[1.0] * 2, [0.25] * 2, [2.0**-7] * 2], rtol=1e-15)
+    np.testing.assert_array_equal(ops.convert_to_numpy(current.row_updates), [7, 7, 7])
+
+
+def test_the_variance_of_a_centered_float32_row_keeps_its_digits():
+    # Right after a constant gradient s is 0 and m large: q (1 - q) m**2 is all there is, and
+    # 1 - q from a float32 q would be off in its fourth digit.
+    coefficients = _rule.Coefficients.of(rho=0.9999, momentum=0.0, epsilon=1e-7)
+    counters = counters_at_start(1, bias_correction=False)._replace(updates=tensor(3, "int64"))
+    zero, mean = tensor([[0.0]], "float32"), tensor([[1.0]], "float32")
+    caught_up, _ = _deferred.catch_up(coefficients, counters, _rule.Parameter(zero, zero, mean))
+    q = 0.9999**3
+    got = ops.convert_to_numpy(caught_up.square_average)
+    np.testing.assert_allclose(got, [[q * (1 - q)]], rtol=3e-7)
+
+
+# How ids repeat, with the number of rows of the table.
+IDS: dict[str, tuple[int, list[int]]] = {
+    "none": (5, []),
+    "one": (5, [3]),
+    "distinct": (6, [4, 0, 5]),
+    "repeated": (6, [4, 0, 4, 5, 0, 4]),
+    "one id thousands of times": (4, [2] * 3000),
+    "all rows": (4, [3, 1, 0, 2, 1]),
+    "a table of one row": (1, [0, 0]),
+}
+
+
+@needs_sparse_gradients
+@pytest.mark.parametrize("mode", COMPILED)
+@pytest.mark.parametrize(
+    ("width", "dtype"), [((3,), "int32"), ((2, 3), "int64"), ((), "int32")], ids=str
+)
+def test_rows_of_equal_ids_are_summed(rng, width, dtype, mode):
+    import tensorflow as tf
+
+    from keras_rmsprop import _sparse
+
+    def sums(values, ids):
+        picked = _sparse.sum_rows(tf.IndexedSlices(values, ids), static_shapes=mode == "xla")
+        share = tf.ones(tf.shape(picked.ids)[0], tf.float64)
+        return picked.ids, picked.gradient, share if picked.share is None else picked.share
+
+    sums = COMPILED[mode](sums)
+    for rows, ids in IDS.values():
+        values = rng.normal(size=(len(ids), *width))
+        expected = np.zeros((rows, *width))
+        np.add.at(expected, np.asarray(ids, int), values)
+
+        got_ids, got, share = sums(tf.constant(values), tf.constant(ids, dtype))
+
+        assert got_ids.dtype == dtype
+        np.testing.assert_allclose(got.numpy(), expected[got_ids.numpy()], rtol=1e-12, atol=1e-12)
+        # Every id that occurs counts once.
+        counted = np.bincount(got_ids.numpy(), weights=share.numpy(), minlength=rows)
+        np.testing.assert_array_equal(counted, np.isin(np.arange(rows), ids))
+
+
+@needs_sparse_gradients
+@pytest.mark.parametrize("static_shapes", [False, True], ids="static_shapes={}".format)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rows_in_half_precision_are_summed_in_float32(dtype, static_shapes):
+    import tensorflow as tf
+
+    from keras_rmsprop import _sparse
+
+    slices = tf.IndexedSlices(tf.ones((3000, 2), dtype), tf.zeros(3000, tf.int32))
+    rows = _sparse.sum_rows(slices, static_shapes)
+    assert rows.gradient.dtype == tf.float32
+    np.testing.assert_array_equal(rows.gradient.numpy()[0], [3000.0, 3000.0])
+    np.testing.assert_array_equal(
+        _sparse.densify(slices, tf.TensorShape((2, 2))).numpy(), [[3000.0] * 2, [0.0] * 2]
+    )
