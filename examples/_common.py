@@ -1,0 +1,217 @@
+"""What the examples share: arguments, tables, progress, pictures and the verdict on the claims.
+
+An example is a script with a `main(report)`, which `run` calls. Through the report it prints its
+tables, checks its claims and saves its pictures; a claim that does not hold is printed as such
+and makes the script exit with status 1.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+# Before a framework is imported: without this TensorFlow reports its build on every start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from keras_rmsprop.reference import Reference
+
+Array = NDArray[np.float64]
+Item = TypeVar("Item")
+
+# One colour per role, told apart by colour-blind readers too (Okabe and Ito).
+RMSPROP, PEER, OTHER, TARGET = "#0072B2", "#D55E00", "#009E73", "#555555"
+
+mpl.use("agg")
+mpl.rcParams.update(
+    {
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.labelsize": 10,
+        "axes.prop_cycle": mpl.cycler(color=[RMSPROP, PEER, OTHER, "#CC79A7", "#E69F00"]),
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 11,
+        "figure.constrained_layout.use": True,
+        "figure.titlesize": 13,
+        "figure.titleweight": "bold",
+        "grid.alpha": 0.25,
+        "legend.fontsize": 9,
+        "legend.framealpha": 0.9,
+        "lines.linewidth": 1.8,
+        "savefig.dpi": 150,
+    }
+)
+
+
+class Report:
+    """Where an example says what it found.
+
+    Attributes:
+        quick: whether a short run was asked for, which need not reach the published figures.
+        failures: the claims that did not hold.
+    """
+
+    def __init__(self, output: Path, quick: bool = False) -> None:
+        self.quick = quick
+        self.failures: list[str] = []
+        self._output = output
+        self._console = Console(highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print a line of plain text."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Print a table, its first column to the left and the others to the right."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="right" if i else "left")
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        self._console.print()
+        self._console.print(table)
+
+    def track(self, items: Sequence[Item], description: str) -> Iterator[Item]:
+        """Iterate over `items` under a progress bar."""
+        with self.progress(description, len(items)) as advance:
+            for item in items:
+                yield item
+                advance()
+
+    @contextmanager
+    def progress(self, description: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show a progress bar while the block runs; calling the target advances it by one.
+
+        Where the output is no terminal, which could not redraw a bar, the description is all.
+        """
+        on_terminal = self._console.is_terminal
+        if not on_terminal:
+            self.say(f"{description} ...")
+        with Progress(console=self._console, transient=True, disable=not on_terminal) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda: bar.advance(task)
+
+    def check(self, claim: str, holds: bool, figures: str = "") -> None:
+        """Print whether `claim` holds, with the figures that decide it."""
+        if not holds:
+            self.failures.append(claim)
+        verdict = Text("ok      ", "green") if holds else Text("FAILED  ", "bold red")
+        text = f"{claim} ({figures})" if figures else claim
+        self._console.print(verdict + Text(text), soft_wrap=True)
+
+    def check_close(self, claim: str, got: ArrayLike, want: ArrayLike, tolerance: float) -> None:
+        """Check that no element differs by more than `tolerance`, NaN included."""
+        largest = float(np.max(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
+        figures = f"largest difference {largest:.1e}, allowed {tolerance:.0e}"
+        self.check(claim, largest <= tolerance, figures)
+
+    def check_same_path(self, claim: str, got: Array, want: Array, tolerance: float) -> None:
+        """Check two paths, row by row, against `tolerance` times the distance travelled."""
+        error = path_error(got, want)
+        self.check(
+            claim,
+            error <= tolerance,
+            f"largest difference {error:.1e} of the distance travelled, allowed {tolerance:.0e}",
+        )
+
+    def save(self, figure: Figure, name: str) -> None:
+        """Save a picture in the output folder and say where."""
+        self._output.mkdir(parents=True, exist_ok=True)
+        path = self._output / name
+        figure.savefig(path)
+        plt.close(figure)
+        self.say(f"picture {path}")
+
+
+def run(main: Callable[[Report], None], description: str | None) -> NoReturn:
+    """Run an example as a script: read its arguments, call it, exit with the verdict."""
+    summary = (description or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(description=summary)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent / "output",
+        help="folder for the pictures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run that need not reach the published figures"
+    )
+    arguments = parser.parse_args()
+    report = Report(arguments.output, arguments.quick)
+    report.say(f"{summary}\n[Keras {keras.__version__} on {keras.backend.backend()}]")
+    main(report)
+    if report.failures:
+        sys.exit(f"{len(report.failures)} of the claims above did not hold.")
+    sys.exit(0)
+
+
+def use_float64() -> None:
+    """Let Keras work in float64, learning rates included."""
+    keras.config.set_floatx("float64")
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+
+
+def descend(
+    optimizer: Any,
+    gradient: Callable[[Array], ArrayLike],
+    start: ArrayLike,
+    steps: Iterable[object],
+) -> Array:
+    """Let a Keras optimizer move one weight, and return the path it takes.
+
+    Args:
+        optimizer: a new optimizer.
+        gradient: the gradient at a weight, both NumPy arrays of `floatx`.
+        start: where the weight starts, any shape.
+        steps: makes one step for each of its items.
+
+    Returns: the weight before the first step and after each, shape (steps + 1, *shape).
+    """
+    floatx = keras.config.floatx()
+    weight = keras.Variable(np.asarray(start, floatx), dtype=floatx)
+    path = [keras.ops.convert_to_numpy(weight).copy()]
+    for _ in steps:
+        now = np.asarray(gradient(path[-1]), floatx)
+        optimizer.apply([keras.ops.convert_to_tensor(now)], [weight])
+        path.append(keras.ops.convert_to_numpy(weight).copy())
+    return np.array(path)
+
+
+def descend_by_reference(
+    gradient: Callable[[Array], ArrayLike],
+    start: ArrayLike,
+    steps: Iterable[object],
+    *,
+    learning_rate: float,
+    **settings: Any,
+) -> Array:
+    """Return the path that `keras_rmsprop.reference` takes, in float64; see `descend`."""
+    reference = Reference([start], **settings)
+    path = [reference.weights[0]]
+    for _ in steps:
+        reference.apply([gradient(path[-1])], learning_rate)
+        path.append(reference.weights[0])
+    return np.array(path)
+
+
+def path_error(got: Array, want: Array) -> float:
+    """Return the largest difference of two paths, over the distance travelled by `want`."""
+    return float(np.max(np.abs(got - want)) / np.max(np.abs(want - want[0])))
