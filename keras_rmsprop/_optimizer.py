@@ -106,6 +106,10 @@ class RMSprop(keras.optimizers.Optimizer):
         l2: coefficient >= 0 of the penalty l2 / 2 * |w|**2; adds l2 * w to the gradient, after
             clipping. Default 0.0.
         maximize: whether to ascend. Default False.
+        skip_nonfinite: whether a call whose gradients hold a NaN, an infinity, or a value whose
+            square overflows leaves weights, slots and counter as they are and only adds one to
+            `skipped_steps`. The gradients are judged unscaled and summed over replicas, before
+            accumulation and clipping. Default False.
         jit_compile: whether an eager step, and one inside a plain `tf.function`, runs as one
             compiled call: True insists, False never does, "auto" does where it can and falls
             back to running op by op, without changing what is computed. Default "auto".
@@ -153,6 +157,7 @@ class RMSprop(keras.optimizers.Optimizer):
         initial_square_average: float = 0.0,
         l2: float = 0.0,
         maximize: bool = False,
+        skip_nonfinite: bool = False,
         jit_compile: Literal["auto", True, False] = "auto",
     ) -> None:
         settings = {
@@ -166,6 +171,7 @@ class RMSprop(keras.optimizers.Optimizer):
             name=name,
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
+        self._skipped_steps: keras.Variable | None = None
         for key, value in settings.items():
             setattr(self, key, value)
         if settings["centered"] and settings["bias_correction"]:
@@ -192,6 +198,10 @@ class RMSprop(keras.optimizers.Optimizer):
         self._square_averages = add(variables, "square_average", start)
         self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
+        if self.skip_nonfinite:
+            self._skipped_steps = self.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
+            )
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Advance one variable and its slots by one step.
@@ -286,6 +296,11 @@ class RMSprop(keras.optimizers.Optimizer):
         epsilon = self._coefficients().epsilon
         return rate / _rule.root(self._form(), square_average, epsilon)
 
+    @property
+    def skipped_steps(self) -> int:
+        """How many calls `skip_nonfinite` has left without effect so far."""
+        return 0 if self._skipped_steps is None else int(engine.read(self._skipped_steps))
+
     def exclude_from_weight_decay(
         self,
         var_list: Sequence[Any] | None = None,
@@ -351,6 +366,11 @@ class RMSprop(keras.optimizers.Optimizer):
             )
         ]
 
+    @property
+    def _counters(self) -> _step.Counters:
+        """The variables that count the steps."""
+        return _step.Counters(self._iterations, self._skipped_steps)
+
     def _form(self) -> Form:
         return Form(
             nesterov=self.nesterov,
@@ -373,6 +393,7 @@ class RMSprop(keras.optimizers.Optimizer):
         variables = self._trainable_variables
         return _step.Plan(
             form=self._form(),
+            skip_nonfinite=self.skip_nonfinite,
             clip=next((kind for kind, limit in clips.items() if limit is not None), None),
             maximize=self.maximize,
             scaled_loss=self.loss_scale_factor is not None,

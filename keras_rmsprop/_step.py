@@ -1,7 +1,8 @@
 """The stages of a whole step, in their order: what happens between gradients and weights?
 
-    unscale -> sum over replicas -> accumulate -> clip -> negate if maximizing -> add l2 * w
-    -> decoupled decay -> update -> moving average of the weights -> constraint -> counter
+    unscale -> sum over replicas -> judge finite -> accumulate -> clip -> negate if maximizing
+    -> add l2 * w -> decoupled decay -> update -> moving average of the weights -> constraint
+    -> counter
 
 (The sum over replicas is a matter of the engine and comes first; it commutes with unscaling.)
 
@@ -9,9 +10,10 @@
 it can be traced as a whole; `_execution` reads the variables, runs it and writes them back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from keras import backend, ops
 
 from keras_rmsprop import _rule
@@ -25,6 +27,7 @@ class Plan(NamedTuple):
     """
 
     form: Form
+    skip_nonfinite: bool
     clip: str | None  # "value", "norm", "global_norm"
     maximize: bool
     scaled_loss: bool
@@ -48,6 +51,15 @@ class Numbers(NamedTuple):
     one_minus_ema_momentum: Number
 
 
+class Counters(NamedTuple):
+    """The integers that a step counts up, scalars."""
+
+    # Calls of `apply` that were not skipped, whether or not they completed a step.
+    calls: Tensor
+    # Calls that `skip_nonfinite` left without effect; None without that option.
+    skipped: Tensor | None = None
+
+
 # How one parameter is advanced: (index among the built variables, its step's coefficients,
 # the parameter, its gradient) -> the parameter after the update.
 Update = Callable[[int, StepCoefficients, Parameter, Tensor], Parameter]
@@ -56,30 +68,31 @@ Update = Callable[[int, StepCoefficients, Parameter, Tensor], Parameter]
 def step(
     plan: Plan,
     numbers: Numbers,
-    calls: Tensor,
+    counters: Counters,
     learning_rate: Number,
     parameters: Sequence[Parameter],
     gradients: Sequence[Tensor | None],
     update: Update | None = None,
-) -> tuple[list[Parameter], Tensor]:
+) -> tuple[list[Parameter], Counters]:
     """Make one whole step.
 
     Args:
         plan: what the step does.
         numbers: with which numbers.
-        calls: calls of `apply` so far, an integer scalar.
+        counters: the counts so far.
         learning_rate: the rate of this step, a float or a scalar tensor.
         parameters: the built variables with their slots.
         gradients: for each parameter a dense tensor of its shape, or None.
         update: how one parameter is advanced; by default `_rule.update`.
 
-    Returns: the parameters after the step, and the new number of calls.
+    Returns: the parameters and the counters after the step.
     """
     if update is None:
 
         def update(_: int, step: StepCoefficients, parameter: Parameter, g: Tensor) -> Parameter:
             return _rule.update(plan.form, step, parameter, g)
 
+    calls = counters.calls
     done = calls // plan.accumulation_steps if plan.accumulation_steps > 1 else calls
     present = {i: g for i, g in enumerate(gradients) if g is not None}
     results = list(parameters)
@@ -90,6 +103,7 @@ def step(
             i: g / _rule.number_in(numbers.loss_scale, dtype_of(g)) for i, g in present.items()
         }
 
+    finite = all_finite(present.values()) if plan.skip_nonfinite else None
     completes: Tensor | None = None
     if plan.accumulation_steps > 1:
         completes = (calls + 1) % plan.accumulation_steps == 0
@@ -118,7 +132,27 @@ def step(
             weight = results[i].weight
             constrained = ops.cast(constraint(weight), dtype_of(weight))
             results[i] = results[i]._replace(weight=constrained)
-    return results, calls + 1
+    counted = counters._replace(calls=calls + 1)
+    if finite is None:
+        return results, counted
+    # The old values are selected rather than the gradients zeroed: zeros would still decay.
+    kept = [select(finite, new, old) for new, old in zip(results, parameters, strict=True)]
+    return kept, Counters(
+        ops.where(finite, calls + 1, calls),
+        ops.where(finite, counters.skipped, counters.skipped + 1),
+    )
+
+
+def all_finite(gradients: Iterable[Tensor]) -> Tensor:
+    """Whether no gradient holds a NaN, an infinity, or a value whose square overflows.
+
+    An infinite square average would freeze its weight for good.
+    """
+    verdict: Tensor = True
+    for g in gradients:
+        limit = float(np.sqrt(np.finfo(dtype_of(g)).max))
+        verdict = ops.logical_and(verdict, ops.all(ops.abs(g) <= limit))
+    return verdict
 
 
 def clip(plan: Plan, numbers: Numbers, gradients: list[Tensor]) -> list[Tensor]:

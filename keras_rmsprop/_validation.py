@@ -132,6 +132,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "bias_correction": Hyperparameter("True or False", _flag),
     "maximize": Hyperparameter("True or False", _flag),
     "use_ema": Hyperparameter("True or False", _flag),
+    "skip_nonfinite": Hyperparameter("True or False", _flag),
     "jit_compile": Hyperparameter("'auto', True or False", _auto_or_flag),
 }
 
@@ -141,6 +142,7 @@ STRUCTURAL: dict[str, str] = {
     "use_ema": "the average of the weights is a slot of its own",
     "gradient_accumulation_steps": "the accumulator is a slot of its own, and the count of "
     "steps is kept in units of it",
+    "skip_nonfinite": "the count of skipped steps is a variable of its own",
     "initial_square_average": "the square average has already started",
     "lr_in_momentum": "the momentum buffer holds steps in one case and directions in the other",
 }
@@ -313,7 +315,8 @@ def _checked_scalar(value: Any) -> Any:
             f"`learning_rate` must be a scalar, received an array of shape {shape}. "
             "One optimizer has one learning rate."
         )
-    if backend.standardize_dtype(value.dtype) == "bool":
+    dtype = backend.standardize_dtype(value.dtype)
+    if "float" not in dtype and "int" not in dtype:
         raise ValueError(_learning_rate_message(value))
     try:
         number = float(ops.stop_gradient(ops.convert_to_tensor(value)))
@@ -322,7 +325,7 @@ def _checked_scalar(value: Any) -> Any:
     try:
         _non_negative(number)
     except _RefusedError:
-        raise ValueError(_learning_rate_message(value)) from None
+        raise ValueError(_learning_rate_message(number)) from None
     return value
 
 

@@ -12,7 +12,14 @@ from keras_rmsprop._rule import Parameter, Tensor
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
 
-__all__ = ["FLOATING", "changes", "in_stateless_scope", "is_compilable", "run_plainly"]
+__all__ = [
+    "FLOATING",
+    "changes",
+    "in_stateless_scope",
+    "is_compilable",
+    "read_counters",
+    "run_plainly",
+]
 
 # The dtypes of weights and slots that every backend's compiler takes.
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -35,20 +42,28 @@ def run_plainly(
         Parameter(*(None if owner is None else read(owner) for owner in owners))
         for owners in variables
     ]
-    after, calls = _step.step(
+    counters = read_counters(optimizer, read)
+    after, counted = _step.step(
         optimizer._plan(),
         optimizer._numbers(),
-        read(optimizer._iterations),
+        counters,
         optimizer._current_learning_rate(),
         before,
         gradients,
         optimizer._update_hook(),
     )
-    return [*changes(variables, before, after), (optimizer._iterations, calls)]
+    return changes([*variables, optimizer._counters], [*before, counters], [*after, counted])
+
+
+def read_counters(optimizer: "RMSprop", read: Callable[[Any], Tensor]) -> _step.Counters:
+    """Read the variables that count the steps."""
+    return _step.Counters(*(v if v is None else read(v) for v in optimizer._counters))
 
 
 def changes(
-    variables: Sequence[Parameter], before: Sequence[Parameter], after: Sequence[Parameter]
+    variables: Sequence[Sequence[Any]],
+    before: Sequence[Sequence[Tensor]],
+    after: Sequence[Sequence[Tensor]],
 ) -> list[tuple[Any, Tensor]]:
     """Pair every variable whose tensor a step replaced with the new tensor."""
     return [

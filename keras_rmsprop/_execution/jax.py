@@ -14,6 +14,7 @@ from keras_rmsprop import _step
 from keras_rmsprop._execution._plain import (
     in_stateless_scope,
     is_compilable,
+    read_counters,
     run_plainly,
 )
 from keras_rmsprop._rule import Parameter
@@ -65,8 +66,8 @@ class _Slots(NamedTuple):
     average: jax.Array | None
 
 
-# The number of calls as each optimizer's last compiled step left it. The step after it need not
-# wait for the device to learn that it is not the first.
+# The number of calls as a compiled step of each optimizer left it, known to be above zero. The
+# step after it need not wait for the device to learn that it is not the first.
 _last_calls: "weakref.WeakKeyDictionary[RMSprop, jax.Array]" = weakref.WeakKeyDictionary()
 
 
@@ -97,13 +98,13 @@ def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> None:
     step = _step_in_place if _are_unshared(slots) else _step_to_new_arrays
     plan = optimizer._plan()
     try:
-        slots, weights, calls = step(
+        slots, weights, counters = step(
             plan,
             tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
             slots,
             weights,
             gradients,
-            read(optimizer._iterations),
+            read_counters(optimizer, read),
             _as_array(optimizer._current_learning_rate()),
             np.array(jax.tree.leaves(optimizer._numbers()), _wide()),
         )
@@ -117,7 +118,7 @@ def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> None:
     for parameter, weight, values in zip(owners, weights, slots, strict=True):
         parameter.weight.assign(weight)
         write((v, x) for v, x in zip(parameter[1:], values, strict=True) if v is not None)
-    optimizer._iterations.assign(calls)
+    write((v, x) for v, x in zip(optimizer._counters, counters, strict=True) if v is not None)
     _last_calls[optimizer] = read(optimizer._iterations)
 
 
@@ -127,14 +128,16 @@ def _whole_step(
     slots: list[_Slots],
     weights: list[jax.Array],
     gradients: list[jax.Array | None],
-    calls: jax.Array,
+    counters: _step.Counters,
     learning_rate: jax.Array,
     numbers: jax.Array,
-) -> tuple[list[_Slots], list[jax.Array], jax.Array]:
+) -> tuple[list[_Slots], list[jax.Array], _step.Counters]:
     """Make one step; the outputs stand in the order of the inputs, so that buffers line up."""
     parameters = [Parameter(w, *s) for w, s in zip(weights, slots, strict=True)]
-    after, calls = _step.step(plan, _unpack(numbers), calls, learning_rate, parameters, gradients)
-    return [_Slots(*p[1:]) for p in after], [p.weight for p in after], calls
+    after, counters = _step.step(
+        plan, _unpack(numbers), counters, learning_rate, parameters, gradients
+    )
+    return [_Slots(*p[1:]) for p in after], [p.weight for p in after], counters
 
 
 # The plan and the constraints' settings are static; JAX keeps one compiled step for each. Only

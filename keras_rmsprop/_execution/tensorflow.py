@@ -154,7 +154,7 @@ class _CompiledStep:
 
     def __init__(self, optimizer: "RMSprop", key: _Key) -> None:
         variables = optimizer._parameters
-        iterations = optimizer._iterations
+        counting = optimizer._counters
         rate_variable = optimizer._learning_rate
         numbers = optimizer._numbers()
         size = len(_pack(numbers))
@@ -167,15 +167,16 @@ class _CompiledStep:
                 Parameter(*(None if owner is None else read(owner) for owner in owners))
                 for owners in variables
             ]
-            after, calls = _step.step(
+            counters = _step.Counters(*(v if v is None else read(v) for v in counting))
+            after, counted = _step.step(
                 key.plan,
                 _unpack(numbers, packed),
-                read(iterations),
+                counters,
                 rate,
                 before,
                 gradients,
             )
-            write([*changes(variables, before, after), (iterations, calls)])
+            write(changes([*variables, counting], [*before, counters], [*after, counted]))
 
         specs = [tf.TensorSpec([size], tf.float64)]
         for owners, dtype in zip(variables, key.gradient_dtypes, strict=True):

@@ -25,11 +25,10 @@ BLOCK = 2**16
 @torch.no_grad()
 def run(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
     """Make one step."""
-    if (
-        optimizer.jit_compile is False
-        or in_stateless_scope()
-        or optimizer._update_hook() is not None
-    ):
+    if optimizer._update_hook() is not None:
+        # A subclass's `update_step` changes the memory that a plain read would give out.
+        write(run_plainly(optimizer, gradients, lambda variable: read(variable).clone()))
+    elif optimizer.jit_compile is False or in_stateless_scope():
         write(run_plainly(optimizer, gradients, read))
     else:
         _run_in_place(optimizer, gradients)
@@ -82,6 +81,9 @@ def _run_in_place(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]
     present = [i for i, g in enumerate(gradients) if g is not None]
     batch = _unscaled(plan, numbers, [gradients[i] for i in present])
 
+    if plan.skip_nonfinite and not bool(_step.all_finite(batch)):
+        read(optimizer._skipped_steps).add_(1)
+        return
     completes = (calls + 1) % plan.accumulation_steps == 0
     if plan.accumulation_steps > 1:
         batch = _accumulated(plan, [parameters[i] for i in present], batch)
