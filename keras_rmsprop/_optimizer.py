@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _rule, _step, _validation
+from keras_rmsprop import _describe, _rule, _step, _validation
 from keras_rmsprop._execution import engine
 from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
 
@@ -300,6 +300,21 @@ class RMSprop(keras.optimizers.Optimizer):
     def skipped_steps(self) -> int:
         """How many calls `skip_nonfinite` has left without effect so far."""
         return 0 if self._skipped_steps is None else int(engine.read(self._skipped_steps))
+
+    def describe(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print the equations of this very configuration, with its numbers.
+
+        Args:
+            print_fn: called once with the whole text. Default `print`.
+        """
+        names = (*_validation.HYPERPARAMETERS, "name")
+        variables = self._trainable_variables
+        text = _describe.describe(
+            {name: getattr(self, name) for name in names},
+            self._learning_rate,
+            constrained=any(getattr(v, "constraint", None) is not None for v in variables),
+        )
+        print_fn(text)
 
     def exclude_from_weight_decay(
         self,

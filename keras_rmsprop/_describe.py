@@ -1,0 +1,165 @@
+"""Which equations does this very configuration stand for?
+
+The equations are written so that they can be read as Python, one assignment a line, and the
+tests do: they run the text and hold it to `keras_rmsprop.reference`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+from keras import backend
+
+# An equation and what it is.
+Line = tuple[str, str]
+
+_WIDTH = 44
+
+
+def describe(config: Mapping[str, Any], learning_rate: Any, *, constrained: bool = False) -> str:
+    """Write down a step of the optimizer with its numbers, leaving out what does not act.
+
+    Args:
+        config: the hyperparameters by name, and `name`.
+        learning_rate: a number, a scalar variable, a schedule or a callable.
+        constrained: whether some variable has a constraint.
+
+    Returns: lines of text. `t` counts the steps from 1 on, `calls` the calls before this one.
+    """
+    steps = config["gradient_accumulation_steps"]
+    blocks: list[tuple[str, Iterator[Line]]] = [("At the start:", _start(config))]
+    if steps is None:
+        head = "In step t = 1, 2, ..., with gradient g of the weight w:"
+        blocks.append((head, _gradient(config)))
+        blocks.append(("", _step(config, _rate(learning_rate))))
+    else:
+        head = f"In each call, with gradient g of the weight w; t = calls // {steps} + 1:"
+        blocks.append((head, _gradient(config)))
+        blocks.append((f"In every call number {steps} * t:", _step(config, _rate(learning_rate))))
+    last = list(_after(config, constrained))
+    if last:
+        blocks.append(("" if steps is None else "At the end of each call:", iter(last)))
+    text = [f"{config['name']}: RMSprop"]
+    for head, lines in blocks:
+        text += [head] if head else []
+        text += [f"    {equation:<{_WIDTH}}  {meaning}".rstrip() for equation, meaning in lines]
+    return "\n".join(text)
+
+
+def _start(config: Mapping[str, Any]) -> Iterator[Line]:
+    about = "variance of the gradient" if config["centered"] else "mean of squared gradients"
+    yield f"s = {_text(config['initial_square_average'])}", f"square average: running {about}"
+    if config["centered"]:
+        yield "m = 0", "gradient average: running mean of gradients"
+    if config["momentum"] > 0.0:
+        yield "b = 0", "momentum buffer"
+    if config["gradient_accumulation_steps"] is not None:
+        yield "total = 0", "accumulator"
+    if config["use_ema"]:
+        yield "a = 0", "moving average of the weight"
+
+
+def _gradient(config: Mapping[str, Any]) -> Iterator[Line]:
+    """What happens to the gradient of each call."""
+    if config["loss_scale_factor"] is not None:
+        yield f"g = g / {_text(config['loss_scale_factor'])}", "undo the scaling of the loss"
+    if config["skip_nonfinite"]:
+        yield "", "if g, or g**2, is not finite for any weight, the call ends here"
+    if config["gradient_accumulation_steps"] is not None:
+        yield "total = total + g", "accumulate"
+
+
+def _step(config: Mapping[str, Any], learning_rate: Line) -> Iterator[Line]:
+    """What happens from the step's gradient to its weight."""
+    steps = config["gradient_accumulation_steps"]
+    if steps is not None:
+        yield f"g = total / {steps}", "mean of the accumulated gradients"
+        yield "total = 0", ""
+    if config["clipvalue"] is not None:
+        limit = _text(config["clipvalue"])
+        yield f"g = clip(g, -{limit}, {limit})", "clip each element"
+    if config["clipnorm"] is not None:
+        yield f"g = g * min(1, {_text(config['clipnorm'])} / norm(g))", "clip each gradient"
+    if config["global_clipnorm"] is not None:
+        limit = _text(config["global_clipnorm"])
+        yield f"g = g * min(1, {limit} / norm(all_g))", "clip all gradients together"
+    if config["maximize"]:
+        yield "g = -g", "ascend"
+    if config["l2"] > 0.0:
+        yield f"g = g + {_text(config['l2'])} * w", "L2 penalty"
+    yield learning_rate
+    if config["weight_decay"]:
+        decay = _text(config["weight_decay"])
+        yield f"w = w - lr * {decay} * w", "decoupled decay, where not excluded"
+    yield from _averages(config)
+    yield from _update(config)
+
+
+def _rate(learning_rate: Any) -> Line:
+    if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        try:
+            arguments = learning_rate.get_config()
+        except NotImplementedError:
+            arguments = {}
+        given = ", ".join(f"{key}={x!r}" for key, x in arguments.items() if x is not None)
+        return "lr = schedule(calls)", f"{type(learning_rate).__name__}({given})"
+    if callable(learning_rate):
+        return (
+            "lr = rate()",
+            f"{getattr(learning_rate, '__name__', 'a callable')}, called each time",
+        )
+    digits = 15
+    if isinstance(learning_rate, keras.Variable):
+        digits = 15 if backend.standardize_dtype(learning_rate.dtype) == "float64" else 7
+    return f"lr = {float(learning_rate):.{digits}g}", "learning rate"
+
+
+def _averages(config: Mapping[str, Any]) -> Iterator[Line]:
+    rho = config["rho"]
+    keep, k = _text(rho), _text(1.0 - rho)
+    if config["bias_correction"]:
+        yield (
+            f"k = (1 - {keep}) / (1 - {keep}**t)",
+            "weight of the new value, corrected for the start",
+        )
+        keep, k = "(1 - k)", "k"
+    if config["centered"]:
+        yield "d = g - m", ""
+        yield f"m = m + {k} * d", ""
+        yield f"s = {keep} * (s + {k} * d**2)", ""
+    else:
+        yield f"s = {keep} * s + {k} * g**2", ""
+
+
+def _update(config: Mapping[str, Any]) -> Iterator[Line]:
+    epsilon, momentum = _text(config["epsilon"]), _text(config["momentum"])
+    inside = config["epsilon_inside_sqrt"]
+    yield f"r = sqrt(s + {epsilon})" if inside else f"r = sqrt(s) + {epsilon}", ""
+    at_zero = "u is 0 where g and r are 0" if config["epsilon"] == 0.0 else ""
+    if config["momentum"] == 0.0:
+        yield "u = g / r", at_zero
+        yield "w = w - lr * u", ""
+        return
+    yield ("u = lr * g / r" if config["lr_in_momentum"] else "u = g / r"), at_zero
+    yield f"b = {momentum} * b + u", ""
+    ahead = f"({momentum} * b + u)" if config["nesterov"] else "b"
+    meaning = "look ahead along the buffer (Nesterov)" if config["nesterov"] else ""
+    yield f"w = w - {ahead}" if config["lr_in_momentum"] else f"w = w - lr * {ahead}", meaning
+
+
+def _after(config: Mapping[str, Any], constrained: bool) -> Iterator[Line]:
+    """What follows the update."""
+    if config["use_ema"]:
+        momentum = config["ema_momentum"]
+        average = f"{_text(momentum)} * a + {_text(1.0 - momentum)} * w"
+        yield f"a = {average} if t > 1 else w", "moving average of the weights"
+        frequency = config["ema_overwrite_frequency"]
+        if frequency is not None:
+            yield f"w = a if t % {frequency} == 0 else w", "overwrite them with it"
+    if constrained:
+        yield "w = constraint(w)", "of the variables that have one"
+
+
+def _text(number: float) -> str:
+    """A number without the digits in which 1 - 0.9 differs from 0.1."""
+    return f"{number:.15g}"

@@ -1,0 +1,215 @@
+"""Are the printed equations those that the optimizer follows?"""
+
+import math
+import re
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from keras_rmsprop import RMSprop, _validation
+from keras_rmsprop._describe import describe
+from keras_rmsprop.reference import Reference
+from tests.agreement import TOLERANCE, rmsprop
+from tests.variants import Variant, option_variants, rule_variants
+
+RATE = 0.02
+VARIANTS = {variant.id: variant for variant in [*rule_variants(), *option_variants()]}
+
+
+class Printed:
+    """The printed equations, run as the Python that they are."""
+
+    def __init__(self, text: str, weights: list[np.ndarray], decayed: list[bool]) -> None:
+        self.blocks: dict[str, list[str]] = {}
+        for line in text.splitlines()[1:]:
+            if not line.startswith(" "):
+                block = self.blocks.setdefault(line, [])
+                continue
+            equation, meaning = re.split(" {2,}|$", line.strip(), maxsplit=1)
+            if "=" in equation:
+                block.append(f"if decayed: {equation}" if "decay" in meaning else equation)
+        norm = np.linalg.norm
+        functions = {"sqrt": np.sqrt, "clip": np.clip, "min": min, "norm": norm}
+        self.states = [
+            {"w": weight, "decayed": decays, "constraint": np.abs, **functions}
+            for weight, decays in zip(weights, decayed, strict=True)
+        ]
+        self.calls = 0
+        self._run("At the start:")
+
+    def call(self, gradients: list[np.ndarray]) -> None:
+        """Follow the equations of one call."""
+        for state, gradient in zip(self.states, gradients, strict=True):
+            state.update(g=gradient, t=self.calls + 1, calls=self.calls)
+        for head in list(self.blocks)[1:]:
+            if accumulating := re.search(r"t = calls // (\d+) \+ 1", head):
+                for state in self.states:
+                    state["t"] = self.calls // int(accumulating[1]) + 1
+            completing = re.search(r"every call number (\d+) \* t", head)
+            if completing is None or self.calls + 1 == int(completing[1]) * self.states[0]["t"]:
+                self._run(head)
+        self.calls += 1
+
+    def _run(self, head: str) -> None:
+        for equation in self.blocks[head]:
+            everything = np.concatenate([np.ravel(state.get("g", 0.0)) for state in self.states])
+            for state in self.states:
+                exec(equation, state | {"all_g": everything}, state)
+
+
+def configuration(**arguments: Any) -> dict[str, Any]:
+    """The hyperparameters of an optimizer with these arguments, by name."""
+    optimizer = rmsprop(name="rmsprop", **arguments)
+    return {name: getattr(optimizer, name) for name in (*_validation.HYPERPARAMETERS, "name")}
+
+
+def text_of(**arguments: Any) -> str:
+    """What `describe` prints for an optimizer with these arguments."""
+    printed: list[str] = []
+    rmsprop(name="rmsprop", **arguments).describe(print_fn=printed.append)
+    (text,) = printed
+    return text
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_the_printed_equations_make_the_steps_of_the_reference(
+    variant: Variant, rng: np.random.Generator
+) -> None:
+    starts = [rng.normal(0.0, 1.0, shape) for shape in ((), (2, 3))]
+    decayed = [True, variant.levels.get("decay") != "decay_but_one"]
+    constrained = variant.levels.get("constraint") == "constrained"
+    text = describe(configuration(**variant.arguments), RATE, constrained=constrained)
+    printed = Printed(text, starts, decayed)
+    constraints = [np.abs, np.abs] if constrained else None
+    reference = Reference(starts, decayed=decayed, constraints=constraints, **variant.arguments)
+    for _ in range(9):
+        gradients = [rng.normal(0.3, 2.0, start.shape) for start in starts]
+        printed.call(gradients)
+        reference.apply(gradients, RATE)
+    for start, state, want in zip(starts, printed.states, reference.parameters, strict=True):
+        for name, slot in {"w": "weight", "s": "square_average", "b": "momentum"}.items():
+            if name in state:
+                expected = getattr(want, slot)
+                scale = np.max(np.abs(expected - start)) if name == "w" else np.max(expected)
+                off = np.max(np.abs(state[name] - expected))
+                assert (
+                    off <= TOLERANCE["float64"] * abs(scale) + 9 * np.spacing(np.abs(start)).max()
+                )
+
+
+# For each option the line that it adds or changes, and that is absent without it.
+VISIBLE = {
+    "loss_scale_factor": ({"loss_scale_factor": 8.0}, "g = g / 8 "),
+    "skip_nonfinite": ({"skip_nonfinite": True}, "is not finite for any weight, the call ends"),
+    "gradient_accumulation_steps": ({"gradient_accumulation_steps": 4}, "g = total / 4 "),
+    "clipvalue": ({"clipvalue": 0.5}, "g = clip(g, -0.5, 0.5) "),
+    "clipnorm": ({"clipnorm": 2.0}, "g = g * min(1, 2 / norm(g)) "),
+    "global_clipnorm": ({"global_clipnorm": 2.0}, "g = g * min(1, 2 / norm(all_g)) "),
+    "maximize": ({"maximize": True}, "g = -g "),
+    "l2": ({"l2": 0.01}, "g = g + 0.01 * w "),
+    "weight_decay": ({"weight_decay": 0.004}, "w = w - lr * 0.004 * w "),
+    "rho": ({"rho": 0.99}, "s = 0.99 * s + 0.01 * g**2"),
+    "bias_correction": ({"bias_correction": True}, "k = (1 - 0.9) / (1 - 0.9**t) "),
+    "centered": ({"centered": True}, "m = m + 0.1 * d"),
+    "initial_square_average": ({"initial_square_average": 1.0}, "s = 1 "),
+    "epsilon": ({"epsilon": 1e-3}, "r = sqrt(s + 0.001)"),
+    "epsilon_inside_sqrt": ({"epsilon_inside_sqrt": False}, "r = sqrt(s) + 1e-07"),
+    "momentum": ({"momentum": 0.9}, "w = w - b"),
+    "nesterov": ({"momentum": 0.9, "nesterov": True}, "w = w - (0.9 * b + u) "),
+    "lr_in_momentum": ({"momentum": 0.9, "lr_in_momentum": False}, "w = w - lr * b"),
+    "use_ema": ({"use_ema": True}, "a = 0.99 * a + 0.01 * w if t > 1 else w "),
+    "ema_momentum": ({"use_ema": True, "ema_momentum": 0.5}, "a = 0.5 * a + 0.5 * w "),
+    "ema_overwrite_frequency": (
+        {"use_ema": True, "ema_overwrite_frequency": 10},
+        "w = a if t % 10 == 0 else w ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "line"), VISIBLE.values(), ids=VISIBLE)
+def test_an_option_is_visible_when_it_is_on_and_only_then(
+    arguments: dict[str, Any], line: str
+) -> None:
+    assert line in text_of(**arguments)
+    assert line not in text_of()
+
+
+def test_every_option_of_the_equations_has_its_line() -> None:
+    how_a_step_is_run = {"jit_compile", "lazy", "diagnostics"}
+    assert set(_validation.HYPERPARAMETERS) - set(VISIBLE) <= how_a_step_is_run
+
+
+def test_the_default_prints_the_bare_rule() -> None:
+    assert [re.split(" {3,}", line.strip())[0] for line in text_of().splitlines()] == [
+        "rmsprop: RMSprop",
+        "At the start:",
+        "s = 0",
+        "In step t = 1, 2, ..., with gradient g of the weight w:",
+        "lr = 0.001",
+        "s = 0.9 * s + 0.1 * g**2",
+        "r = sqrt(s + 1e-07)",
+        "u = g / r",
+        "w = w - lr * u",
+    ]
+
+
+def test_an_average_of_the_weights_that_is_off_is_not_overwritten() -> None:
+    assert text_of(ema_overwrite_frequency=10) == text_of()
+
+
+def test_a_division_of_nothing_by_nothing_is_explained_without_epsilon() -> None:
+    assert "u is 0 where g and r are 0" in text_of(epsilon=0.0)
+
+
+def test_a_changed_attribute_shows() -> None:
+    optimizer = RMSprop()
+    optimizer.rho = 0.5
+    optimizer.learning_rate = 0.25
+    printed: list[str] = []
+    optimizer.describe(print_fn=printed.append)
+    assert "s = 0.5 * s + 0.5 * g**2" in printed[0]
+    assert "lr = 0.25 " in printed[0]
+
+
+def test_a_schedule_shows_with_its_arguments() -> None:
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=10, decay_rate=0.5)
+    text = text_of(learning_rate=schedule)
+    assert "lr = schedule(calls) " in text
+    assert "ExponentialDecay(initial_learning_rate=0.1, decay_steps=10, decay_rate=0.5" in text
+
+
+def test_a_schedule_that_has_no_config_shows_by_its_name() -> None:
+    class Halving(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step: Any) -> Any:
+            return 0.5**step
+
+    assert "Halving()" in text_of(learning_rate=Halving())
+
+
+def test_a_callable_shows_by_its_name() -> None:
+    def my_rate() -> float:
+        return 0.1
+
+    assert re.search(r"lr = rate\(\) +my_rate, called each time", text_of(learning_rate=my_rate))
+
+
+def test_a_float64_learning_rate_shows_all_its_digits(float64: None) -> None:
+    assert f"lr = {math.pi / 100:.15g} " in text_of(learning_rate=math.pi / 100)
+
+
+def test_a_constraint_shows_once_the_optimizer_knows_its_variables() -> None:
+    optimizer = RMSprop()
+    printed: list[str] = []
+    optimizer.describe(print_fn=printed.append)
+    weight = keras.Variable([1.0])
+    weight.constraint = keras.constraints.NonNeg()
+    optimizer.build([weight])
+    optimizer.describe(print_fn=printed.append)
+    assert ["w = constraint(w)" in text for text in printed] == [False, True]
+
+
+def test_it_prints_to_the_screen_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    RMSprop(name="mine").describe()
+    assert capsys.readouterr().out.startswith("mine: RMSprop\n")
