@@ -1,0 +1,114 @@
+"""The bandwidth limit: how fast can this machine make the plain step at all?
+
+A plain step has to read weight, square average and gradient and to write the first two: 20
+bytes per float32 parameter. One loop that does all of it in a single pass, on all cores, is
+bound by that traffic. It is written in C; without a C compiler, in NumPy over blocks that
+stay in the cache, which is slower and named so in the table.
+"""
+
+import concurrent.futures
+import ctypes
+import functools
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import Array, Contender, NotComparableError
+from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
+
+RHO = 0.9
+COMPILER = shutil.which("cc")
+NAME = "fused C loop" if COMPILER else "NumPy in blocks"
+
+_SOURCE = """
+#include <math.h>
+#include <stddef.h>
+void step(float *restrict w, float *restrict s, const float *restrict g, size_t n,
+          float keep, float weight, float learning_rate, float epsilon) {
+    for (size_t i = 0; i < n; i++) {
+        s[i] = keep * s[i] + weight * g[i] * g[i];
+        w[i] -= learning_rate * g[i] / sqrtf(s[i] + epsilon);
+    }
+}
+"""
+# The two -fno flags let the compiler use vector square roots.
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_BLOCK = 16_384
+
+# Makes one step in place on parts of (weight, square average, gradient).
+Kernel = Callable[[Array, Array, Array], None]
+
+
+def fused_loop(problem: Problem) -> Contender:
+    """The loop over all cores, in place on arrays of its own."""
+    if problem.options:
+        raise NotComparableError("the loop makes the plain step only")
+    weights = [w.copy() for w in problem.start]
+    flat = [(w.reshape(-1), np.zeros(w.size, np.float32)) for w in weights]
+    kernel, threads, parts = _kernel(), _threads(), []
+    for (w, s), g in zip(flat, problem.gradients, strict=True):
+        # A thread costs more than a small tensor.
+        count = threads.workers if w.size > 100_000 else 1
+        edges = np.linspace(0, w.size, count + 1).astype(int)
+        parts.append([(w[a:b], s[a:b], g.reshape(-1)[a:b]) for a, b in itertools.pairwise(edges)])
+
+    def step() -> None:
+        for tensor in parts:
+            if len(tensor) == 1:
+                kernel(*tensor[0])
+            else:
+                list(threads.pool.map(lambda part: kernel(*part), tensor))
+
+    return Contender(step, wait=lambda: None, weights=lambda: weights)
+
+
+class _Threads:
+    def __init__(self) -> None:
+        self.workers = len(os.sched_getaffinity(0))
+        self.pool = concurrent.futures.ThreadPoolExecutor(self.workers)
+
+
+@functools.cache
+def _threads() -> _Threads:
+    return _Threads()
+
+
+@functools.cache
+def _kernel() -> Kernel:
+    return _numpy_step if COMPILER is None else _c_step(COMPILER)
+
+
+def _c_step(compiler: str) -> Kernel:
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "step.c"), Path(folder, "step.so")
+        source.write_text(_SOURCE)
+        subprocess.run([compiler, *_FLAGS, source, "-o", library, "-lm"], check=True)
+        function = ctypes.CDLL(str(library)).step
+    pointer, number = ctypes.c_void_p, ctypes.c_float
+    function.argtypes = [pointer] * 3 + [ctypes.c_size_t] + [number] * 4
+    function.restype = None
+
+    def step(w: Array, s: Array, g: Array) -> None:
+        function(
+            w.ctypes.data, s.ctypes.data, g.ctypes.data, w.size,
+            RHO, 1.0 - RHO, LEARNING_RATE, EPSILON,
+        )  # fmt: skip
+
+    return step
+
+
+def _numpy_step(w: Array, s: Array, g: Array) -> None:
+    for start in range(0, w.size, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        square = np.square(g[part])
+        square *= np.float32(1.0 - RHO)
+        s[part] *= np.float32(RHO)
+        s[part] += square
+        root = np.sqrt(s[part] + np.float32(EPSILON))
+        w[part] -= np.float32(LEARNING_RATE) * g[part] / root

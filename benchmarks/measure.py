@@ -1,0 +1,150 @@
+"""How contenders are timed side by side: check that they agree, warm up, then in turn.
+
+    A B C  A B C  A B C ...
+
+in one process, each turn a block of calls that ends when the device has finished. A ratio is
+taken within a round, so that what slows the machine for a while slows both sides of it.
+"""
+
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.results import OURS, Comparison, Entry, Figure, Result
+
+Array = NDArray[np.float32]
+
+# A block should outlast the clock's and the scheduler's grain.
+BLOCK_SECONDS = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How much time a run may take."""
+
+    quick: bool = False
+    # Per row: time to fill with rounds, once every contender had `rounds` turns.
+    seconds: float = 2.0
+    rounds: int = 7
+    # Fresh processes per contender, where each gives one value only.
+    processes: int = 3
+
+
+QUICK = Settings(quick=True, seconds=0.1, rounds=3, processes=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Something that makes steps."""
+
+    step: Callable[[], object]
+    # Returns when the device has finished what was asked of it.
+    wait: Callable[[], object]
+    # None for a bound that only moves as many bytes as a step would.
+    weights: Callable[[], Sequence[Array]] | None
+    steps_per_call: int = 1
+
+
+# How far the contender's weights are from the expected ones, as a fraction of the distance
+# travelled; it may make steps to find out. Raises `Disagreement` where that is too far.
+Check = Callable[[str, Contender], float]
+
+
+class NotComparableError(Exception):
+    """This contender cannot make the steps of this row; the message says why."""
+
+
+class DisagreementError(Exception):
+    """This contender makes other steps than it should, so its speed means nothing."""
+
+
+def compare(
+    builders: Mapping[str, Callable[[], Contender]],
+    check: Check,
+    settings: Settings,
+    targets: Mapping[str, float] | None = None,
+) -> Result:
+    """Build, check and time contenders; one that fails stays in the result with its reason.
+
+    Args:
+        builders: makes each contender; ours is called `OURS`.
+        check: whether a contender makes the right steps.
+        settings: how long to measure.
+        targets: for a peer's name, how many times faster ours has to be.
+    """
+    contenders: dict[str, Contender] = {}
+    deviations: dict[str, float] = {}
+    entries: dict[str, Entry] = {}
+    for name, build in builders.items():
+        try:
+            contender = build()
+            deviations[name] = check(name, contender)
+            contenders[name] = contender
+        except Exception as error:  # the failure is a result
+            entries[name] = Entry(failure=describe(error))
+    times = take_turns(contenders, settings)
+    entries |= {
+        name: Entry(Figure.of([1e3 * t for t in times[name]]), deviation=deviations[name])
+        for name in contenders
+    }
+    in_order = {name: entries[name] for name in builders}
+    return Result("ms", in_order, ratios(times, targets or {}))
+
+
+def ratios(times: Mapping[str, Sequence[float]], targets: Mapping[str, float]) -> list[Comparison]:
+    """Compare ours with each peer, round by round."""
+    if OURS not in times:
+        return []
+    return [
+        Comparison(
+            peer,
+            Figure.of([theirs / ours for theirs, ours in zip(values, times[OURS], strict=True)]),
+            target=targets.get(peer),
+        )
+        for peer, values in times.items()
+        if peer != OURS
+    ]
+
+
+def take_turns(contenders: Mapping[str, Contender], settings: Settings) -> dict[str, list[float]]:
+    """Return seconds per step for each round of each contender."""
+    calls = {name: _calls_per_block(contender) for name, contender in contenders.items()}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    deadline = time.perf_counter() + settings.seconds
+    rounds = 0
+    while contenders and (rounds < settings.rounds or time.perf_counter() < deadline):
+        for name, contender in contenders.items():
+            times[name].append(seconds_per_step(contender, calls[name]))
+        rounds += 1
+    return times
+
+
+def seconds_per_step(contender: Contender, calls: int) -> float:
+    """Time a block of calls to its end on the device, without the garbage collector's pauses."""
+    contender.wait()
+    gc.disable()
+    start = time.perf_counter()
+    for _ in range(calls):
+        contender.step()
+    contender.wait()
+    elapsed = time.perf_counter() - start
+    gc.enable()
+    return elapsed / (calls * contender.steps_per_call)
+
+
+def describe(error: BaseException) -> str:
+    """The reason of a failure in one line."""
+    text = " ".join(str(error).split()) or "no message"
+    if not isinstance(error, NotComparableError):
+        text = f"{type(error).__name__}: {text}"
+    return text[:200]
+
+
+def _calls_per_block(contender: Contender) -> int:
+    seconds_per_step(contender, 1)  # warm-up, after that of the check
+    seconds = seconds_per_step(contender, 1) * contender.steps_per_call
+    return max(1, min(1000, round(BLOCK_SECONDS / seconds)))

@@ -1,0 +1,136 @@
+"""What is stepped on: weights, gradients, options, and where they should lead.
+
+The expected weights come from the float64 reference in each contender's own convention
+(torch adds epsilon outside the root), so that peers with different rules can stand in one
+table and each is still held to the right result.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import Array, Contender, DisagreementError
+from keras_rmsprop.reference import Reference
+
+LEARNING_RATE = 0.001
+EPSILON = 1e-7
+# The first step of ours is op by op, the later ones compiled: check both.
+CHECKED_STEPS = 3
+# float32: of the distance travelled, after one rounding of the weight per step.
+TOLERANCE = 2e-6
+# Elements of a tensor that are compared where no norm ties them together.
+SAMPLE = 1_000_000
+
+_CONV_COUNTS = {16: 20, 32: 20, 64: 22, 128: 18}
+
+CASES: dict[str, list[tuple[int, ...]]] = {
+    "scalar": [()],
+    "mlp": [(784, 256), (256,), (256, 128), (128,), (128, 10), (10,)],
+    # Kernels and biases of 80 convolutions: 160 tensors, 3.7M parameters.
+    "conv160": [
+        shape
+        for channels, count in _CONV_COUNTS.items()
+        for shape in [(3, 3, channels, channels), (channels,)] * count
+    ],
+    "matrix": [(4096, 4096)],
+}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clipnorm+decay": {"clipnorm": 1.0, "weight_decay": 0.004},
+    "global_clipnorm+ema": {"global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.99},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Tensors of given shapes, and the options of the steps to make on them."""
+
+    shapes: Sequence[tuple[int, ...]]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights hold."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @functools.cached_property
+    def start(self) -> list[Array]:
+        """The weights before the first step."""
+        rng = np.random.default_rng(0)
+        return [np.asarray(rng.standard_normal(shape, np.float32)) for shape in self.shapes]
+
+    @functools.cached_property
+    def gradients(self) -> list[Array]:
+        """One gradient per weight, over four decades, so that epsilon tells for some."""
+        rng = np.random.default_rng(1)
+        return [
+            np.asarray(
+                rng.standard_normal(shape, np.float32)
+                * np.exp(np.float32(-9.0) * rng.random(shape, np.float32)),
+                np.float32,
+            )
+            for shape in self.shapes
+        ]
+
+    def forget(self) -> None:
+        """Drop the arrays, so that only the contenders' own copies take memory."""
+        for name in ("start", "gradients"):
+            self.__dict__.pop(name, None)
+
+    def expected(self, **convention: Any) -> list[Array]:
+        """The (sampled) weights after the checked steps, by the reference."""
+        reference = Reference(
+            [self._sample(w) for w in self.start],
+            epsilon=EPSILON,
+            **self.options,
+            **convention,
+        )
+        gradients = [self._sample(g) for g in self.gradients]
+        for _ in range(CHECKED_STEPS):
+            reference.apply(gradients, LEARNING_RATE)
+        return [np.asarray(w) for w in reference.weights]
+
+    def check(self, contender: Contender, **convention: Any) -> float:
+        """Make the checked steps and return the deviation of the weights they lead to."""
+        if contender.weights is None:
+            return 0.0
+        for _ in range(CHECKED_STEPS):
+            contender.step()
+        contender.wait()
+        got = [self._sample(np.asarray(w)) for w in contender.weights()]
+        start = [self._sample(w) for w in self.start]
+        deviation = largest_deviation(got, self.expected(**convention), start, CHECKED_STEPS)
+        if not deviation <= TOLERANCE:
+            raise DisagreementError(
+                f"off by {deviation:.1e} of the distance travelled, allowed {TOLERANCE:.0e}"
+            )
+        return deviation
+
+    def _sample(self, array: Array) -> Array:
+        norms = "clipnorm" in self.options or "global_clipnorm" in self.options
+        every = 1 if norms else max(1, array.size // SAMPLE)
+        return array.ravel()[::every]
+
+
+def largest_deviation(
+    got: Sequence[Array], expected: Sequence[Array], start: Sequence[Array], steps: int
+) -> float:
+    """The largest deviation over the tensors, as a fraction of the distance travelled.
+
+    One rounding of a float32 weight per step is not counted.
+    """
+    worst = 0.0
+    for a, b, w in zip(got, expected, start, strict=True):
+        wide = np.asarray(b, np.float64)
+        rounding = steps * np.spacing(np.abs(wide).astype(np.float32))
+        off = np.max(np.maximum(np.abs(a - wide) - rounding, 0.0), initial=0.0)
+        # `not <=` catches a NaN, which `max` would lose.
+        fraction = off / max(float(np.max(np.abs(wide - w), initial=0.0)), 1e-30)
+        if not fraction <= worst:
+            worst = float(fraction)
+    return worst

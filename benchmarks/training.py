@@ -1,0 +1,126 @@
+"""Does the optimizer cost `model.fit` anything? Steps of an MLP, a small ResNet, an LSTM."""
+
+import functools
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+import keras_rmsprop
+from benchmarks import targets
+from benchmarks.measure import Array, Contender, DisagreementError, Settings, compare
+from benchmarks.problems import EPSILON, LEARNING_RATE, largest_deviation
+from benchmarks.registry import Row
+from benchmarks.results import OURS, Result
+
+# Rounding differences of the optimizer pass through the model into the next gradient.
+TOLERANCE = 1e-3
+CLASSES = 10
+
+
+class Task(NamedTuple):
+    """A model to be built with `keras` or `tf_keras`, and the batches of one `fit`."""
+
+    model: Callable[[ModuleType], Any]
+    inputs: tuple[int, ...]
+    batch: int
+    steps: int
+
+    def data(self) -> tuple[Array, Array]:
+        """Return as many random samples as `fit` takes."""
+        rng = np.random.default_rng(0)
+        count = self.batch * self.steps
+        x = rng.standard_normal((count, *self.inputs), np.float32)
+        return x, rng.integers(0, CLASSES, count).astype(np.float32)
+
+
+def _mlp(k: ModuleType) -> Any:
+    dense = k.layers.Dense
+    return k.Sequential(
+        [
+            k.Input((784,)),
+            dense(256, activation="relu"),
+            dense(128, activation="relu"),
+            dense(CLASSES),
+        ]
+    )
+
+
+def _resnet(k: ModuleType) -> Any:
+    inputs = k.Input((16, 16, 3))
+    x = k.layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
+    for channels in (16, 32, 64):
+        x = k.layers.Conv2D(channels, 1, strides=2)(x)
+        for _ in range(2):
+            y = k.layers.Conv2D(channels, 3, padding="same", activation="relu")(x)
+            y = k.layers.Conv2D(channels, 3, padding="same")(y)
+            x = k.layers.Activation("relu")(k.layers.Add()([x, y]))
+    return k.Model(inputs, k.layers.Dense(CLASSES)(k.layers.GlobalAveragePooling2D()(x)))
+
+
+def _lstm(k: ModuleType) -> Any:
+    return k.Sequential([k.Input((32, 16)), k.layers.LSTM(64), k.layers.Dense(CLASSES)])
+
+
+TASKS = {
+    "mlp": Task(_mlp, (784,), batch=32, steps=10),
+    "resnet": Task(_resnet, (16, 16, 3), batch=32, steps=10),
+    "lstm": Task(_lstm, (32, 16), batch=32, steps=10),
+}
+
+
+def rows(backend: str) -> Iterator[Row]:
+    """One row per model."""
+    for case in TASKS:
+        yield Row(
+            "training",
+            "fit",
+            "plain",
+            case,
+            functools.partial(_measure, backend, case),
+            quick=case == "mlp",
+        )
+
+
+def _measure(backend: str, case: str, settings: Settings) -> Result:
+    task = TASKS[case]
+    x, y = task.data()
+    start = [np.asarray(w) for w in task.model(keras).get_weights()]
+    # The weights after the first `fit` of the first contender: all have to arrive there.
+    arrived: list[list[Array]] = []
+
+    def build(k: ModuleType, optimizer: Callable[..., Any]) -> Contender:
+        model = task.model(k)
+        model.set_weights(start)
+        model.compile(
+            optimizer=optimizer(learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON),
+            loss=k.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        return Contender(
+            lambda: model.fit(x, y, task.batch, epochs=1, shuffle=False, verbose=0),
+            lambda: None,  # `fit` ends by reading the loss
+            model.get_weights,
+            task.steps,
+        )
+
+    def check(_: str, contender: Contender) -> float:
+        assert contender.weights is not None
+        contender.step()
+        got = list(contender.weights())
+        arrived.append(got)
+        deviation = largest_deviation(got, arrived[0], start, task.steps)
+        if not deviation <= TOLERANCE:
+            raise DisagreementError(f"off by {deviation:.1e} of the distance travelled")
+        return deviation
+
+    builders = {
+        OURS: functools.partial(build, keras, keras_rmsprop.RMSprop),
+        "keras": functools.partial(build, keras, keras.optimizers.RMSprop),
+    }
+    if backend == "tensorflow":
+        import tf_keras
+
+        builders["tf_keras"] = functools.partial(build, tf_keras, tf_keras.optimizers.RMSprop)
+    return compare(builders, check, settings, {"keras": targets.NO_SLOWER})

@@ -1,0 +1,247 @@
+"""The harness of the benchmarks: it measures the right thing and hides nothing. No timings."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import child, contenders, limit, measure, registry, report, training
+from benchmarks.measure import Contender, NotComparableError, Settings, compare
+from benchmarks.problems import CASES, CONFIGS, Problem
+from benchmarks.results import (
+    BREAK_EVEN,
+    OURS,
+    SMALLER,
+    Comparison,
+    Entry,
+    Figure,
+    Record,
+    Result,
+)
+
+BACKEND = keras.backend.backend()
+# Keras's variables under NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+TINY = Settings(quick=True, seconds=0.0, rounds=2, processes=1)
+SHAPES = [(), (3,), (2, 5)]
+
+
+def idle() -> Contender:
+    """A contender that does nothing."""
+    return Contender(lambda: None, lambda: None, weights=None)
+
+
+def refuses(text: str) -> Callable[[], Contender]:
+    """A builder of a contender that cannot be compared."""
+
+    def build() -> Contender:
+        raise NotComparableError(text)
+
+    return build
+
+
+def record(**changes: object) -> Record:
+    """A row in which ours misses one target and a peer has failed."""
+    result = Result(
+        "ms",
+        {
+            OURS: Entry(Figure(2.0, 1.0, 3.0), deviation=1e-7),
+            "keras": Entry(Figure(6.0, 5.0, 7.0)),
+            "torch": Entry(failure="does not fit"),
+        },
+        [Comparison("keras", Figure(3.0, 2.0, 4.0), target=10.0)],
+    )
+    whole = Record(BACKEND, "steps", "eager", "plain", "mlp", 6.0, result)
+    return dataclasses.replace(whole, **changes)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("mode", contenders.on(BACKEND).MODES)
+def test_every_contender_that_can_make_the_steps_makes_the_right_ones(mode, config):
+    problem = Problem(SHAPES, CONFIGS[config])
+    checked = 0
+    for name, build in contenders.on(BACKEND).builders(mode, problem).items():
+        if name == "torch compiled":  # its compiler takes half a minute
+            continue
+        try:
+            contender = build()
+        except NotComparableError:
+            assert config != "plain"
+        else:
+            problem.check(contender, **contenders.CONVENTIONS.get(name, {}))
+            checked += 1
+    assert checked >= 2
+
+
+def test_a_contender_with_another_epsilon_is_found_out():
+    problem = Problem([(1000,)])
+    contender = limit.fused_loop(problem)
+    with pytest.raises(measure.DisagreementError, match="distance travelled"):
+        problem.check(contender, epsilon_inside_sqrt=False)
+
+
+def test_a_nan_is_found_out():
+    problem = Problem([(3,)])
+    broken = Contender(lambda: None, lambda: None, lambda: [np.full(3, np.nan, np.float32)])
+    with pytest.raises(measure.DisagreementError, match="nan"):
+        problem.check(broken)
+
+
+@pytest.mark.parametrize("kernel", [limit._numpy_step, limit._kernel()], ids=["numpy", "best"])
+def test_the_bandwidth_loop_makes_the_plain_step(monkeypatch, kernel):
+    monkeypatch.setattr(limit, "_kernel", lambda: kernel)
+    problem = Problem([(300_001,), (7,)])  # on several threads, and on one
+    problem.check(limit.fused_loop(problem))
+
+
+def test_the_many_tensor_case_is_what_its_name_says():
+    problem = Problem(CASES["conv160"])
+    assert len(problem.shapes) == 160
+    assert round(problem.parameters / 1e6, 1) == 3.7
+
+
+def test_contenders_take_turns():
+    turns = []
+    named = {
+        name: Contender(lambda name=name: turns.append(name), lambda: None, None)
+        for name in ("a", "b")
+    }
+    measure.take_turns(named, TINY)
+    blocks = [name for i, name in enumerate(turns) if i == 0 or turns[i - 1] != name]
+    assert blocks == ["a", "b"] * (1 + TINY.rounds)  # warm-up, then the rounds
+
+
+def test_ratios_are_taken_within_a_round():
+    times = {OURS: [1.0, 10.0, 1.0], "keras": [2.0, 20.0, 2.0]}
+    (comparison,) = measure.ratios(times, {"keras": 2.5})
+    assert comparison == Comparison("keras", Figure(2.0, 2.0, 2.0), target=2.5)
+    assert comparison.met is False
+
+
+def test_a_call_of_several_steps_counts_as_several():
+    calls = []
+    contender = Contender(lambda: calls.append(0), lambda: calls.append(1), None, 4)
+    clock = iter([0.0, 8.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure.time, "perf_counter", lambda: next(clock))
+        assert measure.seconds_per_step(contender, 2) == 1.0
+    assert calls == [1, 0, 0, 1]  # the device is waited for before and after
+
+
+def test_a_failed_contender_stays_in_the_result_with_its_reason():
+    result = compare({OURS: idle, "torch": refuses("has no such option")}, lambda *_: 0.0, TINY)
+    assert result.entries["torch"] == Entry(failure="has no such option")
+    assert result.entries[OURS].figure is not None
+    assert result.comparisons == []
+
+
+def test_a_contender_that_disagrees_is_not_timed():
+    def check(name: str, contender: Contender) -> float:
+        if name == "keras":
+            raise measure.DisagreementError("off by half")
+        return 0.0
+
+    result = compare({OURS: idle, "keras": idle}, check, TINY)
+    assert result.entries["keras"] == Entry(failure="DisagreementError: off by half")
+
+
+@pytest.mark.parametrize(
+    ("quantity", "met"), [(BREAK_EVEN, False), (SMALLER, True)], ids=["at most", "at least"]
+)
+def test_a_target_is_a_bound_on_the_right_side(quantity, met):
+    assert Comparison("keras", Figure(30, 30, 30), quantity, target=20).met is met
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "expected"),
+    [
+        ((9.0, 1.0), (1.0, 2.0), 8.0),
+        ((1.0, 1.0), (9.0, 1.0), 0.0),
+        ((9.0, 2.0), (1.0, 1.0), math.inf),
+    ],
+    ids=["earned back", "never behind", "never ahead"],
+)
+def test_break_even_is_where_the_total_times_meet(ours, peer, expected):
+    from benchmarks.first_calls import _break_even
+
+    def run(startup: float, steady: float) -> child.Report:
+        return child.Report(
+            first_calls=[startup + steady, steady], steady=steady,
+            peak_first=0, peak_steady=0, parameters=1,
+        )  # fmt: skip
+
+    assert _break_even(run(*ours), run(*peer)) == expected
+
+
+def test_a_record_survives_json():
+    before = record()
+    assert Record.from_json(json.loads(json.dumps(dataclasses.asdict(before)))) == before
+
+
+def test_the_table_shows_what_was_missed_and_what_failed():
+    text = report.table([record()], {"cores": "2"})
+    assert "cores: 2" in text
+    assert "3 times as fast  [2 4]" in text
+    assert ">= 10   MISSED" in text
+    assert "0 of 1 targets met" in text
+    assert "steps/eager/plain/mlp: torch: does not fit" in text
+
+
+def test_the_picture_is_drawn_from_whatever_rows_there_are(tmp_path):
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    from benchmarks import plot
+
+    curve = [record(suite="tensors", size=size) for size in (1.0, 10.0)]
+    plot.save([record(), *curve], tmp_path / "results.png")
+    assert (tmp_path / "results.png").stat().st_size > 1000
+
+
+def test_the_rows_have_names_of_their_own_and_every_suite_has_some():
+    names = [row.name for row in registry.rows(BACKEND, quick=False, only=None)]
+    assert len(set(names)) == len(names)
+    assert {name.split("/")[0] for name in names} == set(registry.SUITES)
+
+
+def test_rows_are_picked_by_a_part_of_their_name():
+    picked = [row.name for row in registry.rows(BACKEND, quick=True, only="eager/plain/mlp")]
+    assert picked == ["steps/eager/plain/mlp", "first_calls/eager/plain/mlp"]
+
+
+def test_a_first_call_is_measured_alone():
+    seen = child.measure(BACKEND, "eager", "scalar", OURS)
+    assert len(seen["first_calls"]) == child.FIRST_CALLS
+    assert min(seen["first_calls"]) > 0.0
+    assert seen["parameters"] == 1
+
+
+def test_fit_is_compared_over_the_same_batches(monkeypatch):
+    task = training.TASKS["mlp"]._replace(batch=4, steps=2)
+    monkeypatch.setattr(training, "TASKS", {"mlp": task})
+    result = training._measure("any", "mlp", TINY)
+    assert result.entries["keras"].failure is None
+    assert result.entries[OURS].failure is None
+
+
+def test_a_process_measures_its_rows_and_the_results_are_written(tmp_path, capsys):
+    picked = ["--quick", "--backend", BACKEND, "--only", "steps/eager/plain/scalar"]
+    command.main([*picked, "--output", str(tmp_path)])
+    assert "keras_rmsprop" in capsys.readouterr().out
+    written = json.loads((tmp_path / "results.json").read_text())
+    (row,) = [Record.from_json(line) for line in written["records"]]
+    assert (row.backend, row.suite, row.case) == (BACKEND, "steps", "scalar")
+    assert row.result.entries[OURS].figure is not None
+    assert written["machine"][f"{BACKEND} runs on"]
+
+
+def test_a_process_that_dies_leaves_a_row_that_says_so(monkeypatch):
+    monkeypatch.setattr(command, "WORKER", Path(__file__).stem + "_missing")
+    device, (row,) = command.run_worker(BACKEND, quick=True, only=None)
+    assert device == "not started"
+    assert row.result.entries[OURS].failure == "the process ended with code 1"
