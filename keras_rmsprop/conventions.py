@@ -1,0 +1,643 @@
+r"""Which RMSprop? Each framework's own arguments and defaults, for the steps it makes.
+
+Every function here is named for a framework, takes that framework's arguments under their own
+names, in their order and with their defaults, and returns the `keras_rmsprop.RMSprop` that
+makes the same steps. The rule, see `RMSprop`, is one; this is what they choose differently:
+
+    function         s_0             root             learning rate     weight decay
+    keras            0               sqrt(s + eps)    in the buffer     decoupled
+    torch            0               sqrt(s) + eps    outside           l2, coupled
+    optax            initial_scale   either           in the buffer     none
+    tf1              1               sqrt(s + eps)    in the buffer     none
+    tf_keras_legacy  0               by momentum      in the buffer     none
+    timm             1               sqrt(s + eps)    either            either
+    hinton           0               sqrt(s)          no buffer         none
+    graves           0, centered     sqrt(s + eps)    in the buffer     none
+
+so the first steps from one gradient already differ:
+
+>>> import keras
+>>> from keras_rmsprop import conventions
+>>> def first_step(optimizer):
+...     weight = keras.Variable([0.0])
+...     optimizer.apply([keras.ops.convert_to_tensor([-2.0])], [weight])
+...     return round(float(keras.ops.stop_gradient(weight)[0]), 4)
+>>> first_step(conventions.keras(0.1))
+0.3162
+>>> first_step(conventions.torch(0.1))
+1.0
+>>> first_step(conventions.tf1(0.1))
+0.1754
+
+An argument that chooses how a framework computes the same step (torch's `foreach`, TF1's
+`use_locking`) is accepted and has no effect, which a log message of level INFO says. One that
+changes the mathematics in a way `RMSprop` cannot express is refused with the reason.
+
+The same steps are meant for dense real gradients. Rows of an embedding take the dense rule
+too: equal ids are summed and all rows decay, where Keras on TensorFlow squares before it sums,
+TF1 and tf_keras (with momentum) leave untouched rows alone, and torch and timm refuse.
+
+A learning rate can always also be a Keras schedule or a callable, as for `RMSprop`.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import config, ops, saving
+from keras.optimizers import schedules
+
+from keras_rmsprop._optimizer import LearningRate, RMSprop
+from keras_rmsprop._rule import Tensor
+from keras_rmsprop._validation import checked_learning_rate
+
+__all__ = [
+    "CountSchedule",
+    "TimeDecay",
+    "graves",
+    "hinton",
+    "keras",
+    "optax",
+    "tf1",
+    "tf_keras_legacy",
+    "timm",
+    "torch",
+]
+
+_log = logging.getLogger(__name__)
+
+# What tf_keras puts in the place of epsilon=0 (its `backend_config.epsilon()`).
+_TF_KERAS_EPSILON = 1e-7
+
+# Arguments without a counterpart, by (convention, argument), with the reason.
+REFUSED: dict[tuple[str, str], str] = {
+    ("optax", "initial_scale"): (
+        "`bias_correction` would divide the initial value, too, by 1 - decay**t, which makes "
+        "the first step many times too short. Use one of the two"
+    ),
+    **dict.fromkeys(
+        # Whichever of two comes first; `global_clipnorm` is always the second.
+        [("tf_keras_legacy", "clipnorm"), ("tf_keras_legacy", "clipvalue")],
+        "`RMSprop` clips in one way at a time, where tf_keras clips by value and then by norm. "
+        "Use one of `clipvalue`, `clipnorm` and `global_clipnorm`",
+    ),
+    ("tf_keras_legacy", "decay"): (
+        "it would divide a schedule or callable by 1 + decay * t. Let the schedule do that, or "
+        "give the learning rate as a number"
+    ),
+    ("timm", "corrected_weight_decay"): (
+        "it scales the decay by lr**2 / (the largest lr), which no argument of `RMSprop` does. "
+        "`decoupled_decay=True` alone scales it by lr"
+    ),
+    ("timm", "caution"): (
+        "it masks the elements of the momentum buffer that point against the gradient and "
+        "rescales the rest by the share that is left; `RMSprop` has no such step"
+    ),
+}
+
+
+@saving.register_keras_serializable(package="keras_rmsprop")
+class CountSchedule(schedules.LearningRateSchedule):
+    """A learning rate given as a function of the count of steps made so far.
+
+        learning rate of step t = function(t - 1)                                t = 1, 2, ...
+
+    This is what optax calls a schedule. With gradient accumulation the count is that of all
+    batches, as for every Keras schedule.
+
+    Args:
+        function: takes the count, 0 for the first step, and returns the rate, >= 0. The count
+            is a NumPy int32 scalar, or a tensor of the backend inside a trace (`tf.function`,
+            `jax.jit`, and therefore `fit`): on TensorFlow a function written with `jax.numpy`
+            can then not be evaluated.
+
+    Raises:
+        TypeError: when called in a trace with a function that takes no tensor of the backend.
+        ValueError: when saved with a function that is not registered. A configuration holds
+            its name, so that a saved model runs no code of its own when it is loaded.
+
+    Example:
+    >>> import keras
+    >>> from keras_rmsprop import conventions
+    >>> @keras.saving.register_keras_serializable(package="mine")
+    ... def halving(count):
+    ...     return 0.1 * 0.5**count
+    >>> schedule = conventions.CountSchedule(halving)
+    >>> schedule(0), schedule(2)
+    (0.1, 0.025)
+    >>> schedule.get_config()
+    {'function': 'mine>halving'}
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        if not callable(function):
+            raise ValueError(
+                "`function` must take a count and return a learning rate, received "
+                f"function={function!r}."
+            )
+        self.function = function
+
+    def __call__(self, step: Any) -> float | Tensor:
+        """Return the rate after `step` steps."""
+        count = ops.convert_to_tensor(step)
+        try:
+            known = np.int32(int(count))
+        except (TypeError, NotImplementedError):
+            return self._traced(count)
+        rate = self.function(known)
+        # A jax.Array where JAX is not the backend, or a NumPy scalar, is a plain number here.
+        return rate if ops.is_tensor(rate) else float(rate)
+
+    def _traced(self, count: Tensor) -> Tensor:
+        try:
+            return self.function(count)
+        except Exception as error:
+            raise TypeError(
+                f"{self.function!r} cannot be evaluated at the count of a traced step, a tensor "
+                f"{type(count).__name__}. Write it with `keras.ops`, or compile the model with "
+                "`run_eagerly=True`."
+            ) from error
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the function's registered name."""
+        try:
+            name = saving.get_registered_name(self.function)
+        except AttributeError:  # a functools.partial has no name unless it is registered
+            name = ""
+        if saving.get_registered_object(name) is not self.function:
+            raise ValueError(
+                f"A schedule can be saved only if its function is registered, received "
+                f"{self.function!r}. Register it, before saving and before loading, with "
+                "`keras.saving.register_keras_serializable(package, name)(function)`."
+            )
+        return {"function": name}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "CountSchedule":
+        """Make a schedule from `get_config`; its function must be registered here, too."""
+        function = saving.get_registered_object(config["function"], custom_objects=custom_objects)
+        if function is None:
+            raise ValueError(
+                f"The schedule's function {config['function']!r} is not registered here. "
+                "Register it with `keras.saving.register_keras_serializable` before loading."
+            )
+        return cls(function)
+
+
+@saving.register_keras_serializable(package="keras_rmsprop")
+class TimeDecay(schedules.LearningRateSchedule):
+    """What `decay` does in tf_keras, in the precision of `keras.config.floatx()`.
+
+        learning rate of step t = learning_rate / (1 + decay * (t - 1))          t = 1, 2, ...
+
+    `keras.optimizers.schedules.InverseTimeDecay` is the same in float32 whatever floatx is.
+
+    Args:
+        learning_rate: the first rate, >= 0.
+        decay: finite, >= 0; after 1 / decay steps the rate is halved.
+
+    Raises: ValueError if an argument lies outside its range.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> float(conventions.TimeDecay(0.5, decay=0.25)(4))
+    0.25
+    """
+
+    def __init__(self, learning_rate: float, decay: float) -> None:
+        if not 0.0 <= decay < math.inf:
+            raise ValueError(f"`decay` must be finite and >= 0, received decay={decay!r}.")
+        self.learning_rate = checked_learning_rate(learning_rate)
+        self.decay = decay
+
+    def __call__(self, step: Any) -> Tensor:
+        """Return the rate after `step` steps."""
+        # Operators, because ops.multiply rounds a Python number to float32 on TensorFlow.
+        return self.learning_rate / (1.0 + self.decay * ops.cast(step, config.floatx()))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {"learning_rate": self.learning_rate, "decay": self.decay}
+
+
+def keras(
+    learning_rate: LearningRate = 0.001,
+    rho: float = 0.9,
+    momentum: float = 0.0,
+    epsilon: float = 1e-7,
+    centered: bool = False,
+    weight_decay: float | None = None,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    use_ema: bool = False,
+    ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+    name: str | None = None,
+) -> RMSprop:
+    """Make the steps of `keras.optimizers.RMSprop` (Keras 3), which are the defaults here.
+
+    They differ on purpose where Keras gives NaN (a centered, near-constant gradient) or squares
+    the rows of a repeated id before it sums them (embeddings on TensorFlow).
+
+    The arguments are the first fifteen of `RMSprop`, and documented there.
+
+    Source: keras 3.15, `keras/src/optimizers/rmsprop.py`.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> optimizer = conventions.keras(weight_decay=0.01)
+    >>> optimizer.weight_decay, optimizer.epsilon, optimizer.epsilon_inside_sqrt
+    (0.01, 1e-07, True)
+    """
+    return RMSprop(**locals())
+
+
+def torch(
+    lr: LearningRate = 0.01,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0,
+    momentum: float = 0,
+    centered: bool = False,
+    capturable: bool = False,
+    foreach: bool | None = None,
+    maximize: bool = False,
+    differentiable: bool = False,
+) -> RMSprop:
+    """Make the steps of `torch.optim.RMSprop`.
+
+        g  <- g + weight_decay * w                        after the sign of `maximize`
+        r_t = sqrt(s_t) + eps
+        b_t = momentum * b_{t-1} + g / r_t,   w <- w - lr * b_t
+
+    The buffer is free of the learning rate, so that a new rate acts on all of it at once.
+
+    Args:
+        lr: learning rate, >= 0. Default 0.01.
+        alpha: `rho`, in [0, 1). Default 0.99.
+        eps: `epsilon`, >= 0, outside the root; unit: gradient. Default 1e-8.
+        weight_decay: `l2`, >= 0: coupled, not Keras's decoupled kind. Default 0.
+        momentum: in [0, 1). Default 0.
+        centered: whether to divide by the standard deviation. Default False.
+        capturable: no effect; it readies torch's step for CUDA graphs.
+        foreach: no effect; it chooses torch's multi-tensor path.
+        maximize: whether to ascend. Default False.
+        differentiable: no effect; it lets torch differentiate through its step.
+
+    Raises: ValueError if an argument lies outside its range.
+
+    Source: torch 2.13, `torch/optim/rmsprop.py`.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> optimizer = conventions.torch(weight_decay=1e-5, momentum=0.9)
+    >>> optimizer.l2, optimizer.weight_decay, optimizer.lr_in_momentum
+    (1e-05, None, False)
+    """
+    _ignore("torch", capturable=capturable, foreach=foreach, differentiable=differentiable)
+    return RMSprop(
+        learning_rate=lr,
+        rho=alpha,
+        momentum=momentum,
+        epsilon=eps,
+        centered=centered,
+        epsilon_inside_sqrt=False,
+        lr_in_momentum=False,
+        l2=weight_decay,
+        maximize=maximize,
+    )
+
+
+def optax(
+    learning_rate: LearningRate | Callable[[Any], Any],
+    decay: float = 0.9,
+    eps: float = 1e-8,
+    initial_scale: float = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+) -> RMSprop:
+    """Make the steps of `optax.rmsprop`.
+
+        s_0 = initial_scale
+        r_t = sqrt(s_t + eps)    or, with eps_in_sqrt=False,    sqrt(s_t) + eps
+        b_t = momentum * b_{t-1} + learning_rate * g / r_t
+        w  <- w - b_t
+        w  <- w - (momentum * b_t + learning_rate * g / r_t)         with nesterov
+
+    Args:
+        learning_rate: a number >= 0, or an optax schedule, that is a function of the count of
+            steps made so far; it becomes a `CountSchedule`. No default.
+        decay: `rho`, in [0, 1). Default 0.9.
+        eps: `epsilon`, >= 0; unit: gradient squared, or gradient outside the root. Default 1e-8.
+        initial_scale: `initial_square_average`, >= 0. Default 0.0. Not with `bias_correction`.
+        eps_in_sqrt: `epsilon_inside_sqrt`. Default True.
+        centered: whether to divide by the standard deviation. Default False.
+        momentum: None, or in [0, 1). Default None.
+        nesterov: whether to look ahead along the buffer. Default False. Without momentum it
+            has no effect, as in optax.
+        bias_correction: whether the averages correct for their start. Default False.
+
+    Raises: ValueError if an argument lies outside its range, or for `initial_scale` together
+        with `bias_correction`.
+
+    Source: optax 0.2.8, `optax/_src/alias.py` and `transform.py`.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> optimizer = conventions.optax(lambda count: 0.1 / (1 + count), decay=0.95)
+    >>> optimizer.rho, optimizer.epsilon, float(optimizer.learning_rate)
+    (0.95, 1e-08, 0.1)
+    """
+    if bias_correction and initial_scale:
+        raise _refusal("optax", initial_scale=initial_scale)
+    if nesterov and not momentum:
+        _ignore("optax", nesterov=nesterov)
+    is_schedule = isinstance(learning_rate, schedules.LearningRateSchedule)
+    if callable(learning_rate) and not is_schedule:
+        learning_rate = CountSchedule(learning_rate)
+    return RMSprop(
+        learning_rate=learning_rate,
+        rho=decay,
+        momentum=0.0 if momentum is None else momentum,
+        epsilon=eps,
+        centered=centered,
+        nesterov=nesterov and bool(momentum),
+        epsilon_inside_sqrt=eps_in_sqrt,
+        bias_correction=bias_correction,
+        initial_square_average=initial_scale,
+    )
+
+
+def tf1(
+    learning_rate: LearningRate,
+    decay: float = 0.9,
+    momentum: float = 0.0,
+    epsilon: float = 1e-10,
+    use_locking: bool = False,
+    centered: bool = False,
+    name: str = "RMSProp",
+) -> RMSprop:
+    """Make the steps of `tf.compat.v1.train.RMSPropOptimizer`.
+
+        s_0 = 1
+        r_t = sqrt(s_t + epsilon)
+
+    The average starts from 1, so the first steps are shorter than Keras's for gradients below
+    1 in size. TensorFlow keeps the hyperparameters in float32, here they are as given.
+
+    Args:
+        learning_rate: >= 0. No default.
+        decay: `rho`, in [0, 1). Default 0.9.
+        momentum: in [0, 1). Default 0.0.
+        epsilon: >= 0, under the root; unit: gradient squared. Default 1e-10.
+        use_locking: no effect; it guards TensorFlow's update operations with locks.
+        centered: whether to divide by the standard deviation. Default False.
+        name: of the optimizer. Default "RMSProp".
+
+    Raises: ValueError if an argument lies outside its range.
+
+    Source: tensorflow 2.21, `python/training/rmsprop.py` and `core/kernels/training_ops.cc`.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> optimizer = conventions.tf1(0.256, decay=0.9, momentum=0.9, epsilon=0.001)
+    >>> optimizer.initial_square_average, optimizer.rho
+    (1.0, 0.9)
+    """
+    _ignore("tf1", use_locking=use_locking)
+    return RMSprop(
+        learning_rate=learning_rate,
+        rho=decay,
+        momentum=momentum,
+        epsilon=epsilon,
+        centered=centered,
+        name=name,
+        initial_square_average=1.0,
+    )
+
+
+def tf_keras_legacy(
+    learning_rate: LearningRate = 0.001,
+    rho: float = 0.9,
+    momentum: float = 0.0,
+    epsilon: float = 1e-7,
+    centered: bool = False,
+    name: str = "RMSprop",
+    *,
+    clipnorm: float | None = None,
+    clipvalue: float | None = None,
+    global_clipnorm: float | None = None,
+    lr: LearningRate | None = None,
+    decay: float = 0.0,
+) -> RMSprop:
+    """Make the steps of `tf_keras.optimizers.legacy.RMSprop` (`tf.keras` before 2.11).
+
+        r_t = sqrt(s_t) + epsilon                         without momentum
+        r_t = sqrt(s_t + epsilon)                         with momentum, by TensorFlow's kernel
+        learning rate of step t = learning_rate / (1 + decay * (t - 1))
+
+    tf_keras keeps the hyperparameters in float32, here they are as given.
+
+    Args:
+        learning_rate: >= 0. Default 0.001.
+        rho: in [0, 1). Default 0.9.
+        momentum: in [0, 1). Default 0.0. It also decides the place of `epsilon`.
+        epsilon: >= 0; unit: gradient, or gradient squared with momentum. Default 1e-7, which
+            also takes the place of 0, as in tf_keras.
+        centered: whether to divide by the standard deviation. Default False.
+        name: of the optimizer. Default "RMSprop".
+        clipnorm: None, or the norm > 0 that no variable's gradient exceeds. Default None.
+        clipvalue: None, or the size > 0 that no element exceeds. Default None.
+        global_clipnorm: None, or the norm > 0 of all gradients together. Default None. At most
+            one of the three clips.
+        lr: the old name of `learning_rate`, which it overrides. Default None.
+        decay: inverse time decay of a learning rate given as a number, >= 0. Default 0.0.
+
+    Raises: ValueError if an argument lies outside its range, for two clips together, and for
+        `decay` on top of a schedule.
+
+    Source: tf_keras 2.21, `tf_keras/src/optimizers/legacy/rmsprop.py` and `optimizer_v2.py`.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> conventions.tf_keras_legacy().epsilon_inside_sqrt
+    False
+    >>> conventions.tf_keras_legacy(momentum=0.9).epsilon_inside_sqrt
+    True
+    """
+    clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
+    given = {clip: limit for clip, limit in clips.items() if limit is not None}
+    if len(given) > 1:
+        raise _refusal("tf_keras_legacy", **given)
+    rate = learning_rate if lr is None else lr
+    if decay != 0.0:
+        if callable(rate):
+            raise _refusal("tf_keras_legacy", decay=decay)
+        rate = TimeDecay(rate, decay)
+    return RMSprop(
+        learning_rate=rate,
+        rho=rho,
+        momentum=momentum,
+        epsilon=epsilon or _TF_KERAS_EPSILON,
+        centered=centered,
+        clipnorm=clipnorm,
+        clipvalue=clipvalue,
+        global_clipnorm=global_clipnorm,
+        name=name,
+        epsilon_inside_sqrt=bool(momentum),
+    )
+
+
+def timm(
+    lr: LearningRate = 0.01,
+    alpha: float = 0.9,
+    eps: float = 1e-10,
+    weight_decay: float = 0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    decoupled_decay: bool = False,
+    corrected_weight_decay: bool = False,
+    lr_in_momentum: bool = True,
+    caution: bool = False,
+    foreach: bool | None = None,
+) -> RMSprop:
+    """Make the steps of timm's `RMSpropTF`, which is torch's RMSprop in TF1's convention.
+
+        s_0 = 1
+        r_t = sqrt(s_t + eps)
+        g  <- g + weight_decay * w
+        w  <- w - lr * weight_decay * w          instead, with decoupled_decay
+
+    Args:
+        lr: learning rate, >= 0. Default 0.01.
+        alpha: `rho`, in [0, 1). Default 0.9.
+        eps: `epsilon`, >= 0, under the root; unit: gradient squared. Default 1e-10.
+        weight_decay: >= 0; `l2`, or `weight_decay` with `decoupled_decay`. Default 0.
+        momentum: in [0, 1). Default 0.0.
+        centered: whether to divide by the standard deviation. Default False.
+        decoupled_decay: whether the decay acts on the weight itself. Default False.
+        corrected_weight_decay: refused when True.
+        lr_in_momentum: whether the buffer holds steps rather than directions. Default True.
+        caution: refused when True.
+        foreach: no effect; it chooses timm's multi-tensor path.
+
+    Raises: ValueError if an argument lies outside its range, and for the two that are refused.
+
+    Source: pytorch-image-models, `timm/optim/rmsprop_tf.py`.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> optimizer = conventions.timm(weight_decay=1e-5, decoupled_decay=True)
+    >>> optimizer.weight_decay, optimizer.l2, optimizer.initial_square_average
+    (1e-05, 0.0, 1.0)
+    """
+    if corrected_weight_decay:
+        raise _refusal("timm", corrected_weight_decay=corrected_weight_decay)
+    if caution:
+        raise _refusal("timm", caution=caution)
+    _ignore("timm", foreach=foreach)
+    return RMSprop(
+        learning_rate=lr,
+        rho=alpha,
+        momentum=momentum,
+        epsilon=eps,
+        centered=centered,
+        weight_decay=weight_decay if decoupled_decay else None,
+        lr_in_momentum=lr_in_momentum,
+        initial_square_average=1.0,
+        l2=0.0 if decoupled_decay else weight_decay,
+    )
+
+
+def hinton(learning_rate: LearningRate, rho: float = 0.9) -> RMSprop:
+    """Make the steps of Hinton's lecture, where RMSprop comes from.
+
+        s_t = 0.9 * s_{t-1} + 0.1 * g**2
+        w  <- w - learning_rate * g / sqrt(s_t)
+
+    There is no epsilon; where g and s are both zero the weight stays. The slide says nothing of
+    the start, which is 0 here.
+
+    Args:
+        learning_rate: >= 0. The lecture gives none.
+        rho: in [0, 1). Default 0.9.
+
+    Raises: ValueError if an argument lies outside its range.
+
+    Source: Hinton, "Neural Networks for Machine Learning", lecture 6e (2012).
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> conventions.hinton(0.01).epsilon
+    0.0
+    """
+    return RMSprop(learning_rate=learning_rate, rho=rho, epsilon=0.0)
+
+
+def graves(
+    learning_rate: LearningRate = 1e-4,
+    rho: float = 0.95,
+    momentum: float = 0.9,
+    epsilon: float = 1e-4,
+) -> RMSprop:
+    """Make the steps of Graves's handwriting paper: centered, with momentum.
+
+        n_t     = rho * n_{t-1} + (1 - rho) * g**2                                  (38)
+        m_t     = rho * m_{t-1} + (1 - rho) * g                                     (39)
+        Delta_t = momentum * Delta_{t-1} - learning_rate * g / sqrt(n_t - m_t**2 + epsilon)
+        w      <- w + Delta_t                                                   (40, 41)
+
+    s = n - m**2 is kept as such, and b = -Delta.
+
+    Args:
+        learning_rate: >= 0. Default 1e-4 (44).
+        rho: in [0, 1), serves both averages. Default 0.95 (42).
+        momentum: in [0, 1). Default 0.9 (43).
+        epsilon: >= 0, under the root; unit: gradient squared. Default 1e-4 (45).
+
+    Raises: ValueError if an argument lies outside its range.
+
+    Source: Graves, "Generating Sequences With Recurrent Neural Networks", arXiv:1308.0850,
+    equations 38 to 45.
+
+    Example:
+    >>> from keras_rmsprop import conventions
+    >>> optimizer = conventions.graves()
+    >>> optimizer.centered, optimizer.rho, optimizer.momentum
+    (True, 0.95, 0.9)
+    """
+    return RMSprop(
+        learning_rate=learning_rate, rho=rho, momentum=momentum, epsilon=epsilon, centered=True
+    )
+
+
+def _ignore(convention: str, **arguments: Any) -> None:
+    """Say which of the arguments that were set have no effect here."""
+    for name, value in arguments.items():
+        if value:
+            _log.info(
+                "conventions.%s: `%s=%r` has no effect: it does not change the steps.",
+                convention,
+                name,
+                value,
+            )
+
+
+def _refusal(convention: str, **received: Any) -> ValueError:
+    """What to raise for arguments that have a reason in `REFUSED`, under the first of them."""
+    first = next(iter(received))
+    values = ", ".join(f"{name}={value!r}" for name, value in received.items())
+    return ValueError(
+        f"`{first}` of conventions.{convention} cannot be expressed: {REFUSED[convention, first]}. "
+        f"Received {values}."
+    )

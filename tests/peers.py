@@ -1,0 +1,363 @@
+"""What do the other frameworks' RMSprops do? Each is driven here through one interface.
+
+    follow("torch", weights, gradients, rates, alpha=0.9, momentum=0.5)
+
+makes one step of the real optimizer for each entry of `gradients`, with that step's learning
+rate, and returns weights and state after every step. The arguments are the framework's own.
+`follow_ours` does the same with a `keras_rmsprop.RMSprop`.
+
+State carries this package's names and meanings, so that it compares directly:
+
+    square_average      the average of g²; about the mean, v - m², when centered; divided by
+                        1 - rho**t where the framework corrects for bias
+    gradient_average    m, corrected in the same way; only when centered
+    momentum            what is subtracted from the weights: a buffer of steps, or of directions
+                        where the learning rate stays outside (torch); only when momentum > 0
+
+Frameworks are imported when they are asked for. `unavailable` says which of them share a
+process with the active backend.
+"""
+# The methods are documented once, in `Peer`.
+# ruff: noqa: D102
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import keras
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Slots = dict[str, list[Array]]
+
+
+class Snapshot(NamedTuple):
+    """One optimizer after a step: one array per weight, under each name."""
+
+    weights: list[Array]
+    slots: Slots
+
+
+class Peer(Protocol):
+    """A framework's optimizer with the weights that it moves."""
+
+    def set_rate(self, rate: float) -> None:
+        """Let the following steps have the learning rate `rate`."""
+
+    def apply(self, gradients: Sequence[Array]) -> None:
+        """Make one step."""
+
+    def snapshot(self) -> Snapshot:
+        """Copy weights and state."""
+
+
+def follow(
+    name: str,
+    weights: Sequence[Array],
+    gradients: Sequence[Sequence[Array]],
+    rates: Sequence[float] | None = None,
+    **arguments: Any,
+) -> list[Snapshot]:
+    """Run a framework's optimizer over a sequence of gradients.
+
+    Args:
+        name: a key of `PEERS`.
+        weights: where the weights start; their dtype is that of all arithmetic. With float64
+            Keras needs `floatx` float64 too, and TensorFlow's older optimizers need
+            hyperparameters that float32 holds exactly, because they round them.
+        gradients: for each step an array for each weight.
+        rates: for each step the learning rate; by default the one in `arguments`.
+        **arguments: the framework's own.
+
+    Returns: weights and state after each step.
+    """
+    return _follow(PEERS[name](weights, **arguments), gradients, rates)
+
+
+def follow_ours(
+    optimizer: Any,
+    weights: Sequence[Array],
+    gradients: Sequence[Sequence[Array]],
+    rates: Sequence[float] | None = None,
+) -> list[Snapshot]:
+    """Run a `keras_rmsprop.RMSprop`, not built yet, as `follow` runs a framework's."""
+    return _follow(Ours(optimizer, weights), gradients, rates)
+
+
+def unavailable(name: str) -> str | None:
+    """Why a peer cannot run beside the active backend, or None if it can."""
+    backend = keras.backend.backend()
+    if name in TOGETHER[backend]:
+        return None
+    return f"{name} is compared under another backend than {backend}, to keep processes small"
+
+
+def _follow(
+    peer: Peer, gradients: Sequence[Sequence[Array]], rates: Sequence[float] | None
+) -> list[Snapshot]:
+    snapshots = []
+    for t, gradient in enumerate(gradients):
+        if rates is not None:
+            peer.set_rate(rates[t])
+        peer.apply(gradient)
+        snapshots.append(peer.snapshot())
+    return snapshots
+
+
+class _OnKeras:
+    """An optimizer of Keras 3 on the active backend."""
+
+    # This package's names of the slots, with the attributes that hold them.
+    slots: dict[str, str]
+
+    def __init__(self, optimizer: Any, weights: Sequence[Array]) -> None:
+        self.optimizer = optimizer
+        self.variables = [keras.Variable(w, dtype=w.dtype.name) for w in weights]
+
+    def set_rate(self, rate: float) -> None:
+        self.optimizer.learning_rate = rate
+
+    def apply(self, gradients: Sequence[Array]) -> None:
+        tensors = [keras.ops.convert_to_tensor(g, dtype=g.dtype.name) for g in gradients]
+        self.optimizer.apply(tensors, self.variables)
+
+    def snapshot(self) -> Snapshot:
+        slots = {
+            name: _copies(_from_keras, getattr(self.optimizer, attribute))
+            for name, attribute in self.slots.items()
+            if getattr(self.optimizer, attribute, None)
+        }
+        return Snapshot(_copies(_from_keras, self.variables), slots)
+
+
+class Ours(_OnKeras):
+    """`keras_rmsprop.RMSprop`, made by the caller."""
+
+    slots = {  # noqa: RUF012
+        "square_average": "_square_averages",
+        "gradient_average": "_gradient_averages",
+        "momentum": "_momentums",
+    }
+
+
+class Keras(_OnKeras):
+    """`keras.optimizers.RMSprop`."""
+
+    slots = {  # noqa: RUF012
+        "square_average": "_velocities",
+        "gradient_average": "_average_gradients",
+        "momentum": "_momentums",
+    }
+
+    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+        super().__init__(keras.optimizers.RMSprop(**arguments), weights)
+
+    def snapshot(self) -> Snapshot:
+        return _centralized(super().snapshot())
+
+
+class Torch:
+    """`torch.optim.RMSprop`."""
+
+    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+        import torch
+
+        self.torch = torch
+        self.parameters = [torch.nn.Parameter(torch.tensor(w)) for w in weights]
+        self.optimizer = torch.optim.RMSprop(self.parameters, **arguments)
+
+    def set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def apply(self, gradients: Sequence[Array]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = self.torch.tensor(gradient)
+        self.optimizer.step()
+
+    def snapshot(self) -> Snapshot:
+        names = {
+            "square_average": "square_avg",
+            "gradient_average": "grad_avg",
+            "momentum": "momentum_buffer",
+        }
+        states = [self.optimizer.state[parameter] for parameter in self.parameters]
+        slots = {
+            name: _copies(_from_torch, [state[theirs] for state in states])
+            for name, theirs in names.items()
+            if theirs in states[0]
+        }
+        return _centralized(Snapshot(_copies(_from_torch, self.parameters), slots))
+
+
+class Optax:
+    """`optax.rmsprop`, op by op."""
+
+    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+        import jax
+        import optax
+
+        self.jax, self.optax = jax, optax
+        self.rate = 0.0
+        arguments.setdefault("learning_rate", lambda _: self.rate)
+        self.decay = arguments.get("decay", 0.9)
+        self.has_momentum = bool(arguments.get("momentum"))
+        self.corrects_bias = arguments.get("bias_correction", False)
+        self.steps = 0
+        self.transform = optax.rmsprop(**arguments)
+        with jax.enable_x64(True):
+            self.parameters = [jax.numpy.asarray(w) for w in weights]
+            self.state = self.transform.init(self.parameters)
+
+    def set_rate(self, rate: float) -> None:
+        self.rate = rate
+
+    def apply(self, gradients: Sequence[Array]) -> None:
+        with self.jax.enable_x64(True):
+            tensors = [self.jax.numpy.asarray(g) for g in gradients]
+            updates, self.state = self.transform.update(tensors, self.state, self.parameters)
+            self.parameters = self.optax.apply_updates(self.parameters, updates)
+        self.steps += 1
+
+    def snapshot(self) -> Snapshot:
+        averages, *_, trace = self.state
+        correction = 1.0 - self.decay**self.steps if self.corrects_bias else 1.0
+        slots = {"square_average": [np.asarray(v) / correction for v in averages.nu]}
+        if hasattr(averages, "mu"):
+            slots["gradient_average"] = [np.asarray(m) / correction for m in averages.mu]
+        if self.has_momentum:
+            # The trace is added to the weights, this package's buffer subtracted from them.
+            slots["momentum"] = [-np.asarray(b) for b in trace.trace]
+        return _centralized(Snapshot(_copies(np.array, self.parameters), slots))
+
+
+class _OnTensorFlow:
+    """An optimizer with TensorFlow's `apply_gradients`."""
+
+    optimizer: Any
+    slots: dict[str, str]
+
+    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+        import tensorflow as tf
+
+        self.tf = tf
+        self.centered = arguments.get("centered", False)
+        self.has_momentum = arguments.get("momentum", 0.0) > 0.0
+        self.variables = [tf.Variable(w) for w in weights]
+
+    def set_rate(self, rate: float) -> None:
+        self.optimizer.learning_rate = rate
+
+    def apply(self, gradients: Sequence[Array]) -> None:
+        tensors = [self.tf.constant(g) for g in gradients]
+        self.optimizer.apply_gradients(zip(tensors, self.variables, strict=True))
+
+    def snapshot(self) -> Snapshot:
+        wanted = {
+            "square_average": True,
+            "gradient_average": self.centered,
+            "momentum": self.has_momentum,
+        }
+        slots = {name: _copies(_value, self.slot(name)) for name, has in wanted.items() if has}
+        return _centralized(Snapshot(_copies(_value, self.variables), slots))
+
+    def slot(self, name: str) -> list[Any]:
+        """The slot variables of one name of this package's."""
+        return [self.optimizer.get_slot(v, self.slots[name]) for v in self.variables]
+
+
+class TF1(_OnTensorFlow):
+    """`tf.compat.v1.train.RMSPropOptimizer`, its dense kernels."""
+
+    slots = {  # noqa: RUF012
+        "square_average": "rms",
+        "gradient_average": "mg",
+        "momentum": "momentum",
+    }
+
+    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+        super().__init__(weights, **arguments)
+        self.rate = 0.0
+        arguments.setdefault("learning_rate", lambda: self.rate)
+        self.optimizer = self.tf.compat.v1.train.RMSPropOptimizer(**arguments)
+
+    def set_rate(self, rate: float) -> None:
+        self.rate = rate
+
+
+class TFKerasLegacy(_OnTensorFlow):
+    """`tf_keras.optimizers.legacy.RMSprop`."""
+
+    slots = TF1.slots
+
+    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+        super().__init__(weights, **arguments)
+        self.optimizer = _tf_keras().optimizers.legacy.RMSprop(**arguments)
+
+
+class TFKeras(_OnTensorFlow):
+    """`tf_keras.optimizers.RMSprop`, that of TensorFlow 2.11 to 2.15."""
+
+    slots = {  # noqa: RUF012
+        "square_average": "_velocities",
+        "gradient_average": "_average_gradients",
+        "momentum": "_momentums",
+    }
+
+    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+        super().__init__(weights, **arguments)
+        self.optimizer = _tf_keras().optimizers.RMSprop(**arguments)
+
+    def slot(self, name: str) -> list[Any]:
+        return getattr(self.optimizer, self.slots[name])
+
+
+PEERS: dict[str, Callable[..., Peer]] = {
+    "keras": Keras,
+    "torch": Torch,
+    "optax": Optax,
+    "tf1": TF1,
+    "tf_keras_legacy": TFKerasLegacy,
+    "tf_keras": TFKeras,
+}
+
+# Which peers run in one process with a backend: all beside TensorFlow, its own kin elsewhere.
+TOGETHER: dict[str, tuple[str, ...]] = {
+    "tensorflow": tuple(PEERS),
+    "jax": ("keras", "optax"),
+    "torch": ("keras", "torch"),
+}
+
+
+def _tf_keras() -> Any:
+    with warnings.catch_warnings():
+        # Whatever tf_keras deprecates while it is imported is its own matter.
+        warnings.simplefilter("ignore")
+        import tf_keras
+    return tf_keras
+
+
+def _centralized(snapshot: Snapshot) -> Snapshot:
+    """Turn the average of g² into the one about the mean, v - m², if there is a mean."""
+    weights, slots = snapshot
+    if "gradient_average" in slots:
+        pairs = zip(slots["square_average"], slots["gradient_average"], strict=True)
+        slots = {**slots, "square_average": [v - m * m for v, m in pairs]}
+    return Snapshot(weights, slots)
+
+
+def _copies(read: Callable[[Any], Array], tensors: Sequence[Any]) -> list[Array]:
+    return [np.array(read(tensor)) for tensor in tensors]
+
+
+def _from_keras(variable: Any) -> Array:
+    # Without ops.convert_to_numpy, which copies in a way that NumPy 2 warns of.
+    return np.asarray(keras.ops.stop_gradient(variable))
+
+
+def _from_torch(tensor: Any) -> Array:
+    return np.asarray(tensor.detach().cpu().numpy())
+
+
+def _value(variable: Any) -> Array:
+    return np.asarray(variable.numpy())

@@ -1,0 +1,629 @@
+"""Each convention makes the steps of the framework that it is named for.
+
+Both sides get the same arguments, gradients and learning rates; weights and state are compared
+after every step. The hyperparameters are numbers that float32 holds exactly, because TF1 and
+tf_keras round theirs to float32 even for float64 weights.
+
+timm cannot be installed here (its torch would replace the pinned one), and neither a slide nor
+a paper at all: those three are held to their equations, written out in NumPy.
+"""
+
+import inspect
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_rmsprop
+from keras_rmsprop import conventions
+from tests import peers
+from tests.peers import Array, Snapshot
+
+# "The same": |difference| <= TOLERANCE * distance travelled + one ulp(w) per step, in float64.
+TOLERANCE = 1e-13
+
+RHO, MOMENTUM, EPSILON, DECAY = 0.875, 0.75, 2.0**-7, 2.0**-5
+
+Arguments = dict[str, Any]
+
+
+def every(*axes: list[Arguments]) -> list[Arguments]:
+    """All ways to take one set of arguments from each axis."""
+    return [
+        {key: value for choice in choices for key, value in choice.items()}
+        for choices in itertools.product(*axes)
+    ]
+
+
+CENTERED: list[Arguments] = [{}, {"centered": True}]
+WITH_MOMENTUM: list[Arguments] = [{}, {"momentum": MOMENTUM}]
+
+VARIANTS: dict[str, list[Arguments]] = {
+    "keras": [
+        {},
+        *every([{"rho": RHO, "epsilon": EPSILON}], CENTERED, WITH_MOMENTUM),
+        *every(
+            [{"weight_decay": DECAY}, {"clipnorm": 1.5}, {"clipvalue": 0.5}],
+            WITH_MOMENTUM,
+        ),
+        {"global_clipnorm": 2.0, "loss_scale_factor": 4.0},
+        {"gradient_accumulation_steps": 3, "momentum": MOMENTUM},
+    ],
+    "torch": [
+        {},
+        *every(
+            [{"alpha": RHO, "eps": EPSILON}],
+            CENTERED,
+            WITH_MOMENTUM,
+            [{}, {"weight_decay": DECAY}, {"weight_decay": DECAY, "maximize": True}],
+        ),
+        {"maximize": True},
+        {"foreach": False},
+        {"foreach": True, "momentum": MOMENTUM},
+    ],
+    "optax": [
+        {},
+        *every(
+            [{"decay": RHO, "eps": EPSILON}],
+            CENTERED,
+            [*WITH_MOMENTUM, {"momentum": MOMENTUM, "nesterov": True}],
+            [{}, {"eps_in_sqrt": False}],
+            [{}, {"initial_scale": 0.5}],
+        ),
+        *every(
+            [{"decay": RHO, "bias_correction": True}],
+            WITH_MOMENTUM,
+            [{}, {"eps_in_sqrt": False}],
+        ),
+        {"momentum": 0.0, "nesterov": True},
+        {"nesterov": True},
+    ],
+    "tf1": every(
+        [{"decay": RHO}], CENTERED, WITH_MOMENTUM, [{}, {"epsilon": EPSILON, "use_locking": True}]
+    ),
+    "tf_keras_legacy": [
+        *every([{"rho": RHO}], CENTERED, WITH_MOMENTUM, [{"epsilon": EPSILON}]),
+        {"rho": RHO},
+        {"rho": RHO, "epsilon": 0.0},
+        {"rho": RHO, "clipnorm": 1.5},
+        {"rho": RHO, "clipvalue": 0.5},
+        {"rho": RHO, "global_clipnorm": 2.0, "momentum": MOMENTUM},
+    ],
+}
+
+
+def cases() -> Iterator[Any]:
+    for name, variants in VARIANTS.items():
+        for arguments in variants:
+            said = "-".join(f"{key}={value:.3g}" for key, value in arguments.items())
+            yield pytest.param(name, arguments, id=f"{name}-{said or 'defaults'}")
+
+
+@pytest.fixture(scope="module")
+def problem() -> SimpleNamespace:
+    """Three weights, 48 steps, gradients of sizes over two decades and a moving rate.
+
+    The rates are numbers that float32 holds exactly; one is zero.
+    """
+    rng = np.random.default_rng(0)
+    starts = [rng.normal(size=shape) for shape in [(), (5,), (2, 3)]]
+    sizes = [10.0 ** rng.uniform(-1.0, 1.0, start.shape) for start in starts]
+    gradients = [[size * rng.normal(0.3, 1.0, size.shape) for size in sizes] for _ in range(48)]
+    rates = (0.02 * (1.0 + 0.5 * np.sin(np.arange(48)))).astype("float32").tolist()
+    rates[7] = 0.0
+    return SimpleNamespace(starts=starts, gradients=gradients, rates=rates)
+
+
+def skip_unless_available(name: str) -> None:
+    reason = peers.unavailable(name)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def make(name: str, arguments: Arguments) -> keras_rmsprop.RMSprop:
+    """A convention's optimizer; where no rate is the default, the caller sets one later."""
+    needs_rate = name in ("optax", "tf1", "hinton") and "learning_rate" not in arguments
+    extra = {"learning_rate": 0.0} if needs_rate else {}
+    optimizer: keras_rmsprop.RMSprop = getattr(conventions, name)(**extra, **arguments)
+    return op_by_op(optimizer)
+
+
+def op_by_op(optimizer: keras_rmsprop.RMSprop) -> keras_rmsprop.RMSprop:
+    """Spare the optimizer seconds of compilation; compiled steps have tests of their own."""
+    optimizer.jit_compile = False
+    return optimizer
+
+
+def assert_same(got: Sequence[Snapshot], want: Sequence[Snapshot], starts: Sequence[Array]) -> None:
+    """Fail unless every weight and slot is the same after every step, element by element.
+
+    Slots are measured against the largest value seen; the average about the mean against the
+    raw average of squares, from which the frameworks subtract.
+    """
+    assert len(got) == len(want)
+    assert got[-1].slots.keys() == want[-1].slots.keys()
+    for i, start in enumerate(starts):
+        before, travelled = start, np.zeros_like(start)
+        largest = {name: np.zeros_like(start) for name in want[-1].slots}
+        for t, (mine, theirs) in enumerate(zip(got, want, strict=True)):
+            weight = theirs.weights[i]
+            travelled = travelled + np.abs(weight - before)
+            rounding = (t + 1) * np.spacing(np.maximum(np.abs(weight), np.abs(before)))
+            before = weight
+            off = np.abs(mine.weights[i] - weight)
+            assert np.all(off <= TOLERANCE * travelled + rounding), f"weight {i}, step {t + 1}"
+            for name, values in theirs.slots.items():
+                size = np.abs(values[i])
+                if name == "square_average" and "gradient_average" in theirs.slots:
+                    size = size + theirs.slots["gradient_average"][i] ** 2
+                largest[name] = np.maximum(largest[name], size)
+                off = np.abs(mine.slots[name][i] - values[i])
+                assert np.all(off <= TOLERANCE * largest[name]), f"{name} {i}, step {t + 1}"
+        assert np.all(travelled > 0.0), "nothing moved, so agreement says nothing"
+
+
+# The steps of the real frameworks.
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(cases()))
+def test_a_convention_makes_the_steps_of_its_framework(float64, problem, name, arguments):
+    skip_unless_available(name)
+    ours = peers.follow_ours(
+        make(name, arguments), problem.starts, problem.gradients, problem.rates
+    )
+    theirs = peers.follow(name, problem.starts, problem.gradients, problem.rates, **arguments)
+    assert_same(ours, theirs, problem.starts)
+
+
+@pytest.mark.filterwarnings("ignore:.*makes the first variance exactly")
+@pytest.mark.parametrize("momentum", [None, MOMENTUM], ids="momentum={}".format)
+def test_optax_corrects_centered_averages_as_here(float64, problem, momentum):
+    skip_unless_available("optax")
+    # optax subtracts equal numbers at the first step; a large epsilon hides what is left.
+    arguments = {"eps": 16.0, "centered": True, "bias_correction": True, "momentum": momentum}
+    ours = peers.follow_ours(
+        make("optax", arguments), problem.starts, problem.gradients, problem.rates
+    )
+    theirs = peers.follow("optax", problem.starts, problem.gradients, problem.rates, **arguments)
+    assert_same(ours, theirs, problem.starts)
+
+
+@pytest.mark.parametrize("arguments", every(CENTERED, WITH_MOMENTUM), ids=str)
+def test_tf_keras_since_2_11_makes_the_steps_of_keras(float64, problem, arguments):
+    skip_unless_available("tf_keras")
+    arguments = {"rho": RHO, "epsilon": EPSILON, **arguments}
+    ours = peers.follow_ours(
+        make("keras", arguments), problem.starts, problem.gradients, problem.rates
+    )
+    theirs = peers.follow("tf_keras", problem.starts, problem.gradients, problem.rates, **arguments)
+    assert_same(ours, theirs, problem.starts)
+
+
+@pytest.mark.parametrize("momentum", [0.0, MOMENTUM], ids="momentum={}".format)
+def test_decay_of_tf_keras_divides_the_rate_by_the_time(float64, problem, momentum):
+    skip_unless_available("tf_keras_legacy")
+    arguments = {"learning_rate": 0.0625, "rho": RHO, "momentum": momentum, "decay": 0.25}
+    ours = peers.follow_ours(make("tf_keras_legacy", arguments), problem.starts, problem.gradients)
+    theirs = peers.follow("tf_keras_legacy", problem.starts, problem.gradients, **arguments)
+    assert_same(ours, theirs, problem.starts)
+
+
+@pytest.mark.parametrize("momentum", [None, MOMENTUM], ids="momentum={}".format)
+def test_an_optax_schedule_is_asked_from_count_zero(float64, problem, momentum):
+    skip_unless_available("optax")
+    import optax
+
+    arguments = {
+        "learning_rate": optax.warmup_cosine_decay_schedule(0.125, 0.5, 8, 40, 0.0625),
+        "momentum": momentum,
+    }
+    ours = peers.follow_ours(make("optax", arguments), problem.starts, problem.gradients)
+    theirs = peers.follow("optax", problem.starts, problem.gradients, **arguments)
+    assert_same(ours, theirs, problem.starts)
+
+
+# The steps of timm, of the slide and of the paper, written out.
+
+Update = Callable[[dict[str, Any], Array, Array, float], Array]
+
+
+def written_out(
+    update: Update, problem: SimpleNamespace, slots: Callable[[dict[str, Any]], dict[str, Array]]
+) -> list[Snapshot]:
+    """Run `update(state, w, g, lr) -> w`; `slots` reads this package's slots from its state."""
+    weights = list(problem.starts)
+    states: list[dict[str, Any]] = [{} for _ in weights]
+    snapshots = []
+    for gradients, rate in zip(problem.gradients, problem.rates, strict=True):
+        weights = [
+            update(state, w, g, rate)
+            for state, w, g in zip(states, weights, gradients, strict=True)
+        ]
+        each = [slots(state) for state in states]
+        snapshots.append(Snapshot(weights, {name: [e[name] for e in each] for name in each[0]}))
+    return snapshots
+
+
+def timm_update(
+    *,
+    alpha: float = 0.9,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    decoupled_decay: bool = False,
+    lr_in_momentum: bool = True,
+) -> Update:
+    """The update of timm's RMSpropTF, in its order and its lerp form."""
+
+    def update(state: dict[str, Any], w: Array, g: Array, lr: float) -> Array:
+        square_avg = state.get("square_avg", np.ones_like(w))
+        grad_avg = state.get("grad_avg", np.zeros_like(w))
+        buffer = state.get("buffer", np.zeros_like(w))
+        if decoupled_decay:
+            w = w * (1.0 - lr * weight_decay)
+        else:
+            g = g + weight_decay * w
+        square_avg = square_avg + (1.0 - alpha) * (g**2 - square_avg)
+        grad_avg = grad_avg + (1.0 - alpha) * (g - grad_avg)
+        average = np.sqrt(square_avg - (grad_avg**2 if centered else 0.0) + eps)
+        buffer = momentum * buffer + (lr if lr_in_momentum else 1.0) * g / average
+        state.update(square_avg=square_avg, grad_avg=grad_avg, buffer=buffer)
+        return w - (1.0 if lr_in_momentum else lr) * buffer
+
+    return update
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        *every(
+            [{"alpha": RHO, "eps": EPSILON}],
+            CENTERED,
+            [*WITH_MOMENTUM, {"momentum": MOMENTUM, "lr_in_momentum": False}],
+            [{}, {"weight_decay": DECAY}, {"weight_decay": DECAY, "decoupled_decay": True}],
+        ),
+    ],
+    ids=str,
+)
+def test_timm_makes_the_steps_of_its_update_written_out(float64, problem, arguments):
+    centered, momentum = arguments.get("centered", False), arguments.get("momentum", 0.0)
+
+    def slots(state: dict[str, Any]) -> dict[str, Array]:
+        s = state["square_avg"] - (state["grad_avg"] ** 2 if centered else 0.0)
+        mean = {"gradient_average": state["grad_avg"]} if centered else {}
+        buffer = {"momentum": state["buffer"]} if momentum else {}
+        return {"square_average": s, **mean, **buffer}
+
+    ours = peers.follow_ours(
+        make("timm", arguments), problem.starts, problem.gradients, problem.rates
+    )
+    assert_same(ours, written_out(timm_update(**arguments), problem, slots), problem.starts)
+
+
+def test_hinton_divides_by_the_root_of_the_mean_square(float64, problem):
+    def update(state: dict[str, Any], w: Array, g: Array, lr: float) -> Array:
+        mean_square = 0.9 * state.get("mean_square", 0.0) + 0.1 * g**2
+        state["mean_square"] = mean_square
+        return w - lr * g / np.sqrt(mean_square)
+
+    ours = peers.follow_ours(make("hinton", {}), problem.starts, problem.gradients, problem.rates)
+    theirs = written_out(update, problem, lambda state: {"square_average": state["mean_square"]})
+    assert_same(ours, theirs, problem.starts)
+
+
+def test_graves_makes_the_steps_of_equations_38_to_45(float64, problem):
+    def update(state: dict[str, Any], w: Array, g: Array, lr: float) -> Array:
+        n = 0.95 * state.get("n", 0.0) + 0.05 * g**2
+        m = 0.95 * state.get("m", 0.0) + 0.05 * g
+        delta = 0.9 * state.get("delta", 0.0) - lr * g / np.sqrt(n - m**2 + 1e-4)
+        state.update(n=n, m=m, delta=delta)
+        return w + delta
+
+    def slots(state: dict[str, Any]) -> dict[str, Array]:
+        return {
+            "square_average": state["n"] - state["m"] ** 2,
+            "gradient_average": state["m"],
+            "momentum": -state["delta"],
+        }
+
+    ours = peers.follow_ours(conventions.graves(), problem.starts, problem.gradients, problem.rates)
+    assert_same(ours, written_out(update, problem, slots), problem.starts)
+
+
+def test_graves_learns_at_the_rate_of_equation_44():
+    assert float(conventions.graves().learning_rate) == np.float32(1e-4)
+
+
+# Arguments.
+
+
+def signature_of(name: str) -> inspect.Signature:
+    """The installed framework's own signature."""
+    match name:
+        case "keras":
+            return inspect.signature(keras.optimizers.RMSprop)
+        case "torch":
+            import torch
+
+            return inspect.signature(torch.optim.RMSprop)
+        case "optax":
+            import optax
+
+            return inspect.signature(optax.rmsprop)
+        case "tf1":
+            import tensorflow as tf
+
+            return inspect.signature(tf.compat.v1.train.RMSPropOptimizer)
+        case "tf_keras_legacy":
+            return inspect.signature(peers._tf_keras().optimizers.legacy.RMSprop)
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_arguments_order_and_defaults_are_those_of_the_framework(name):
+    skip_unless_available(name)
+    # torch's parameters come with `apply`; what **kwargs may hold is another test's matter.
+    theirs = [
+        (p.name, p.default)
+        for p in signature_of(name).parameters.values()
+        if p.name != "params" and p.kind is not p.VAR_KEYWORD
+    ]
+    ours = inspect.signature(getattr(conventions, name)).parameters.values()
+    assert [(p.name, p.default) for p in ours if p.kind is not p.KEYWORD_ONLY] == theirs
+
+
+def test_keyword_arguments_of_tf_keras_are_those_it_allows():
+    skip_unless_available("tf_keras_legacy")
+    parameters = inspect.signature(conventions.tf_keras_legacy).parameters.values()
+    ours = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    with pytest.raises(TypeError, match="Allowed kwargs") as error:
+        peers._tf_keras().optimizers.legacy.RMSprop(nothing=1)
+    assert all(f"'{name}'" in str(error.value) for name in ours)
+    assert str(error.value).split("{")[1].count("'") == 2 * len(ours)
+
+
+def test_arguments_of_timm_are_those_of_its_source():
+    parameters = inspect.signature(conventions.timm).parameters.values()
+    assert [(p.name, p.default) for p in parameters] == [
+        ("lr", 0.01),
+        ("alpha", 0.9),
+        ("eps", 1e-10),
+        ("weight_decay", 0),
+        ("momentum", 0.0),
+        ("centered", False),
+        ("decoupled_decay", False),
+        ("corrected_weight_decay", False),
+        ("lr_in_momentum", True),
+        ("caution", False),
+        ("foreach", None),
+    ]
+
+
+@pytest.mark.parametrize("name", sorted({*conventions.__all__} - {"keras"}))
+def test_every_argument_is_documented_in_its_order(name):
+    function = getattr(conventions, name)
+    documented = inspect.getdoc(function).split("Args:\n")[1].split("\n\n")[0]
+    lines = [line for line in documented.splitlines() if not line.startswith(" " * 8)]
+    assert [line.split(":")[0].strip() for line in lines] == [
+        *inspect.signature(function).parameters
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("timm", {"caution": True}, "`caution` of conventions.timm .* masks"),
+        (
+            "timm",
+            {"decoupled_decay": True, "corrected_weight_decay": True},
+            r"`corrected_weight_decay` .* lr\*\*2",
+        ),
+        (
+            "optax",
+            {"bias_correction": True, "initial_scale": 1.0},
+            r"`initial_scale` .* 1 - decay\*\*t",
+        ),
+        (
+            "tf_keras_legacy",
+            {"clipvalue": 1.0, "clipnorm": 2.0},
+            "`clipnorm` .* one way at a time.*Received clipnorm=2.0, clipvalue=1.0",
+        ),
+        ("tf_keras_legacy", {"clipvalue": 1.0, "global_clipnorm": 2.0}, "`clipvalue` .* one way"),
+        (
+            "tf_keras_legacy",
+            {"learning_rate": lambda: 0.1, "decay": 0.1},
+            "`decay` .* schedule or callable",
+        ),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused_by_name(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, arguments)
+
+
+@pytest.mark.parametrize("decay", [-0.1, float("nan"), float("inf")])
+def test_a_decay_of_the_rate_that_is_no_decay_is_refused(decay):
+    with pytest.raises(ValueError, match="`decay` must be finite and >= 0"):
+        conventions.tf_keras_legacy(decay=decay)
+
+
+def test_a_negative_rate_is_refused_below_a_decay_too():
+    with pytest.raises(ValueError, match="`learning_rate` must be"):
+        conventions.tf_keras_legacy(-0.1, decay=0.1)
+
+
+IGNORED = [
+    ("torch", {"foreach": True}),
+    ("torch", {"capturable": True}),
+    ("torch", {"differentiable": True}),
+    ("tf1", {"use_locking": True}),
+    ("timm", {"foreach": True}),
+    ("optax", {"nesterov": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), IGNORED, ids=str)
+def test_what_does_not_change_the_steps_is_accepted_and_said(caplog, name, arguments):
+    plain = make(name, {}).get_config()
+    (argument,) = arguments
+    with caplog.at_level(logging.INFO, logger="keras_rmsprop"):
+        config = make(name, arguments).get_config()
+    assert {**config, "name": None} == {**plain, "name": None}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"conventions.{name}: `{argument}=True` has no effect: it does not change the steps."
+    ]
+
+
+def test_nothing_is_said_of_arguments_left_alone(caplog):
+    with caplog.at_level(logging.DEBUG, logger="keras_rmsprop"):
+        for name in ("torch", "tf1", "timm", "optax"):
+            make(name, {})
+    assert not caplog.records
+
+
+def test_the_old_name_of_the_learning_rate_overrides_the_new_one():
+    optimizer = conventions.tf_keras_legacy(0.5, lr=0.25)
+    assert float(optimizer.learning_rate) == 0.25
+
+
+def test_the_name_is_passed_on():
+    names = [make(name, {"name": "mine"}).name for name in ("keras", "tf1", "tf_keras_legacy")]
+    assert names == ["mine"] * 3
+
+
+@pytest.mark.parametrize("name", ["keras", "torch", "tf1", "tf_keras_legacy", "timm", "hinton"])
+def test_a_keras_schedule_serves_in_every_convention(name):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    assert float(getattr(conventions, name)(schedule).learning_rate) == 0.5
+
+
+# Functions of the count.
+
+
+@keras.saving.register_keras_serializable(package="tests", name="halving")
+def halving(count: Any) -> Any:
+    return 0.5 * keras.ops.power(0.5, count)
+
+
+def test_a_schedule_of_the_count_survives_serialization(float64, problem):
+    optimizer = make("optax", {"learning_rate": halving, "momentum": MOMENTUM})
+    again = op_by_op(keras.optimizers.deserialize(keras.optimizers.serialize(optimizer)))
+    ours = peers.follow_ours(again, problem.starts, problem.gradients)
+    theirs = peers.follow_ours(optimizer, problem.starts, problem.gradients)
+    assert_same(ours, theirs, problem.starts)
+
+
+@pytest.mark.parametrize("kind", ["lambda", "partial"])
+def test_a_schedule_of_an_unregistered_function_says_how_to_save_it(kind):
+    import functools
+
+    function = functools.partial(halving) if kind == "partial" else lambda _: 0.1
+    optimizer = conventions.optax(function)
+    with pytest.raises(ValueError, match="Register it, before saving and before loading"):
+        keras.optimizers.serialize(optimizer)
+
+
+def test_loading_a_schedule_whose_function_is_unknown_says_so():
+    with pytest.raises(ValueError, match="'mine>lost' is not registered here"):
+        conventions.CountSchedule.from_config({"function": "mine>lost"})
+
+
+def test_a_schedule_must_be_callable():
+    with pytest.raises(ValueError, match="must take a count"):
+        conventions.CountSchedule(0.1)
+
+
+def test_a_keras_schedule_is_not_taken_for_a_function_of_the_count():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    optimizer = conventions.optax(schedule)
+    assert optimizer.get_config()["learning_rate"]["class_name"] == "ExponentialDecay"
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch traces no steps")
+def test_a_schedule_of_the_count_can_be_traced():
+    schedule = conventions.CountSchedule(halving)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        traced = tf.function(schedule)
+        rate = traced(tf.constant(2))
+    else:
+        import jax
+
+        rate = jax.jit(schedule)(2)
+    assert float(rate) == 0.125
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only graphs refuse it")
+def test_a_jax_schedule_in_a_tensorflow_graph_is_refused_with_the_remedies():
+    import optax
+    import tensorflow as tf
+
+    schedule = conventions.CountSchedule(optax.cosine_decay_schedule(0.1, 10))
+    with pytest.raises(TypeError, match=r"Write it with `keras.ops`, or .*run_eagerly=True"):
+        tf.function(schedule)(tf.constant(2))
+
+
+# What a framework does that is refused on purpose.
+
+
+def steady(steps: int) -> tuple[list[Array], list[list[Array]]]:
+    """64 float32 weights under a gradient near 1 that wavers by 1e-4 of itself."""
+    rng = np.random.default_rng(0)
+    level = rng.uniform(1.0, 2.0, 64)
+    gradients = [level * (1.0 + 1e-4 * rng.normal(size=64)) for _ in range(steps)]
+    return [np.zeros(64, "float32")], [[g.astype("float32")] for g in gradients]
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_steady_gradient_makes_the_centered_framework_nan_and_leaves_us_finite(name):
+    skip_unless_available(name)
+    # Without an epsilon that covers for the rounding; torch and optax take it by default.
+    arguments = {"torch": {"alpha": 0.9}, "tf_keras_legacy": {"epsilon": 1e-8}}.get(name, {})
+    arguments = {**arguments, "centered": True}
+    starts, gradients = steady(200)
+    rates = [1e-3] * len(gradients)
+    with np.errstate(invalid="ignore", over="ignore"):
+        theirs = peers.follow(name, starts, gradients, rates, **arguments)
+    ours = peers.follow_ours(make(name, arguments), starts, gradients, rates)
+    assert not np.all(np.isfinite(theirs[-1].weights[0]))
+    assert np.all(np.isfinite(ours[-1].weights[0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*makes the first variance exactly")
+def test_optax_corrected_and_centered_starts_from_rounding_and_we_from_zero(rng):
+    skip_unless_available("optax")
+    gradient = rng.normal(size=256).astype("float32")
+    arguments = {"centered": True, "bias_correction": True, "eps": 1e-6}
+    start, rate = np.zeros(256, "float32"), 1e-3
+    (theirs,) = peers.follow("optax", [start], [[gradient]], [rate], **arguments)
+    (ours,) = peers.follow_ours(make("optax", arguments), [start], [[gradient]], [rate])
+    exact = -rate * gradient.astype("float64") / 1e-3
+    np.testing.assert_allclose(ours.weights[0], exact, rtol=1e-6)
+    assert not np.allclose(theirs.weights[0], exact, rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has rows")
+def test_keras_squares_repeated_rows_before_it_sums_them_and_we_after():
+    import tensorflow as tf
+
+    def first_step(optimizer: Any, gradient: Any) -> Array:
+        table = keras.Variable(np.zeros((3, 2), "float32"))
+        optimizer.apply([gradient], [table])
+        return table.numpy()
+
+    rows = tf.IndexedSlices(tf.ones((4, 2)), tf.constant([1, 1, 1, 1]), tf.constant([3, 2]))
+    summed = tf.convert_to_tensor(np.array([[0, 0], [4, 4], [0, 0]], "float32"))
+    right = first_step(keras.optimizers.RMSprop(0.1), summed)
+    np.testing.assert_allclose(first_step(conventions.keras(0.1), rows), right, rtol=1e-6)
+    # A row seen four times moves sqrt(4) times too far.
+    np.testing.assert_allclose(
+        first_step(keras.optimizers.RMSprop(0.1), rows), 2.0 * right, rtol=1e-6
+    )
