@@ -1,7 +1,8 @@
 """RMSprop, the optimizer a user constructs."""
 
+import itertools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -10,6 +11,7 @@ from keras import backend, ops
 
 from keras_rmsprop import _describe, _rule, _step, _validation
 from keras_rmsprop._execution import engine
+from keras_rmsprop._roster import Roster
 from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
 
 LearningRate = (
@@ -24,12 +26,14 @@ KERAS_PRIVATE_NAMES = {
     "_filter_empty_gradients": "drops missing gradients with Keras's own warning",
     "_get_variable_index": "the position of a variable among the built ones",
     "_iterations": "calls of `apply`, not divided by the accumulation steps",
+    "_direct_assign": "of a variable: assigns without asking for the scope it is in",
     "_learning_rate": "the rate as given: a variable, a schedule or a callable",
     "_model_variables_moving_average": "the averages that `build` creates for `use_ema`",
     "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
     "_overwrite_variables_directly_with_gradients": "float8 scales, which come as gradients",
     "_trainable_variables": "the variables the optimizer was built with",
     "_use_weight_decay": "whether a variable was excluded from weight decay",
+    "_value": "of a variable: its tensor, without asking for the scope it is in",
 }
 
 
@@ -172,6 +176,7 @@ class RMSprop(keras.optimizers.Optimizer):
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
         self._skipped_steps: keras.Variable | None = None
+        self._roster = Roster([])
         for key, value in settings.items():
             setattr(self, key, value)
         if settings["centered"] and settings["bias_correction"]:
@@ -202,6 +207,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self._skipped_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
+        self._roster = Roster(self._gathered_parameters())
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Advance one variable and its slots by one step.
@@ -214,8 +220,7 @@ class RMSprop(keras.optimizers.Optimizer):
             variable: one of the built variables.
             learning_rate: the rate of this step, a float or a scalar tensor.
         """
-        index = self._get_variable_index(variable)
-        owners = self._parameters[index]._replace(accumulator=None, average=None)
+        owners = self._parameters[self._position(variable)]._replace(accumulator=None, average=None)
         before = Parameter(*(None if owner is None else engine.read(owner) for owner in owners))
         step = _rule.step_coefficients(
             self._form(),
@@ -249,15 +254,19 @@ class RMSprop(keras.optimizers.Optimizer):
         gradients = list(grads)
         if not gradients:
             return
-        variables = self._variables_of(gradients, trainable_variables)
-        gradients, variables = self._filter_empty_gradients(gradients, variables)
-        self._check_shapes(gradients, variables)
-        gradients, variables = self._overwrite_variables_directly_with_gradients(
-            gradients, variables
-        )
-        aligned: list[Tensor | None] = [None] * len(self._trainable_variables)
-        for gradient, variable in zip(gradients, variables, strict=True):
-            aligned[self._get_variable_index(variable)] = engine.dense(gradient, variable)
+        positions = self._positions_of(gradients, trainable_variables)
+        aligned: list[Tensor | None] = [None] * len(self._parameters)
+        for gradient, position in zip(gradients, positions, strict=True):
+            aligned[position] = gradient
+        variables = self._trainable_variables
+        if any(gradient is None for gradient in gradients):
+            # Warns of the variables without a gradient, in Keras's own words.
+            self._filter_empty_gradients(gradients, [variables[i] for i in positions])
+        if any(getattr(variable, "overwrite_with_gradient", False) for variable in variables):
+            self._overwrite_with_gradients(aligned)
+        for i, gradient in enumerate(aligned):
+            if gradient is not None:
+                aligned[i] = engine.dense(gradient, variables[i])
         engine.run(self, aligned)
 
     def get_config(self) -> dict[str, Any]:
@@ -288,8 +297,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 "The effective learning rate needs the running averages, which do not exist "
                 "before the optimizer is built. Make a step, or call `optimizer.build(variables)`."
             )
-        self._check_variables_are_known([variable])
-        owner = self._square_averages[self._get_variable_index(variable)]
+        owner = self._square_averages[self._position(variable)]
         square_average = engine.read(owner)
         dtype = _step.dtype_of(square_average)
         rate = _rule.number_in(self._current_learning_rate(), dtype)
@@ -364,22 +372,29 @@ class RMSprop(keras.optimizers.Optimizer):
     # What follows serves the methods above and the engines.
 
     @property
-    def _parameters(self) -> list[Parameter]:
+    def _parameters(self) -> tuple[Parameter, ...]:
         """The built variables with the variables that hold their slots."""
-        count = len(self._trainable_variables)
-        absent = [None] * count
-        return [
-            Parameter(*owners)
-            for owners in zip(
-                self._trainable_variables,
-                self._square_averages,
-                self._gradient_averages or absent,
-                self._momentums or absent,
-                self._accumulated_gradients if self.gradient_accumulation_steps else absent,
-                self._model_variables_moving_average if self.use_ema else absent,
-                strict=True,
-            )
-        ]
+        return self._roster.parameters
+
+    def _gathered_parameters(self) -> Iterator[Parameter]:
+        absent = [None] * len(self._trainable_variables)
+        columns = (
+            self._trainable_variables,
+            self._square_averages,
+            self._gradient_averages or absent,
+            self._momentums or absent,
+            self._accumulated_gradients if self.gradient_accumulation_steps else absent,
+            self._model_variables_moving_average if self.use_ema else absent,
+        )
+        return itertools.starmap(Parameter, zip(*columns, strict=True))
+
+    def _position(self, variable: Any) -> int:
+        """The position of a variable among the built ones."""
+        position = self._roster.position(variable)
+        if position is None:
+            self._check_variables_are_known([variable])
+            position = self._get_variable_index(variable)
+        return position
 
     @property
     def _counters(self) -> _step.Counters:
@@ -451,10 +466,13 @@ class RMSprop(keras.optimizers.Optimizer):
 
         return update
 
-    def _variables_of(
+    def _positions_of(
         self, gradients: Sequence[Tensor | None], variables: Iterable[keras.Variable] | None
-    ) -> list[keras.Variable]:
-        """The variables that `gradients` belong to, after building the optimizer if need be."""
+    ) -> list[int]:
+        """The positions of the variables that `gradients` belong to, all of it checked.
+
+        Builds the optimizer if need be, once nothing can be refused any more.
+        """
         if variables is None:
             if not self.built:
                 raise ValueError(
@@ -469,28 +487,42 @@ class RMSprop(keras.optimizers.Optimizer):
                 f"`apply` needs one gradient (or None) for each variable, received "
                 f"{len(gradients)} gradients for {len(chosen)} variables."
             )
-        keys = [self._var_key(variable) for variable in chosen]
+        if all(gradient is None for gradient in gradients):
+            raise ValueError("No gradients provided for any variable.")
+        if self.built:
+            keys = [self._position(variable) for variable in chosen]
+            shapes = [self._roster.shapes[position] for position in keys]
+        else:
+            keys = [self._var_key(variable) for variable in chosen]
+            shapes = [tuple(variable.shape) for variable in chosen]
         if len(set(keys)) != len(keys):
             twice = next(v for v, key in zip(chosen, keys, strict=True) if keys.count(key) > 1)
             raise ValueError(
                 f"The variable {_name(twice)!r} occurs more than once in one call of `apply`. "
                 "Add its gradients up and pass it once."
             )
-        if all(gradient is None for gradient in gradients):
-            raise ValueError("No gradients provided for any variable.")
-        if not self.built:
-            with keras.name_scope(self.name, caller=self):
-                self.build(chosen)
-        self._check_variables_are_known(chosen)
-        return chosen
-
-    def _check_shapes(self, gradients: Sequence[Tensor], variables: Sequence[Any]) -> None:
-        for gradient, variable in zip(gradients, variables, strict=True):
-            if tuple(gradient.shape) != tuple(variable.shape):
+        for gradient, variable, shape in zip(gradients, chosen, shapes, strict=True):
+            if gradient is not None and (received := engine.shape_of(gradient)) != shape:
                 raise ValueError(
-                    f"The gradient of {_name(variable)!r} has shape {tuple(gradient.shape)}, but "
-                    f"the variable has shape {tuple(variable.shape)}."
+                    f"The gradient of {_name(variable)!r} has shape {received}, but the variable "
+                    f"has shape {shape}."
                 )
+        if self.built:
+            return keys
+        with keras.name_scope(self.name, caller=self):
+            self.build(chosen)
+        return list(range(len(chosen)))
+
+    def _overwrite_with_gradients(self, aligned: list[Tensor | None]) -> None:
+        """Give variables such as float8 scales their gradient as value, and take it away."""
+        gradients = [g for g in aligned if g is not None]
+        variables = [
+            v for v, g in zip(self._trainable_variables, aligned, strict=True) if g is not None
+        ]
+        _, others = self._overwrite_variables_directly_with_gradients(gradients, variables)
+        left = {self._position(variable) for variable in others}
+        for i in set(range(len(aligned))) - left:
+            aligned[i] = None
 
     def _check_assignment(self, name: str, value: Any) -> None:
         """Refuse a change that contradicts the other settings or the slots there are."""
@@ -511,7 +543,7 @@ class RMSprop(keras.optimizers.Optimizer):
         Keras would assign the average's own array, which its JAX trainer then donates twice.
         """
         for variable in trainable_variables:
-            average = self._model_variables_moving_average[self._get_variable_index(variable)]
+            average = self._model_variables_moving_average[self._position(variable)]
             if average is not None:
                 value = ops.cast(engine.copy(engine.read(average)), variable.dtype)
                 engine.write([(variable, value)])

@@ -6,6 +6,9 @@ interface; only the active backend's is imported:
     run(optimizer, gradients)        make one step; `gradients` has one entry per built variable
     read(variable)                   the variable's current value as a tensor
     write(pairs)                     assign each (variable, value)
+    copy(value)                      a value that may be given to a second variable
+    shape_of(gradient)               the shape of a gradient, dense or sparse
+    dense(gradient, variable)        the gradient as one value per weight
 """
 
 import keras

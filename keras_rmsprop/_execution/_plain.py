@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import keras
+
 # Keras has no public way to ask for the scope; tests/test_optimizer.py checks that it exists.
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
@@ -27,14 +29,19 @@ FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 def run_plainly(
     optimizer: "RMSprop",
+    plan: _step.Plan,
     gradients: Sequence[Tensor | None],
+    rate: Any,
     read: Callable[[Any], Tensor],
 ) -> list[tuple[Any, Tensor]]:
     """Run one step and return the (variable, value) pairs to be written.
 
     Args:
         optimizer: a built optimizer.
+        plan: what its step does.
         gradients: for each built variable a dense gradient or None.
+        rate: its `learning_rate`, asked for once in a step, because a callable may give a new
+            one each time.
         read: gives a variable's current value.
     """
     variables = optimizer._parameters
@@ -44,10 +51,10 @@ def run_plainly(
     ]
     counters = read_counters(optimizer, read)
     after, counted = _step.step(
-        optimizer._plan(),
+        plan,
         optimizer._numbers(),
         counters,
-        optimizer._current_learning_rate(),
+        read(rate) if isinstance(rate, keras.Variable) else rate,
         before,
         gradients,
         optimizer._update_hook(),
@@ -74,12 +81,12 @@ def changes(
     ]
 
 
-def is_compilable(optimizer: "RMSprop") -> bool:
+def is_compilable(optimizer: "RMSprop", plan: _step.Plan) -> bool:
     """Whether the step consists of nothing but this package's and Keras's own code.
 
     An `update_step` or a constraint of a user's may do anything, such as print or count.
     """
-    if optimizer._update_hook() is not None:
-        return False
-    constraints = (getattr(v, "constraint", None) for v in optimizer._trainable_variables)
-    return all(c is None or type(c).__module__.startswith("keras.src.") for c in constraints)
+    return optimizer._update_hook() is None and all(
+        constraint is None or type(constraint).__module__.startswith("keras.src.")
+        for constraint in plan.constraints
+    )

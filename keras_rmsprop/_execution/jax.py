@@ -29,10 +29,11 @@ _log = logging.getLogger(__name__)
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
-    if _runs_compiled(optimizer, gradients):
-        _run_compiled(optimizer, gradients)
-    else:
-        write(run_plainly(optimizer, gradients, read))
+    plan, rate = optimizer._plan(), optimizer.learning_rate
+    if not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
+        optimizer, plan, gradients, rate
+    ):
+        write(run_plainly(optimizer, plan, gradients, rate, read))
 
 
 def read(variable: keras.Variable) -> jax.Array:
@@ -49,6 +50,11 @@ def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
 def copy(value: jax.Array) -> jax.Array:
     """Return an array of its own, so that donating one buffer does not take the other."""
     return value.copy()
+
+
+def shape_of(gradient: jax.Array) -> tuple[int, ...]:
+    """Return the gradient's shape."""
+    return gradient.shape
 
 
 def dense(gradient: Any, _: keras.Variable) -> jax.Array:
@@ -71,14 +77,14 @@ class _Slots(NamedTuple):
 _last_calls: "weakref.WeakKeyDictionary[RMSprop, jax.Array]" = weakref.WeakKeyDictionary()
 
 
-def _runs_compiled(optimizer: "RMSprop", gradients: Gradients) -> bool:
+def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> bool:
     """Whether this step is to run as one compiled call.
 
     It depends on the configuration and the saved state only, never on what the process did
     before: otherwise a resumed run would round differently from one that was not stopped.
     """
     mode = optimizer.jit_compile
-    if mode is False or in_stateless_scope() or not is_compilable(optimizer):
+    if mode is False or in_stateless_scope() or not is_compilable(optimizer, plan):
         return False
     if jax.config.jax_disable_jit or keras.distribution.distribution() is not None:
         return False
@@ -91,12 +97,16 @@ def _runs_compiled(optimizer: "RMSprop", gradients: Gradients) -> bool:
     return int(optimizer.iterations) > 0
 
 
-def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> None:
+def _run_compiled(
+    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
+) -> bool:
+    """Make the step as one compiled call; return False, nothing done, if there is no way."""
     owners = optimizer._parameters
-    weights = [read(parameter.weight) for parameter in owners]
-    slots = [_Slots(*(v if v is None else read(v) for v in parameter[1:])) for parameter in owners]
+    weights = [parameter.weight._value for parameter in owners]
+    slots = [
+        _Slots(*(None if v is None else v._value for v in parameter[1:])) for parameter in owners
+    ]
     step = _step_in_place if _are_unshared(slots) else _step_to_new_arrays
-    plan = optimizer._plan()
     try:
         slots, weights, counters = step(
             plan,
@@ -105,7 +115,7 @@ def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> None:
             weights,
             gradients,
             read_counters(optimizer, read),
-            _as_array(optimizer._current_learning_rate()),
+            _as_array(read(rate) if isinstance(rate, keras.Variable) else rate),
             np.array(jax.tree.leaves(optimizer._numbers()), _wide()),
         )
     except ValueError as error:
@@ -113,13 +123,15 @@ def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> None:
         if optimizer.jit_compile is True:
             raise
         _log.debug("%s runs op by op: %s", optimizer.name, error)
-        write(run_plainly(optimizer, gradients, read))
-        return
+        return False
     for parameter, weight, values in zip(owners, weights, slots, strict=True):
-        parameter.weight.assign(weight)
-        write((v, x) for v, x in zip(parameter[1:], values, strict=True) if v is not None)
+        parameter.weight._direct_assign(weight)
+        for owner, value in zip(parameter[1:], values, strict=True):
+            if owner is not None:
+                owner._direct_assign(value)
     write((v, x) for v, x in zip(optimizer._counters, counters, strict=True) if v is not None)
     _last_calls[optimizer] = read(optimizer._iterations)
+    return True
 
 
 def _whole_step(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Gradients = Sequence[tf.Tensor | None]
 
+_EagerTensor = type(tf.constant(0.0))
+
 _log = logging.getLogger(__name__)
 
 # The compiled steps of each optimizer. They live here and not in an attribute, because
@@ -50,10 +52,13 @@ _NOT_COMPILABLE = (
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
+    plan, rate = optimizer._plan(), optimizer.learning_rate
     if tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None:
-        _run_in_replica(optimizer, gradients)
-    elif not _runs_compiled(optimizer) or not _run_compiled(optimizer, gradients):
-        write(run_plainly(optimizer, gradients, read))
+        _run_in_replica(optimizer, plan, gradients, rate)
+    elif not _runs_compiled(optimizer, plan) or not _run_compiled(
+        optimizer, plan, gradients, rate
+    ):
+        write(run_plainly(optimizer, plan, gradients, rate, read))
 
 
 def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
@@ -70,6 +75,13 @@ def write(pairs: Sequence[tuple[Any, tf.Tensor]]) -> None:
 def copy(value: tf.Tensor) -> tf.Tensor:
     """Return the value; TensorFlow's tensors cannot change."""
     return value
+
+
+def shape_of(gradient: Any) -> tuple[int | None, ...]:
+    """Return the gradient's shape; of an eager tensor without TensorShape's detour."""
+    if isinstance(gradient, _EagerTensor):
+        return gradient._shape_tuple()
+    return tuple(gradient.shape)
 
 
 def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
@@ -89,14 +101,14 @@ class _Key(NamedTuple):
     rate_dtype: tf.DType | None
 
 
-def _runs_compiled(optimizer: "RMSprop") -> bool:
+def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan) -> bool:
     """Whether this step is to run as one compiled call.
 
     It depends on the configuration and the saved state only, never on what the process did
     before: otherwise a resumed run would round differently from one that was not stopped.
     """
     mode = optimizer.jit_compile
-    if mode is False or in_stateless_scope() or not is_compilable(optimizer):
+    if mode is False or in_stateless_scope() or not is_compilable(optimizer, plan):
         return False
     if tf.config.functions_run_eagerly() or is_op_determinism_enabled():
         return False
@@ -108,11 +120,15 @@ def _runs_compiled(optimizer: "RMSprop") -> bool:
     return not control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
-def _run_compiled(optimizer: "RMSprop", gradients: Gradients) -> bool:
+def _run_compiled(
+    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
+) -> bool:
     """Make the step as one compiled call; return False, nothing done, if there is no way."""
-    rate = optimizer.learning_rate
-    rate = None if rate is optimizer._learning_rate else tf.convert_to_tensor(rate)
-    plan = optimizer._plan()
+    if rate is optimizer._learning_rate:
+        rate = None
+    else:
+        # By itself a Python float would become a float32 tensor.
+        rate = tf.convert_to_tensor(rate, tf.float64 if isinstance(rate, float) else None)
     key = _Key(
         plan,
         tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
@@ -218,7 +234,13 @@ def _check_placement(optimizer: "RMSprop") -> None:
     dtypes = {_step.dtype_of(v) for v in owners}
     if not dtypes <= FLOATING:
         raise tf.errors.UnimplementedError(None, None, f"dtypes {sorted(dtypes - FLOATING)}")
-    devices = {_tf_variable(v).device for v in owners}
+    owners += [v for v in optimizer._counters if v is not None]
+    if isinstance(optimizer._learning_rate, keras.Variable):
+        owners.append(optimizer._learning_rate)
+    variables = [_tf_variable(v) for v in owners]
+    if any(isinstance(v, tf.distribute.DistributedValues) for v in variables):
+        raise tf.errors.UnimplementedError(None, None, "variables of a distribution strategy")
+    devices = {v.device for v in variables}
     if len(devices) > 1:
         raise tf.errors.UnimplementedError(None, None, f"several devices: {sorted(devices)}")
     if not _has_xla(devices.pop()):
@@ -236,7 +258,9 @@ def _has_xla(device: str) -> bool:
     return True
 
 
-def _run_in_replica(optimizer: "RMSprop", gradients: Gradients) -> None:
+def _run_in_replica(
+    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
+) -> None:
     """Make one step in a replica of a distribution strategy.
 
     Every replica sums the gradients of all, computes the same results from its own copies, and
@@ -246,7 +270,7 @@ def _run_in_replica(optimizer: "RMSprop", gradients: Gradients) -> None:
     present = [g for g in gradients if g is not None]
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     summed = [None if g is None else next(sums) for g in gradients]
-    pairs = run_plainly(optimizer, summed, read)
+    pairs = run_plainly(optimizer, plan, summed, rate, read)
     variables = [_tf_variable(variable) for variable, _ in pairs]
 
     def assign_copies(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:

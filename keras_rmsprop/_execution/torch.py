@@ -25,13 +25,15 @@ BLOCK = 2**16
 @torch.no_grad()
 def run(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
     """Make one step."""
+    plan = optimizer._plan()
     if optimizer._update_hook() is not None:
         # A subclass's `update_step` changes the memory that a plain read would give out.
-        write(run_plainly(optimizer, gradients, lambda variable: read(variable).clone()))
+        rate = optimizer.learning_rate
+        write(run_plainly(optimizer, plan, gradients, rate, lambda v: read(v).clone()))
     elif optimizer.jit_compile is False or in_stateless_scope():
-        write(run_plainly(optimizer, gradients, read))
+        write(run_plainly(optimizer, plan, gradients, optimizer.learning_rate, read))
     else:
-        _run_in_place(optimizer, gradients)
+        _run_in_place(optimizer, plan, gradients)
 
 
 def read(variable: keras.Variable) -> torch.Tensor:
@@ -48,6 +50,11 @@ def write(pairs: Iterable[tuple[Any, torch.Tensor]]) -> None:
 def copy(value: torch.Tensor) -> torch.Tensor:
     """Return the value; assigning it copies it into the variable's own memory."""
     return value
+
+
+def shape_of(gradient: torch.Tensor) -> tuple[int, ...]:
+    """Return the gradient's shape."""
+    return tuple(gradient.shape)
 
 
 def dense(gradient: Any, _: keras.Variable) -> torch.Tensor:
@@ -68,19 +75,23 @@ class _Known(NamedTuple):
 _known: "weakref.WeakKeyDictionary[RMSprop, dict[str, _Known]]" = weakref.WeakKeyDictionary()
 
 
-def _run_in_place(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
+def _run_in_place(
+    optimizer: "RMSprop", plan: _step.Plan, gradients: Sequence[torch.Tensor | None]
+) -> None:
     """Make one step in the variables' own memory; the stages are those of `_step.step`."""
-    plan, numbers = optimizer._plan(), optimizer._numbers()
+    numbers = optimizer._numbers()
     counter = read(optimizer._iterations)
     calls = int(_value_of(optimizer, "calls", counter))
     done = calls // plan.accumulation_steps
     parameters = [
-        Parameter(*(None if owner is None else read(owner) for owner in owners))
+        Parameter(*(None if owner is None else owner._value for owner in owners))
         for owners in optimizer._parameters
     ]
     present = [i for i, g in enumerate(gradients) if g is not None]
     batch = _unscaled(plan, numbers, [gradients[i] for i in present])
 
+    # Every call asks for the rate, also one that makes no step: a callable may count.
+    rate = _learning_rate(optimizer, calls)
     if plan.skip_nonfinite and not bool(_step.all_finite(batch)):
         read(optimizer._skipped_steps).add_(1)
         return
@@ -88,7 +99,6 @@ def _run_in_place(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]
     if plan.accumulation_steps > 1:
         batch = _accumulated(plan, [parameters[i] for i in present], batch)
     if completes:
-        rate = _learning_rate(optimizer, calls)
         step = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
         batch = _clipped(plan, numbers, batch)
         for block in _blocks(plan, parameters, present, batch):
