@@ -23,10 +23,10 @@ LearningRate = (
 KERAS_PRIVATE_NAMES = {
     "_accumulated_gradients": "the accumulators that `build` creates",
     "_check_variables_are_known": "refuses variables the optimizer was not built with",
+    "_direct_assign": "of a variable: assigns without asking for the scope it is in",
     "_filter_empty_gradients": "drops missing gradients with Keras's own warning",
     "_get_variable_index": "the position of a variable among the built ones",
     "_iterations": "calls of `apply`, not divided by the accumulation steps",
-    "_direct_assign": "of a variable: assigns without asking for the scope it is in",
     "_learning_rate": "the rate as given: a variable, a schedule or a callable",
     "_model_variables_moving_average": "the averages that `build` creates for `use_ema`",
     "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
@@ -34,6 +34,7 @@ KERAS_PRIVATE_NAMES = {
     "_trainable_variables": "the variables the optimizer was built with",
     "_use_weight_decay": "whether a variable was excluded from weight decay",
     "_value": "of a variable: its tensor, without asking for the scope it is in",
+    "_var_key": "what identifies a variable, a raw one of the backend's too",
 }
 
 
