@@ -6,11 +6,9 @@ Everything counts that a program would meet: tracing, compiling, waking the comp
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 from typing import TypedDict
 
 FIRST_CALLS = 5
@@ -55,40 +53,23 @@ def measure(backend: str, mode: str, case: str, contender: str) -> Report:
     from benchmarks.problems import CASES, Problem
 
     module = contenders.on(backend)
-    floor = _forget_peak()
+    module.forget_peak()
+    floor = module.peak()
     problem = Problem(CASES[case])
     made = module.builders(mode, problem)[contender]()
     problem.forget()
-    _forget_peak()
+    module.forget_peak()
     first_calls = [seconds_per_step(made, 1) for _ in range(FIRST_CALLS)]
-    peak_first = _peak()
-    _forget_peak()
+    peak_first = module.peak()
+    module.forget_peak()
     steady = statistics.median(seconds_per_step(made, 1) for _ in range(3 * FIRST_CALLS))
     return Report(
         first_calls=first_calls,
         steady=steady,
         peak_first=peak_first - floor,
-        peak_steady=_peak() - floor,
+        peak_steady=module.peak() - floor,
         parameters=problem.parameters,
     )
-
-
-def _forget_peak() -> int:
-    """Start a new peak where the system can (Linux); return the bytes in use."""
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return 1024 * int(line.split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """How much memory do the slots and the temporaries of a step take?
 
 For one 4096 x 4096 tensor, in units of its size, above what the imported framework uses. The
-weight, its gradient and the square average make 3, the least there can be. It is the host's
-memory that is read: where the contenders run on an accelerator, the rows are left out.
+weight, its gradient and the square average make 3, the least there can be. On TensorFlow its
+allocator is asked, elsewhere the system. It is the host's memory: where the contenders run on
+an accelerator, the rows are left out.
 """
 
 import functools

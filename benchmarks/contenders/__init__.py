@@ -5,6 +5,7 @@ Each backend's module has
     MODES                     how a step can be run there: "eager", "graph", "xla", "jit"
     builders(mode, problem)   for each contender's name a function that makes it
     device()                  the device that the contenders run on, in words
+    forget_peak(), peak()     the bytes taken on the host at most, since they were last forgotten
 """
 
 import importlib
@@ -35,6 +36,12 @@ class Backend(Protocol):
 
     def device(self) -> str:
         """Name the device that the contenders run on."""
+
+    def forget_peak(self) -> None:
+        """Start a new peak at the bytes in use now."""
+
+    def peak(self) -> int:
+        """Return the most bytes that were in use on the host."""
 
 
 def on(backend: str) -> Backend:

@@ -25,6 +25,19 @@ def device() -> str:
     return "cpu"
 
 
+def forget_peak() -> None:
+    """Start a new peak at the bytes in use now."""
+    tf.config.experimental.reset_memory_stats("CPU:0")
+
+
+def peak() -> int:
+    """Return the most bytes that were in use.
+
+    TensorFlow's allocator knows; it keeps what was freed, so the system does not.
+    """
+    return int(tf.config.experimental.get_memory_info("CPU:0")["peak"])
+
+
 def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that makes it."""
 

@@ -10,6 +10,9 @@ from benchmarks import limit
 from benchmarks.contenders import Builders, _keras
 from benchmarks.measure import Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
+from benchmarks.resident import forget_peak, peak
+
+__all__ = ["MODES", "builders", "device", "forget_peak", "peak"]
 
 MODES = ("eager",)
 
