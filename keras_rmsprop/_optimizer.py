@@ -2,19 +2,20 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _describe, _rule, _step, _validation
+from keras_rmsprop import _describe, _rule, _state, _step, _validation
 from keras_rmsprop._execution import engine
 from keras_rmsprop._roster import Roster
 from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
 
-LearningRate = (
+LearningRate: TypeAlias = (
     float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float | Tensor]
 )
 
@@ -178,6 +179,9 @@ class RMSprop(keras.optimizers.Optimizer):
         )
         self._skipped_steps: keras.Variable | None = None
         self._roster = Roster([])
+        # Arrays of a file that was loaded before `build`, which needs them.
+        self._pending_arrays: Mapping[str, Any] | None = None
+        self._load_report: _state.LoadReport | None = None
         for key, value in settings.items():
             setattr(self, key, value)
         if settings["centered"] and settings["bias_correction"]:
@@ -209,6 +213,9 @@ class RMSprop(keras.optimizers.Optimizer):
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
         self._roster = Roster(self._gathered_parameters())
+        if self._pending_arrays is not None:
+            pending, self._pending_arrays = self._pending_arrays, None
+            self._load(_state.read_state(pending, self))
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Advance one variable and its slots by one step.
@@ -283,6 +290,59 @@ class RMSprop(keras.optimizers.Optimizer):
     ) -> "RMSprop":
         """Make an optimizer from `get_config` of this class or of `keras.optimizers.RMSprop`."""
         return super().from_config(dict(config), custom_objects)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Put the state into the store of a Keras file (Keras's hook)."""
+        _state.write_state(_state.state_of(self), store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Take the state from the store of a Keras file (Keras's hook).
+
+        It is paired with the variables by position and by kind of slot, and planned whole
+        before anything is assigned. Files of `keras.optimizers.RMSprop` are taken as well, their
+        averages converted. Before the optimizer is built the state is kept until it is.
+
+        Raises:
+            ValueError: if a slot's shape is not its variable's; the optimizer is as it was.
+        """
+        arrays = {str(key): np.array(store[key]) for key in store.keys()}  # noqa: SIM118
+        if self.built:
+            self._load(_state.read_state(arrays, self))
+        else:
+            self._pending_arrays = MappingProxyType(arrays)
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the state as NumPy arrays by name.
+
+        The names are `iteration`, `learning_rate` unless it is a schedule or callable,
+        `skipped_steps` with `skip_nonfinite`, and `<variable's path>/<kind>` for each slot, where
+        kind is `square_average`, `gradient_average`, `momentum`, `accumulator` or `average`.
+        """
+        return _state.to_dict(_state.state_of(self))
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Take the state from arrays by name, as `state_dict` gives them.
+
+        Args:
+            state: arrays by name.
+            strict: whether every name must match. If False, what matches is restored, what is
+                missing starts afresh, and `load_report` says which is which.
+
+        Raises:
+            ValueError: if the optimizer is not built, names do not match while `strict`, or a
+                shape is not its variable's; the optimizer is as it was.
+        """
+        if not self.built:
+            raise ValueError(
+                "`load_state_dict` matches state with variables by name, so the optimizer must "
+                "be built first. Call `optimizer.build(variables)`."
+            )
+        self._load(_state.from_dict(state, self, strict))
+
+    @property
+    def load_report(self) -> _state.LoadReport | None:
+        """What the last load restored, started afresh and dropped; None before any."""
+        return self._load_report
 
     def effective_learning_rate(self, variable: Any) -> Tensor:
         """Return learning_rate / r_t: how far one unit of gradient moves each weight now.
@@ -401,6 +461,21 @@ class RMSprop(keras.optimizers.Optimizer):
     def _counters(self) -> _step.Counters:
         """The variables that count the steps."""
         return _step.Counters(self._iterations, self._skipped_steps)
+
+    @property
+    def _rate_variable(self) -> keras.Variable | None:
+        """The variable that holds the learning rate, None for a schedule or callable."""
+        rate = self._learning_rate
+        return rate if isinstance(rate, keras.Variable) else None
+
+    def _load(self, state: _state.State) -> None:
+        plan = _state.plan_load(self, state)
+        for variable, value in plan.assignments:
+            variable.assign(value)
+        self._load_report = plan.report
+        words = _state.message(plan.report)
+        if words is not None:
+            warnings.warn(words, stacklevel=3)
 
     def _form(self) -> Form:
         return Form(

@@ -1,0 +1,385 @@
+"""The optimizer's state as plain arrays: what is saved, and what becomes of it on loading?
+
+A state is loaded in three moves, so that nothing is lost on the way: it is read into a `State`,
+whatever its source; `plan_load` decides what every variable of the optimizer shall hold, or
+refuses; only then is anything assigned.
+
+State follows the weights. It is paired by the variable's position, as Keras pairs weights, and
+by the kind of slot; the variables' names only tell when the order has changed. What the
+optimizer has and the state does not starts afresh; what the state has and the optimizer does
+not is dropped; both are said.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_rmsprop._rule import Parameter
+
+if TYPE_CHECKING:
+    from keras_rmsprop._optimizer import RMSprop
+
+Array = NDArray[Any]
+
+# The kinds of slots, by the names under which they are saved.
+KINDS = Parameter._fields[1:]
+
+# How this version writes its files; a reader refuses a later one.
+FORMAT = 1
+
+
+class LoadReport(NamedTuple):
+    """What became of a loaded state, by the names that `state_dict` gives."""
+
+    # Variables that now hold what the state held, converted where its convention differs.
+    restored: tuple[str, ...]
+    # Variables that the state did not have, and that start afresh.
+    initialized: tuple[str, ...]
+    # Entries of the state that the optimizer has no use for.
+    dropped: tuple[str, ...]
+
+
+class State(NamedTuple):
+    """An optimizer's state, with what is needed to read it in another configuration."""
+
+    # Calls of `apply`, and how many of them make a step.
+    calls: int
+    accumulation_steps: int
+    learning_rate: float | None
+    skipped_steps: int | None
+    # Whether square averages are about the mean, and what momentum buffers hold.
+    centered: bool
+    lr_in_momentum: bool
+    # The variables' names in their order; None in files of Keras's own class.
+    names: tuple[str, ...] | None
+    # For each variable its slots, by kind.
+    slots: tuple[dict[str, Array], ...]
+
+
+class Plan(NamedTuple):
+    """What a load is going to assign, and the report of it."""
+
+    assignments: list[tuple[Any, Any]]
+    report: LoadReport
+
+
+def state_of(optimizer: "RMSprop") -> State:
+    """Read a built optimizer's state."""
+    counters = optimizer._counters
+    rate = optimizer._rate_variable
+    return State(
+        calls=int(_array(counters.calls)),
+        accumulation_steps=optimizer.gradient_accumulation_steps or 1,
+        learning_rate=None if rate is None else float(_array(rate)),
+        skipped_steps=None if counters.skipped is None else int(_array(counters.skipped)),
+        centered=optimizer.centered,
+        lr_in_momentum=optimizer.lr_in_momentum,
+        names=_names(optimizer),
+        slots=tuple(
+            {kind: _array(v) for kind, v in _slots(parameter).items()}
+            for parameter in optimizer._parameters
+        ),
+    )
+
+
+def write_state(state: State, store: Any) -> None:
+    """Put a state into the store of a Keras file: arrays, and their description as JSON."""
+    for position, slots in enumerate(state.slots):
+        for kind, value in slots.items():
+            store[f"{position}.{kind}"] = value
+    description = {"format": FORMAT, **state._asdict(), "slots": len(state.slots)}
+    store["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
+
+
+def read_state(store: Mapping[str, Any], optimizer: "RMSprop") -> State:
+    """Read a state from the store of a Keras file, this package's or of Keras's own RMSprop.
+
+    Raises: ValueError if the file is of a later version, or cannot be of this optimizer.
+    """
+    arrays = {str(key): np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+    if "description" not in arrays:
+        return _read_keras_state(arrays, optimizer)
+    fields = json.loads(arrays.pop("description").tobytes().decode())
+    if fields.pop("format") > FORMAT:
+        raise ValueError(
+            "The optimizer state was saved by a later version of keras_rmsprop, which writes it "
+            "in another way. Upgrade keras_rmsprop to load it."
+        )
+    slots: list[dict[str, Array]] = [{} for _ in range(fields.pop("slots"))]
+    for key, value in arrays.items():
+        position, _, kind = key.partition(".")
+        slots[int(position)][kind] = value
+    names = fields.pop("names")
+    return State(**fields, names=tuple(names), slots=tuple(slots))
+
+
+def _read_keras_state(arrays: Mapping[str, Array], optimizer: "RMSprop") -> State:
+    """Read what `keras.optimizers.RMSprop` saves: arrays in the order of its variables.
+
+    The order is iteration, learning rate unless scheduled, then for all variables each of
+    average, accumulator, velocity, momentum and average_gradient, as far as its options ask
+    for them. Which they were is not saved, and must follow from this optimizer's own.
+    """
+    values = [arrays[str(i)] for i in range(len(arrays))]
+    has_rate, kinds, count = _keras_layout([v.shape for v in values], optimizer)
+    start = 2 if has_rate else 1
+    slots: list[dict[str, Array]] = [{} for _ in range(count)]
+    for i, value in enumerate(values[start:]):
+        slots[i % count][kinds[i // count]] = value.astype(_wide(value))
+    centered = "gradient_average" in kinds
+    for slot in slots if centered else ():
+        _center(slot)
+    accumulates = "accumulator" in kinds
+    return State(
+        calls=int(values[0]),
+        accumulation_steps=(optimizer.gradient_accumulation_steps or 1) if accumulates else 1,
+        learning_rate=float(values[1]) if has_rate else None,
+        skipped_steps=None,
+        centered=centered,
+        lr_in_momentum=True,
+        names=None,
+        slots=tuple(slots),
+    )
+
+
+def _keras_layout(
+    shapes: list[tuple[int, ...]], optimizer: "RMSprop"
+) -> tuple[bool, tuple[str, ...], int]:
+    """Tell what arrays of these shapes are: with a rate? which kinds? of how many variables?
+
+    Raises: ValueError unless exactly one answer suits the optimizer best.
+    """
+    weights = [tuple(parameter.weight.shape) for parameter in optimizer._parameters]
+    own = {kind for parameter in optimizer._parameters for kind in _slots(parameter)}
+    own_rate = optimizer._rate_variable is not None
+    fits = [
+        (has_rate, tuple(kind for kind in _KERAS_ORDER if kind in kinds), count)
+        for has_rate in (own_rate, not own_rate)
+        for kinds in _subsets_with_square_average()
+        for count in range(len(weights), 0, -1)
+        if shapes == [()] * (1 + has_rate) + weights[:count] * len(kinds)
+    ]
+    whole = [fit for fit in fits if fit[2] == len(weights)]
+    # The same options; the same options and fewer layers; fewer options; any.
+    for chosen in (
+        [fit for fit in whole if set(fit[1]) == own],
+        [fit for fit in fits if set(fit[1]) == own],
+        [fit for fit in whole if set(fit[1]) <= own],
+        whole,
+    ):
+        if len({fit[1:] for fit in chosen}) == 1:
+            return chosen[0]
+        if chosen:
+            break
+    raise ValueError(
+        f"The file holds the state of another optimizer, {len(shapes)} arrays without names, "
+        f"and which they are cannot be told from their shapes: {shapes}, where the variables "
+        f"have shapes {weights}. Load it into an optimizer with the options (momentum, centered, "
+        "use_ema, gradient_accumulation_steps) that it was saved with. Nothing was loaded."
+    )
+
+
+_KERAS_ORDER = ("average", "accumulator", "square_average", "momentum", "gradient_average")
+
+
+def _subsets_with_square_average() -> list[set[str]]:
+    subsets: list[set[str]] = [{"square_average"}]
+    for kind in ("average", "accumulator", "momentum", "gradient_average"):
+        subsets += [subset | {kind} for subset in subsets]
+    return subsets
+
+
+def to_dict(state: State) -> dict[str, Array]:
+    """Name every array of a state: `iteration`, and `<variable>/<kind>` for the slots."""
+    named: dict[str, Array] = {"iteration": np.asarray(state.calls)}
+    if state.learning_rate is not None:
+        named["learning_rate"] = np.asarray(state.learning_rate)
+    if state.skipped_steps is not None:
+        named["skipped_steps"] = np.asarray(state.skipped_steps)
+    for name, slots in zip(state.names or (), state.slots, strict=True):
+        named |= {f"{name}/{kind}": value for kind, value in slots.items()}
+    return named
+
+
+def from_dict(named: Mapping[str, Any], optimizer: "RMSprop", strict: bool) -> State:
+    """Read the arrays that `to_dict` named, for an optimizer with the same variables.
+
+    Raises: ValueError naming entries that are missing or unknown, if `strict`.
+    """
+    here = state_of(optimizer)
+    expected = set(to_dict(here))
+    missing, unknown = sorted(expected - set(named)), sorted(set(named) - expected)
+    if strict and (missing or unknown):
+        raise ValueError(
+            f"The state does not match the optimizer. Missing: {missing}. Unknown: {unknown}. "
+            "Nothing was loaded. Pass strict=False to load what matches."
+        )
+    slots: list[dict[str, Array]] = [
+        {kind: np.asarray(named[f"{name}/{kind}"]) for kind in KINDS if f"{name}/{kind}" in named}
+        for name in here.names or ()
+    ]
+    rate, skipped = named.get("learning_rate"), named.get("skipped_steps")
+    return here._replace(
+        calls=int(named.get("iteration", here.calls)),
+        learning_rate=None if rate is None else float(rate),
+        skipped_steps=None if skipped is None else int(skipped),
+        slots=tuple(slots),
+    )
+
+
+def plan_load(optimizer: "RMSprop", state: State) -> Plan:
+    """Decide what every variable of a built optimizer is to hold, without assigning anything.
+
+    Raises: ValueError if a slot's shape is not its variable's, naming both.
+    """
+    names = _names(optimizer)
+    sources = _paired(state, names)
+    assignments: list[tuple[Any, Any]] = []
+    restored: list[str] = []
+    initialized: list[str] = []
+    used: set[str] = set()
+
+    def assign(variable: Any, name: str, value: Any, fresh: Callable[[], Any]) -> None:
+        (initialized if value is None else restored).append(name)
+        assignments.append((variable, fresh() if value is None else value))
+
+    steps = optimizer.gradient_accumulation_steps or 1
+    calls, skipped = optimizer._counters
+    in_step = steps == state.accumulation_steps
+    # With other accumulation steps the steps made so far still count as steps.
+    count = state.calls if in_step else state.calls // state.accumulation_steps * steps
+    assign(calls, "iteration", count, lambda: 0)
+    if optimizer._rate_variable is not None:
+        rate = optimizer._rate_variable
+        assign(rate, "learning_rate", state.learning_rate, lambda: _array(rate))
+    if skipped is not None:
+        assign(skipped, "skipped_steps", state.skipped_steps, lambda: 0)
+
+    for position, (name, parameter) in enumerate(zip(names, optimizer._parameters, strict=True)):
+        source = sources[position]
+        slots = {} if source is None else _converted(state, optimizer, state.slots[source])
+        if not in_step:
+            slots.pop("accumulator", None)
+        for kind, variable in _slots(parameter).items():
+            value = slots.get(kind)
+            if value is not None:
+                used.add(f"{source}.{kind}")
+                shape = tuple(variable.shape)
+                if value.shape != shape:
+                    raise ValueError(
+                        f"The saved {kind} of {name!r} has shape {value.shape}, but the variable "
+                        f"has shape {shape}. Nothing was loaded: the optimizer is as it was."
+                    )
+            assign(
+                variable,
+                f"{name}/{kind}",
+                value,
+                lambda k=kind, p=parameter: _fresh(optimizer, k, p),
+            )
+
+    saved_names = state.names or tuple(f"variable {i}" for i in range(len(state.slots)))
+    dropped = [
+        f"{saved_names[position]}/{kind}"
+        for position, slots in enumerate(state.slots)
+        for kind in slots
+        if f"{position}.{kind}" not in used
+        # Became part of the square average where that is no longer about the mean.
+        and not (kind == "gradient_average" and f"{position}.square_average" in used)
+    ]
+    return Plan(assignments, LoadReport(tuple(restored), tuple(initialized), tuple(dropped)))
+
+
+def message(report: LoadReport) -> str | None:
+    """Say in words what was not restored, or None if everything was."""
+    parts = []
+    if report.initialized:
+        parts.append(f"these start afresh: {_some(report.initialized)}")
+    if report.dropped:
+        parts.append(f"these were saved but are not needed: {_some(report.dropped)}")
+    if not parts:
+        return None
+    return (
+        f"The optimizer's state was loaded in part: {len(report.restored)} variables were "
+        f"restored; {'; '.join(parts)}. See `optimizer.load_report`."
+    )
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _paired(state: State, names: tuple[str, ...]) -> list[int | None]:
+    """For each variable the position of its state, or None where there is none.
+
+    By position, unless the names say that the same variables stand in another order.
+    """
+    saved = state.names
+    if saved is not None and saved[: len(names)] != names[: len(saved)]:
+        positions = {name: i for i, name in enumerate(saved)}
+        if set(names) <= set(positions) or set(positions) <= set(names):
+            return [positions.get(name) for name in names]
+    return [i if i < len(state.slots) else None for i in range(len(names))]
+
+
+def _converted(state: State, optimizer: "RMSprop", slots: Mapping[str, Array]) -> dict[str, Array]:
+    """A variable's slots in the optimizer's own convention."""
+    converted = dict(slots)
+    if state.centered and not optimizer.centered and "square_average" in converted:
+        # E[g²] is the second moment about the mean, and the mean's square.
+        mean = converted["gradient_average"]
+        converted["square_average"] = converted["square_average"] + mean**2
+    if "momentum" in converted and state.lr_in_momentum != optimizer.lr_in_momentum:
+        rate = state.learning_rate
+        buffer = converted.pop("momentum")
+        # One buffer holds steps, the other directions; without a rate there is no telling.
+        if rate:
+            converted["momentum"] = buffer / rate if state.lr_in_momentum else buffer * rate
+    return converted
+
+
+def _center(slots: dict[str, Array]) -> None:
+    """Take Keras's E[g²] about the mean; rounding can have left it a little below zero."""
+    slots["square_average"] = np.maximum(
+        slots["square_average"] - slots["gradient_average"] ** 2, 0.0
+    )
+
+
+def _fresh(optimizer: "RMSprop", kind: str, parameter: Parameter) -> Array:
+    """The value with which a slot starts that a state did not have."""
+    if kind == "average":
+        # The average of the weights starts as a copy of them, as it does on the first step.
+        return _array(parameter.weight).astype(_wide(_array(parameter.weight)))
+    start = optimizer.initial_square_average if kind == "square_average" else 0.0
+    return np.full(tuple(parameter.weight.shape), start)
+
+
+def _slots(parameter: Parameter) -> dict[str, Any]:
+    """The slots that there are, by kind."""
+    return {kind: v for kind, v in parameter._asdict().items() if kind in KINDS and v is not None}
+
+
+def _names(optimizer: "RMSprop") -> tuple[str, ...]:
+    """The variables' names, each made the only one of its kind by its number."""
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    for parameter in optimizer._parameters:
+        weight = parameter.weight
+        # A raw tf.Variable has no path.
+        name = str(getattr(weight, "path", None) or weight.name)
+        seen[name] = seen.get(name, -1) + 1
+        names.append(f"{name}#{seen[name]}" if seen[name] else name)
+    return tuple(names)
+
+
+def _array(variable: Any) -> Array:
+    return np.asarray(ops.convert_to_numpy(variable))
+
+
+def _wide(array: Array) -> Any:
+    """The dtype in which an array's values are kept as a slot."""
+    return np.float64 if array.dtype == np.float64 else np.float32
