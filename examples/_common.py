@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +30,8 @@ from rich.text import Text
 
 from keras_rmsprop.reference import Reference
 
-Array = NDArray[np.float64]
+# float64, or float32 where Keras works in it.
+Array = NDArray[np.floating[Any]]
 Item = TypeVar("Item")
 
 # One colour per role, told apart by colour-blind readers too (Okabe and Ito).
@@ -41,7 +43,7 @@ mpl.rcParams.update(
         "axes.axisbelow": True,
         "axes.grid": True,
         "axes.labelsize": 10,
-        "axes.prop_cycle": mpl.cycler(color=[RMSPROP, PEER, OTHER, "#CC79A7", "#E69F00"]),
+        "axes.prop_cycle": cycler(color=[RMSPROP, PEER, OTHER, "#CC79A7", "#E69F00"]),
         "axes.spines.right": False,
         "axes.spines.top": False,
         "axes.titlelocation": "left",
@@ -78,12 +80,12 @@ class Report:
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print a table, its first column to the left and the others to the right."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table()
         for i, column in enumerate(columns):
             table.add_column(column, justify="right" if i else "left")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
-        self._console.print()
+        self._console.print(Text(f"\n{title}", "bold"), soft_wrap=True)
         self._console.print(table)
 
     def track(self, items: Sequence[Item], description: str) -> Iterator[Item]:
@@ -169,30 +171,43 @@ def use_float64() -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-def descend(
+def walk(
     optimizer: Any,
     gradient: Callable[[Array], ArrayLike],
     start: ArrayLike,
     steps: Iterable[object],
-) -> Array:
-    """Let a Keras optimizer move one weight, and return the path it takes.
+) -> Iterator[keras.Variable]:
+    """Let a Keras optimizer move one weight, and yield the weight before and after each step.
 
     Args:
         optimizer: a new optimizer.
         gradient: the gradient at a weight, both NumPy arrays of `floatx`.
         start: where the weight starts, any shape.
         steps: makes one step for each of its items.
-
-    Returns: the weight before the first step and after each, shape (steps + 1, *shape).
     """
     floatx = keras.config.floatx()
     weight = keras.Variable(np.asarray(start, floatx), dtype=floatx)
-    path = [keras.ops.convert_to_numpy(weight).copy()]
+    optimizer.build([weight])
+    yield weight
     for _ in steps:
-        now = np.asarray(gradient(path[-1]), floatx)
+        now = np.asarray(gradient(value_of(weight)), floatx)
         optimizer.apply([keras.ops.convert_to_tensor(now)], [weight])
-        path.append(keras.ops.convert_to_numpy(weight).copy())
-    return np.array(path)
+        yield weight
+
+
+def descend(
+    optimizer: Any,
+    gradient: Callable[[Array], ArrayLike],
+    start: ArrayLike,
+    steps: Iterable[object],
+) -> Array:
+    """Return the path of `walk`, shape (steps + 1, *shape)."""
+    return np.array([value_of(weight) for weight in walk(optimizer, gradient, start, steps)])
+
+
+def value_of(tensor: Any) -> Array:
+    """Return a NumPy copy of a backend's tensor or a variable."""
+    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor)))
 
 
 def descend_by_reference(
@@ -203,7 +218,7 @@ def descend_by_reference(
     learning_rate: float,
     **settings: Any,
 ) -> Array:
-    """Return the path that `keras_rmsprop.reference` takes, in float64; see `descend`."""
+    """Return the path that `keras_rmsprop.reference` takes, in float64; see `walk`."""
     reference = Reference([start], **settings)
     path = [reference.weights[0]]
     for _ in steps:

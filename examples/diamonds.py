@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from _common import OTHER, PEER, RMSPROP, TARGET, Array, Report, plt, run
+from _common import OTHER, PEER, RMSPROP, TARGET, Array, Report, run
+from matplotlib import pyplot as plt
 from sklearn.model_selection import train_test_split
 
 import keras_rmsprop

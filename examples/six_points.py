@@ -19,10 +19,10 @@ from _common import (
     Report,
     descend,
     descend_by_reference,
-    plt,
     run,
     use_float64,
 )
+from matplotlib import pyplot as plt
 
 from keras_rmsprop import RMSprop
 

@@ -18,9 +18,9 @@ from _common import (
     Report,
     descend,
     descend_by_reference,
-    plt,
     run,
 )
+from matplotlib import pyplot as plt
 
 from keras_rmsprop import RMSprop
 
@@ -65,7 +65,7 @@ def published_points(path: Array) -> Array:
     return path[1::EVERY]
 
 
-def walk(name: str, steps: Iterable[object]) -> Array:
+def walk_down(name: str, steps: Iterable[object]) -> Array:
     """Return the path of the package in one of the conventions."""
     return descend(RMSprop(LEARNING_RATE, **CONVENTIONS[name]), gradient, START, steps)
 
@@ -76,7 +76,7 @@ def main(report: Report) -> None:
     steps = range((count - 1) * EVERY + 1)
     paths: dict[str, Array] = {}
     for name, options in CONVENTIONS.items():
-        paths[name] = walk(name, report.track(steps, f"{name} convention"))
+        paths[name] = walk_down(name, report.track(steps, f"{name} convention"))
         oracle_path = descend_by_reference(
             gradient, START, steps, learning_rate=LEARNING_RATE, **options
         )
