@@ -342,6 +342,7 @@ class Delegating(RMSprop):
         self.asked: list[str] = []
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Note the variable's name."""
         self.asked.append(variable.name)
         super().update_step(gradient, variable, learning_rate)
 
@@ -350,6 +351,7 @@ class Descent(RMSprop):
     """Plain gradient descent, as a subclass may replace the rule by its own."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Step along the gradient."""
         self.assign_sub(variable, learning_rate * gradient)
 
 
@@ -492,38 +494,45 @@ def test_the_wrong_package_name_gives_keras_own_class() -> None:
     assert not isinstance(keras.optimizers.get("rmsprop"), RMSprop)
 
 
-@pytest.mark.parametrize(
+# Keras copies through its own saving.
+copies = pytest.mark.parametrize(
     "copied",
     [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))],
     ids=["deepcopy", "pickle"],
 )
-class TestCopies:
-    """Keras copies through its own saving, which keeps the state of built models only."""
 
-    def test_an_unbuilt_copy_has_the_same_settings(self, copied: Callable[[Any], Any]) -> None:
-        optimizer = RMSprop(0.25, rho=0.5, momentum=0.5, nesterov=True)
-        assert copied(optimizer).get_config() == optimizer.get_config()
 
-    @pytest.mark.parametrize("kind", [RMSprop, keras.optimizers.RMSprop], ids=["ours", "keras"])
-    def test_a_built_copy_has_the_settings_but_not_the_state_and_says_so(
-        self, copied: Callable[[Any], Any], kind: Any
-    ) -> None:
-        optimizer, variables = kind(0.25, momentum=0.5), two_weights()
-        for _ in range(2):
-            optimizer.apply(ones_like(variables), variables)
-        with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
-            duplicate = copied(optimizer)
-        assert duplicate.get_config() == optimizer.get_config()
-        assert not duplicate.built
-        assert int(duplicate.iterations) == 0
+@copies
+def test_an_unbuilt_copy_has_the_same_settings(copied: Callable[[Any], Any]) -> None:
+    optimizer = RMSprop(0.25, rho=0.5, momentum=0.5, nesterov=True)
+    assert copied(optimizer).get_config() == optimizer.get_config()
 
-    def test_a_copy_trains_on_its_own(self, copied: Callable[[Any], Any]) -> None:
-        optimizer, variables = RMSprop(0.25), two_weights()
+
+@copies
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_a_built_copy_has_the_same_settings(copied: Callable[[Any], Any]) -> None:
+    optimizer, variables = RMSprop(0.25, momentum=0.5), two_weights()
+    optimizer.apply(ones_like(variables), variables)
+    assert copied(optimizer).get_config() == optimizer.get_config()
+
+
+@copies
+def test_the_copy_of_a_built_keras_optimizer_loses_the_state(copied: Callable[[Any], Any]) -> None:
+    optimizer, variables = keras.optimizers.RMSprop(0.25, momentum=0.5), two_weights()
+    optimizer.apply(ones_like(variables), variables)
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
         duplicate = copied(optimizer)
-        for _ in range(2):
-            duplicate.apply(ones_like(variables), variables)
-        assert int(duplicate.iterations) == 2
-        assert not optimizer.built
+    assert int(duplicate.iterations) == 0
+
+
+@copies
+def test_a_copy_trains_on_its_own(copied: Callable[[Any], Any]) -> None:
+    optimizer, variables = RMSprop(0.25), two_weights()
+    duplicate = copied(optimizer)
+    for _ in range(2):
+        duplicate.apply(ones_like(variables), variables)
+    assert int(duplicate.iterations) == 2
+    assert not optimizer.built
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.Variable is TensorFlow's")
