@@ -11,11 +11,9 @@ from tests.agreement import TOLERANCE
 
 Array = NDArray[Any]
 
-# What others warn of, whatever the optimizer: Keras under NumPy 2 when it reads a variable on
-# JAX or torch, torch when it compiles.
+# What Keras warns of under NumPy 2 when it reads a variable on JAX or torch.
 OTHERS_WARN = [
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
-    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
 ]
 
 BATCH = 8

@@ -12,8 +12,6 @@ import keras_rmsprop
 from tests import models
 from tests.conftest import BACKEND
 
-pytestmark = [pytest.mark.filterwarnings(text) for text in models.OTHERS_WARN]
-
 PEERS: list[type[keras.optimizers.Optimizer]] = [
     keras_rmsprop.RMSprop,
     keras.optimizers.RMSprop,
