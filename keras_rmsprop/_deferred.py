@@ -29,13 +29,14 @@ backend can be given a file with such a state.
 
 from typing import NamedTuple
 
+import numpy as np
 from keras import ops
 
 from keras_rmsprop import _rule, _step
 from keras_rmsprop._rule import Coefficients, Form, Parameter, Tensor
 
 
-class Counters(NamedTuple):
+class Progress(NamedTuple):
     """How far a variable has come, and how far each of its rows.
 
     The rows are those of the `Parameter` at hand: all of a table, or those picked from it.
@@ -50,21 +51,25 @@ class Counters(NamedTuple):
     row_corrections: Tensor | None
 
 
+# The fields of `Progress` that hold a value for each row.
+ROW_FIELDS = ("row_updates", "row_corrections")
+
+
 def catch_up(
-    coefficients: Coefficients, counters: Counters, parameter: Parameter
-) -> tuple[Parameter, Counters]:
+    coefficients: Coefficients, progress: Progress, parameter: Parameter
+) -> tuple[Parameter, Progress]:
     """Decay the averages of rows by the updates they have missed.
 
     Args:
         coefficients: the numbers in the equations.
-        counters: of these rows.
+        progress: of these rows.
         parameter: the rows' weights and slots, (rows, ...).
 
-    Returns: parameter and counters with each row up to date; shapes and dtypes unchanged. A
+    Returns: parameter and progress with each row up to date; shapes and dtypes unchanged. A
         row that has missed nothing keeps every bit.
     """
     s, m = parameter.square_average, parameter.gradient_average
-    exponent = _exponent(coefficients, counters)
+    exponent = _exponent(coefficients, progress)
     # q, and 1 - q without the cancellation that rho near 1 would bring.
     q = _beside(ops.exp(exponent), s)
     if m is None:
@@ -72,31 +77,45 @@ def catch_up(
     else:
         s = q * (s + _beside(-ops.expm1(exponent), s) * ops.square(m))
         m = q * m
-    return parameter._replace(square_average=s, gradient_average=m), _all_rows_current(counters)
+    return parameter._replace(square_average=s, gradient_average=m), _all_rows_current(progress)
 
 
-def count(form: Form, coefficients: Coefficients, counters: Counters, t: Tensor) -> Counters:
-    """Count an update, made at the optimizer's step `t`, in which these rows took part."""
-    counters = counters._replace(updates=counters.updates + 1)
+def count(
+    form: Form, coefficients: Coefficients, progress: Progress, t: Tensor, made: Tensor | int = 1
+) -> Progress:
+    """Count an update in which these rows took part.
+
+    Args:
+        form: whether the averages are bias corrected.
+        coefficients: the numbers in the equations.
+        progress: of these rows, up to date.
+        t: the optimizer's step, 1 for the first.
+        made: 1, or 0 if the step was left without effect.
+    """
+    progress = progress._replace(updates=progress.updates + made)
     if form.bias_correction:
-        dtype = _step.dtype_of(counters.correction)
+        dtype = _step.dtype_of(progress.correction)
         log_rho = _rule.number_in(coefficients.log_rho, dtype)
         t = ops.cast(t, dtype)
         # The first step's c is 0 and forgets averages that are zero anyway.
         ratio = ops.where(t > 1.0, ops.expm1((t - 1.0) * log_rho), ops.expm1(t * log_rho))
-        correction = counters.correction + ops.log(ratio / ops.expm1(t * log_rho))
-        counters = counters._replace(correction=correction)
-    return _all_rows_current(counters)
+        logarithm = ops.log(ratio / ops.expm1(t * log_rho))
+        correction = progress.correction + _rule.number_in(made, dtype) * logarithm
+        progress = progress._replace(correction=correction)
+    return _all_rows_current(progress)
 
 
-def _exponent(coefficients: Coefficients, counters: Counters) -> Tensor:
+def _exponent(coefficients: Coefficients, progress: Progress) -> Tensor:
     """Compute log q of each row, in float64."""
     # One number a row, so the width costs nothing; float32 would leave 1 - q with four digits.
-    missed = ops.cast(counters.updates - counters.row_updates, "float64")
+    missed = progress.updates - progress.row_updates
+    # Arrays of a file may be settled on a backend that is set up without float64.
+    is_array = isinstance(missed, np.ndarray)
+    missed = missed.astype("float64") if is_array else ops.cast(missed, "float64")
     exponent = missed * _rule.number_in(coefficients.log_rho, "float64")
-    if counters.correction is None:
+    if progress.correction is None:
         return exponent
-    return exponent + (counters.correction - counters.row_corrections)
+    return exponent + (progress.correction - progress.row_corrections)
 
 
 def _beside(values: Tensor, table: Tensor) -> Tensor:
@@ -105,12 +124,12 @@ def _beside(values: Tensor, table: Tensor) -> Tensor:
     return ops.reshape(ops.cast(values, _step.dtype_of(table)), shape)
 
 
-def _all_rows_current(counters: Counters) -> Counters:
+def _all_rows_current(progress: Progress) -> Progress:
     # A count only grows and the sum of logarithms only falls. Written in terms of the old
     # rows, the new ones depend on them, and XLA can scatter into the table in place.
-    rows, corrections = counters.row_updates, counters.row_corrections
-    rows = ops.where(rows < counters.updates, counters.updates, rows)
+    rows, corrections = progress.row_updates, progress.row_corrections
+    rows = ops.where(rows < progress.updates, progress.updates, rows)
     if corrections is not None:
-        now = counters.correction
+        now = progress.correction
         corrections = ops.where(now < corrections, now, corrections)
-    return counters._replace(row_updates=rows, row_corrections=corrections)
+    return progress._replace(row_updates=rows, row_corrections=corrections)

@@ -1,6 +1,7 @@
 """RMSprop, the optimizer a user constructs."""
 
 import itertools
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -10,10 +11,13 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _describe, _rule, _state, _step, _validation
+from keras_rmsprop import _deferred, _describe, _rule, _state, _step, _validation
+from keras_rmsprop._deferred import Progress
 from keras_rmsprop._execution import engine
 from keras_rmsprop._roster import Roster
 from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
+
+_log = logging.getLogger(__name__)
 
 LearningRate: TypeAlias = (
     float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float | Tensor]
@@ -112,6 +116,13 @@ class RMSprop(keras.optimizers.Optimizer):
         l2: coefficient >= 0 of the penalty l2 / 2 * |w|**2; adds l2 * w to the gradient, after
             clipping. Default 0.0.
         maximize: whether to ascend. Default False.
+        lazy: whether the rows of a table that a batch does not touch wait with the decay of
+            their averages, so that a step costs the rows touched and not the table. The
+            weights are those of `lazy=False`. It acts where gradients come as
+            `tf.IndexedSlices`, so on the TensorFlow backend; a gradient that comes dense, and
+            `gradient_accumulation_steps`, whose sums are dense, cost what they cost without it.
+            Excludes what moves rows without a gradient: `momentum`, `weight_decay`, `l2` and
+            `use_ema`, and constraints on the tables. Default False.
         skip_nonfinite: whether a call whose gradients hold a NaN, an infinity, or a value whose
             square overflows leaves weights, slots and counter as they are and only adds one to
             `skipped_steps`. The gradients are judged unscaled and summed over replicas, before
@@ -163,6 +174,7 @@ class RMSprop(keras.optimizers.Optimizer):
         initial_square_average: float = 0.0,
         l2: float = 0.0,
         maximize: bool = False,
+        lazy: bool = False,
         skip_nonfinite: bool = False,
         jit_compile: Literal["auto", True, False] = "auto",
     ) -> None:
@@ -178,7 +190,7 @@ class RMSprop(keras.optimizers.Optimizer):
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
         self._skipped_steps: keras.Variable | None = None
-        self._roster = Roster([])
+        self._roster = Roster([], [])
         # Arrays of a file that was loaded before `build`, which needs them.
         self._pending_arrays: Mapping[str, Any] | None = None
         self._load_report: _state.LoadReport | None = None
@@ -208,14 +220,43 @@ class RMSprop(keras.optimizers.Optimizer):
         self._square_averages = add(variables, "square_average", start)
         self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
+        progress = self._built_progress(variables)
         if self.skip_nonfinite:
             self._skipped_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
-        self._roster = Roster(self._gathered_parameters())
+        self._roster = Roster(self._gathered_parameters(), progress)
         if self._pending_arrays is not None:
             pending, self._pending_arrays = self._pending_arrays, None
             self._load(_state.read_state(pending, self))
+
+    def _built_progress(self, variables: Sequence[keras.Variable]) -> list[Progress | None]:
+        """Create the variables that say how far each row has come, where `lazy` needs them."""
+        nothing: list[Progress | None] = [None] * len(variables)
+        if not self.lazy:
+            return nothing
+        reasons = {
+            f"gradients are dense on the {backend.backend()} backend": not engine.GIVES_ROWS,
+            "the sums of gradient accumulation are dense": bool(self.gradient_accumulation_steps),
+            "a subclass's `update_step` works on whole variables": self._update_hook() is not None,
+        }
+        reason = next((text for text, holds in reasons.items() if holds), None)
+        if reason is not None:
+            _log.warning("%s: `lazy=True` changes nothing, because %s.", self.name, reason)
+            return nothing
+
+        def added(variable: Any, field: str) -> keras.Variable | None:
+            if "correction" in field and not self.bias_correction:
+                return None
+            name = f"{_name(variable)}_{field}".replace("/", "_").replace(":", "_")
+            shape = variable.shape[:1] if field in _deferred.ROW_FIELDS else ()
+            dtype = "float64" if "correction" in field else "int64"
+            return self.add_variable(shape, dtype=dtype, name=name)
+
+        return [
+            Progress(*(added(v, field) for field in Progress._fields)) if len(v.shape) else None
+            for v in variables
+        ]
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Advance one variable and its slots by one step.
@@ -228,19 +269,21 @@ class RMSprop(keras.optimizers.Optimizer):
             variable: one of the built variables.
             learning_rate: the rate of this step, a float or a scalar tensor.
         """
-        owners = self._parameters[self._position(variable)]._replace(accumulator=None, average=None)
+        index = self._position(variable)
+        self._settle(index)
+        owners = self._parameters[index]._replace(accumulator=None, average=None)
         before = Parameter(*(None if owner is None else engine.read(owner) for owner in owners))
-        step = _rule.step_coefficients(
-            self._form(),
-            self._coefficients(),
-            learning_rate,
-            ops.convert_to_tensor(self.iterations) + 1,
-            _step.dtype_of(before.square_average),
-        )
+        t = ops.convert_to_tensor(self.iterations) + 1
+        dtype = _step.dtype_of(before.square_average)
+        step = _rule.step_coefficients(self._form(), self._coefficients(), learning_rate, t, dtype)
         after = _rule.update(self._form(), step, before, engine.dense(gradient, variable))
         for owner, value in zip(owners, after, strict=True):
             if owner is not None:
                 self.assign(owner, value)
+        progress = self._progress[index]
+        if progress is not None:
+            now = _deferred.count(self._form(), self._coefficients(), _read(progress), t)
+            engine.write(_pairs(progress, now))
 
     def apply(
         self,
@@ -273,7 +316,9 @@ class RMSprop(keras.optimizers.Optimizer):
         if any(getattr(variable, "overwrite_with_gradient", False) for variable in variables):
             self._overwrite_with_gradients(aligned)
         for i, gradient in enumerate(aligned):
-            if gradient is not None:
+            # The rows of a table that decays late stay rows.
+            late = self._progress[i] is not None and engine.is_rows(gradient)
+            if gradient is not None and not late:
                 aligned[i] = engine.dense(gradient, variables[i])
         engine.run(self, aligned)
 
@@ -344,6 +389,15 @@ class RMSprop(keras.optimizers.Optimizer):
         """What the last load restored, started afresh and dropped; None before any."""
         return self._load_report
 
+    def settle(self) -> None:
+        """Bring the averages of every row up to date, as `lazy=False` has them at all times.
+
+        Training on gives the same weights whether or not it is called. It costs a pass over
+        all slots, and does nothing without `lazy=True`.
+        """
+        for index in range(len(self._progress)):
+            self._settle(index)
+
     def effective_learning_rate(self, variable: Any) -> Tensor:
         """Return learning_rate / r_t: how far one unit of gradient moves each weight now.
 
@@ -358,8 +412,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 "The effective learning rate needs the running averages, which do not exist "
                 "before the optimizer is built. Make a step, or call `optimizer.build(variables)`."
             )
-        owner = self._square_averages[self._position(variable)]
-        square_average = engine.read(owner)
+        settled, _ = self._settled(self._position(variable))
+        square_average = settled.square_average
         dtype = _step.dtype_of(square_average)
         rate = _rule.number_in(self._current_learning_rate(), dtype)
         epsilon = self._coefficients().epsilon
@@ -426,6 +480,10 @@ class RMSprop(keras.optimizers.Optimizer):
         if name in _validation.HYPERPARAMETERS:
             value = _validation.checked(name, value)
             self._check_assignment(name, value)
+            if name == "rho" and getattr(self, "rho", value) != value:
+                # The updates that rows have missed were made with the old one.
+                with engine.outside_trace():
+                    self.settle()
         elif name == "learning_rate":
             value = _validation.checked_assigned_learning_rate(value, self._learning_rate)
         super().__setattr__(name, value)
@@ -436,6 +494,11 @@ class RMSprop(keras.optimizers.Optimizer):
     def _parameters(self) -> tuple[Parameter, ...]:
         """The built variables with the variables that hold their slots."""
         return self._roster.parameters
+
+    @property
+    def _progress(self) -> tuple[Progress | None, ...]:
+        """For each built variable the variables that count for its rows; None if not lazy."""
+        return self._roster.progress
 
     def _gathered_parameters(self) -> Iterator[Parameter]:
         absent = [None] * len(self._trainable_variables)
@@ -476,6 +539,24 @@ class RMSprop(keras.optimizers.Optimizer):
         words = _state.message(plan.report)
         if words is not None:
             warnings.warn(words, stacklevel=3)
+
+    def _settled(self, index: int) -> tuple[Parameter, Progress | None]:
+        """The averages of one variable with every row up to date, and its progress."""
+        slots = _read(self._averages_of(index))
+        progress = self._progress[index]
+        if progress is None:
+            return slots, None
+        return _deferred.catch_up(self._coefficients(), _read(progress), slots)
+
+    def _settle(self, index: int) -> None:
+        progress = self._progress[index]
+        if progress is not None:
+            settled, now = self._settled(index)
+            engine.write([*_pairs(self._averages_of(index), settled), *_pairs(progress, now)])
+
+    def _averages_of(self, index: int) -> Parameter:
+        owners = self._parameters[index]
+        return Parameter(None, owners.square_average, owners.gradient_average)
 
     def _form(self) -> Form:
         return Form(
@@ -578,7 +659,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 "Add its gradients up and pass it once."
             )
         for gradient, variable, shape in zip(gradients, chosen, shapes, strict=True):
-            if gradient is not None and (received := engine.shape_of(gradient)) != shape:
+            received = shape if gradient is None else engine.shape_of(gradient)
+            if not _fits(received, shape):
                 raise ValueError(
                     f"The gradient of {_name(variable)!r} has shape {received}, but the variable "
                     f"has shape {shape}."
@@ -607,8 +689,11 @@ class RMSprop(keras.optimizers.Optimizer):
         except AttributeError:
             return  # __init__ is still setting them, and has checked them together.
         if self.built:
+            lazy = any(progress is not None for progress in self._progress)
             has_buffer = bool(self._momentums)
-            _validation.check_change(name, settings[name], value, has_momentum_buffer=has_buffer)
+            _validation.check_change(
+                name, settings[name], value, has_momentum_buffer=has_buffer, counts_rows=lazy
+            )
         _validation.check_together({**settings, name: value})
 
     def _overwrite_model_variables_with_average_value(
@@ -636,6 +721,24 @@ _KERAS_OPTIONS = (
     "loss_scale_factor",
     "gradient_accumulation_steps",
 )
+
+
+def _read(owners: Any) -> Any:
+    """The tensors of a named tuple of variables."""
+    return type(owners)(*(None if owner is None else engine.read(owner) for owner in owners))
+
+
+def _pairs(owners: Any, values: Any) -> list[tuple[Any, Tensor]]:
+    """The variables of a named tuple, each with its value."""
+    return [two for two in zip(owners, values, strict=True) if two[0] is not None]
+
+
+def _fits(received: Sequence[int | None], shape: Sequence[int]) -> bool:
+    """Whether a shape of which not all may be known yet can be `shape`."""
+    return received == shape or (
+        len(received) == len(shape)
+        and all(a is None or a == b for a, b in zip(received, shape, strict=True))
+    )
 
 
 def _name(variable: Any) -> str:

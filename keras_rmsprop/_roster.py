@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from keras_rmsprop._deferred import Progress
 from keras_rmsprop._rule import Parameter
 
 
@@ -13,8 +14,11 @@ class Roster:
     milliseconds a step with many variables. Here it is the identity of the object.
     """
 
-    def __init__(self, parameters: Iterable[Parameter]) -> None:
+    def __init__(
+        self, parameters: Iterable[Parameter], progress: Iterable[Progress | None]
+    ) -> None:
         self.parameters = tuple(parameters)
+        self.progress = tuple(progress)
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
         self._positions = {id(p.weight): i for i, p in enumerate(self.parameters)}
 

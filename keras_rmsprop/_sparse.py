@@ -13,13 +13,15 @@ import keras
 import tensorflow as tf
 
 from keras_rmsprop import _step
+from keras_rmsprop._deferred import ROW_FIELDS, Progress, catch_up, count
+from keras_rmsprop._rule import Coefficients, Form, Parameter
 
 
 class Rows(NamedTuple):
     """The rows of a table that have a gradient."""
 
-    # (n,), the ids as they came in dtype; in [0, number of rows).
-    ids: tf.Tensor
+    # (n,), the ids in the dtype they came in; in [0, number of rows). None for all rows.
+    ids: tf.Tensor | None
     # (n, ...), the whole gradient of each of these rows, float32 or wider.
     gradient: tf.Tensor
     # (n,), 1 where an id occurs for the first time and 0 where it repeats, in the gradient's
@@ -63,19 +65,96 @@ def sum_rows(slices: tf.IndexedSlices, static_shapes: bool) -> Rows:
     ids = tf.gather(ids, order)
     first = tf.concat([tf.ones_like(ids[:1], tf.bool), ids[1:] != ids[:-1]], axis=0)
     positions = tf.cumsum(tf.cast(first, tf.int32)) - 1
-    sums = tf.math.unsorted_segment_sum(tf.gather(values, order), positions, ids.shape[0])
+    sums = tf.math.unsorted_segment_sum(tf.gather(values, order), positions, tf.size(ids))
     return Rows(ids, tf.gather(sums, positions), tf.cast(first, values.dtype))
 
 
-def gather(variable: keras.Variable | tf.Variable, ids: tf.Tensor) -> tf.Tensor:
-    """Read rows of a table without reading the table."""
-    return tf.gather(_tf_variable(variable), ids)
+class Table(NamedTuple):
+    """A variable whose rows decay late, with the rows that a step works on."""
+
+    # The variables that hold the weight, its slots and its progress.
+    owners: Parameter
+    progress_owners: Progress
+    # Which rows, (n,); None for all of them, which a dense gradient needs.
+    ids: tf.Tensor | None
+    # These rows, up to date.
+    parameter: Parameter
+    progress: Progress
+    gradient: tf.Tensor
+    share: tf.Tensor | None
 
 
-def scatter(variable: keras.Variable | tf.Variable, ids: tf.Tensor, rows: tf.Tensor) -> None:
-    """Write rows of a table in place; equal ids must have equal rows."""
-    _tf_variable(variable).scatter_update(tf.IndexedSlices(rows, ids))
+def open_table(
+    coefficients: Coefficients,
+    owners: Parameter,
+    progress_owners: Progress,
+    gradient: tf.Tensor | tf.IndexedSlices,
+    static_shapes: bool,
+) -> Table:
+    """Read the rows that have a gradient and decay them by what they have missed."""
+    rows = Rows(None, gradient, None)
+    if is_sparse(gradient):
+        rows = sum_rows(gradient, static_shapes)
+    parameter = Parameter(*(_read(owner, rows.ids) for owner in owners))
+    progress = Progress(
+        *(
+            _read(owner, rows.ids if name in ROW_FIELDS else None)
+            for name, owner in progress_owners._asdict().items()
+        )
+    )
+    parameter, progress = catch_up(coefficients, progress, parameter)
+    return Table(owners, progress_owners, rows.ids, parameter, progress, rows.gradient, rows.share)
 
 
-def _tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
+def close_table(
+    form: Form,
+    coefficients: Coefficients,
+    table: Table,
+    after: Parameter,
+    t: tf.Tensor,
+    made: tf.Tensor,
+) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
+    """Pair each variable of the table with its new value, or with the new rows of it.
+
+    Args:
+        form: the choices that shape the equations.
+        coefficients: the numbers in the equations.
+        table: as the step found it.
+        after: the rows after the step.
+        t: the optimizer's step, 1 for the first.
+        made: 1, or 0 if the step was left without effect.
+    """
+    progress = count(form, coefficients, table.progress, t, made)
+    owners = {**table.owners._asdict(), **table.progress_owners._asdict()}
+    values = {**after._asdict(), **progress._asdict()}
+    whole = set(Progress._fields) - set(ROW_FIELDS)
+    return [
+        (
+            owner,
+            values[name]
+            if table.ids is None or name in whole
+            else tf.IndexedSlices(values[name], table.ids),
+        )
+        for name, owner in owners.items()
+        if owner is not None
+    ]
+
+
+def _read(owner: Any, ids: tf.Tensor | None) -> tf.Tensor | None:
+    """Read a variable, or rows of it without reading the others."""
+    if owner is None:
+        return None
+    return tf.convert_to_tensor(owner) if ids is None else tf.gather(tf_variable(owner), ids)
+
+
+def write(variable: keras.Variable | tf.Variable, value: tf.Tensor | tf.IndexedSlices) -> None:
+    """Assign a value, or rows in place; equal ids must have equal rows."""
+    if is_sparse(value):
+        tf_variable(variable).scatter_update(value)
+    else:
+        variable.assign(value)
+
+
+def tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    """Return the TensorFlow variable of a Keras variable."""
     return variable.value if isinstance(variable, keras.Variable) else variable

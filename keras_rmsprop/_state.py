@@ -18,7 +18,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from keras_rmsprop._rule import Parameter
+from keras_rmsprop._deferred import ROW_FIELDS, Progress, catch_up
+from keras_rmsprop._rule import Coefficients, Parameter
 
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 # The kinds of slots, by the names under which they are saved.
-KINDS = Parameter._fields[1:]
+KINDS = (*Parameter._fields[1:], *Progress._fields)
 
 # How this version writes its files; a reader refuses a later one.
 FORMAT = 1
@@ -54,6 +55,8 @@ class State(NamedTuple):
     # Whether square averages are about the mean, and what momentum buffers hold.
     centered: bool
     lr_in_momentum: bool
+    # How the averages decay, which rows of a lazy optimizer may still have to make up for.
+    rho: float
     # The variables' names in their order; None in files of Keras's own class.
     names: tuple[str, ...] | None
     # For each variable its slots, by kind.
@@ -78,10 +81,10 @@ def state_of(optimizer: "RMSprop") -> State:
         skipped_steps=None if counters.skipped is None else int(_array(counters.skipped)),
         centered=optimizer.centered,
         lr_in_momentum=optimizer.lr_in_momentum,
+        rho=optimizer.rho,
         names=_names(optimizer),
         slots=tuple(
-            {kind: _array(v) for kind, v in _slots(parameter).items()}
-            for parameter in optimizer._parameters
+            {kind: _array(v) for kind, v in slots.items()} for slots in _all_slots(optimizer)
         ),
     )
 
@@ -141,6 +144,7 @@ def _read_keras_state(arrays: Mapping[str, Array], optimizer: "RMSprop") -> Stat
         skipped_steps=None,
         centered=centered,
         lr_in_momentum=True,
+        rho=optimizer.rho,
         names=None,
         slots=tuple(slots),
     )
@@ -154,7 +158,7 @@ def _keras_layout(
     Raises: ValueError unless exactly one answer suits the optimizer best.
     """
     weights = [tuple(parameter.weight.shape) for parameter in optimizer._parameters]
-    own = {kind for parameter in optimizer._parameters for kind in _slots(parameter)}
+    own = {kind for parameter in optimizer._parameters for kind in _slots(parameter, None)}
     own_rate = optimizer._rate_variable is not None
     fits = [
         (has_rate, tuple(kind for kind in _KERAS_ORDER if kind in kinds), count)
@@ -259,12 +263,15 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
     if skipped is not None:
         assign(skipped, "skipped_steps", state.skipped_steps, lambda: 0)
 
-    for position, (name, parameter) in enumerate(zip(names, optimizer._parameters, strict=True)):
+    for position, (name, parameter, own) in enumerate(
+        zip(names, optimizer._parameters, _all_slots(optimizer), strict=True)
+    ):
         source = sources[position]
-        slots = {} if source is None else _converted(state, optimizer, state.slots[source])
+        saved = {} if source is None else state.slots[source]
+        slots = _converted(state, optimizer, saved, own) if saved else {}
         if not in_step:
             slots.pop("accumulator", None)
-        for kind, variable in _slots(parameter).items():
+        for kind, variable in own.items():
             value = slots.get(kind)
             if value is not None:
                 used.add(f"{source}.{kind}")
@@ -287,8 +294,11 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
         for position, slots in enumerate(state.slots)
         for kind in slots
         if f"{position}.{kind}" not in used
-        # Became part of the square average where that is no longer about the mean.
-        and not (kind == "gradient_average" and f"{position}.square_average" in used)
+        # Became part of the square average, where that is no longer about the mean or decays
+        # at every step.
+        and not (
+            kind in ("gradient_average", *Progress._fields) and f"{position}.square_average" in used
+        )
     ]
     return Plan(assignments, LoadReport(tuple(restored), tuple(initialized), tuple(dropped)))
 
@@ -326,9 +336,16 @@ def _paired(state: State, names: tuple[str, ...]) -> list[int | None]:
     return [i if i < len(state.slots) else None for i in range(len(names))]
 
 
-def _converted(state: State, optimizer: "RMSprop", slots: Mapping[str, Array]) -> dict[str, Array]:
-    """A variable's slots in the optimizer's own convention."""
+def _converted(
+    state: State, optimizer: "RMSprop", slots: Mapping[str, Array], own: Mapping[str, Any]
+) -> dict[str, Array]:
+    """A variable's slots in the optimizer's own convention, where `own` are its variables."""
     converted = dict(slots)
+    counts = [kind for kind in own if kind in Progress._fields]
+    if set(counts) != set(slots) & set(Progress._fields) or state.rho != optimizer.rho:
+        _settle(converted, state.rho)
+        # What is up to date may count from zero.
+        converted |= {kind: np.zeros(tuple(own[kind].shape)) for kind in counts}
     if state.centered and not optimizer.centered and "square_average" in converted:
         # E[g²] is the second moment about the mean, and the mean's square.
         mean = converted["gradient_average"]
@@ -340,6 +357,20 @@ def _converted(state: State, optimizer: "RMSprop", slots: Mapping[str, Array]) -
         if rate:
             converted["momentum"] = buffer / rate if state.lr_in_momentum else buffer * rate
     return converted
+
+
+def _settle(slots: dict[str, Array], rho: float) -> None:
+    """Bring rows whose decay is put off up to date, and take their progress away."""
+    fields = [slots.pop(field, None) for field in Progress._fields]
+    progress = Progress(*fields)
+    if progress.row_updates is None or "square_average" not in slots:
+        return
+    coefficients = Coefficients.of(rho=rho, momentum=0.0, epsilon=0.0)
+    averages = Parameter(None, slots["square_average"], slots.get("gradient_average"))
+    settled, _ = catch_up(coefficients, progress, averages)
+    for kind in ("square_average", "gradient_average"):
+        if kind in slots:
+            slots[kind] = _array(getattr(settled, kind))
 
 
 def _center(slots: dict[str, Array]) -> None:
@@ -354,13 +385,21 @@ def _fresh(optimizer: "RMSprop", kind: str, parameter: Parameter) -> Array:
     if kind == "average":
         # The average of the weights starts as a copy of them, as it does on the first step.
         return _array(parameter.weight).astype(_wide(_array(parameter.weight)))
+    if kind in Progress._fields:
+        return np.zeros(tuple(parameter.weight.shape[:1]) if kind in ROW_FIELDS else ())
     start = optimizer.initial_square_average if kind == "square_average" else 0.0
     return np.full(tuple(parameter.weight.shape), start)
 
 
-def _slots(parameter: Parameter) -> dict[str, Any]:
+def _slots(parameter: Parameter, progress: Progress | None) -> dict[str, Any]:
     """The slots that there are, by kind."""
-    return {kind: v for kind, v in parameter._asdict().items() if kind in KINDS and v is not None}
+    fields = parameter._asdict() | ({} if progress is None else progress._asdict())
+    return {kind: v for kind, v in fields.items() if kind in KINDS and v is not None}
+
+
+def _all_slots(optimizer: "RMSprop") -> list[dict[str, Any]]:
+    """The slots of each of the optimizer's variables."""
+    return list(map(_slots, optimizer._parameters, optimizer._progress))
 
 
 def _names(optimizer: "RMSprop") -> tuple[str, ...]:

@@ -10,7 +10,7 @@
 it can be traced as a whole; `_execution` reads the variables, runs it and writes them back.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +73,7 @@ def step(
     parameters: Sequence[Parameter],
     gradients: Sequence[Tensor | None],
     update: Update | None = None,
+    shares: Mapping[int, Tensor] | None = None,
 ) -> tuple[list[Parameter], Counters]:
     """Make one whole step.
 
@@ -84,6 +85,8 @@ def step(
         parameters: the built variables with their slots.
         gradients: for each parameter a dense tensor of its shape, or None.
         update: how one parameter is advanced; by default `_rule.update`.
+        shares: for a parameter that is given as rows of a table, what each row counts in a sum
+            over all: 0 where it repeats another. Every row counts 1 by default.
 
     Returns: the parameters and the counters after the step.
     """
@@ -118,7 +121,8 @@ def step(
                 emptied = ops.where(completes, ops.zeros_like(total), total)
                 results[i] = results[i]._replace(accumulator=emptied)
 
-    clipped = clip(plan, numbers, list(present.values()))
+    shares = shares or {}
+    clipped = clip(plan, numbers, list(present.values()), [shares.get(i) for i in present])
     for (i, _), gradient in zip(present.items(), clipped, strict=True):
         before = results[i]
         after = _advance(plan, numbers, done, learning_rate, i, before, gradient, update)
@@ -155,7 +159,9 @@ def all_finite(gradients: Iterable[Tensor]) -> Tensor:
     return verdict
 
 
-def clip(plan: Plan, numbers: Numbers, gradients: list[Tensor]) -> list[Tensor]:
+def clip(
+    plan: Plan, numbers: Numbers, gradients: list[Tensor], shares: Sequence[Tensor | None]
+) -> list[Tensor]:
     """Clip gradients by value, by their own norm, or by the norm of all together.
 
     A norm that is not finite makes the clipped gradients NaN, as in Keras: there is no
@@ -166,7 +172,9 @@ def clip(plan: Plan, numbers: Numbers, gradients: list[Tensor]) -> list[Tensor]:
     if plan.clip == "value":
         bounds = [_rule.number_in(numbers.clip, dtype_of(g)) for g in gradients]
         return [ops.clip(g, -bound, bound) for g, bound in zip(gradients, bounds, strict=True)]
-    squares = [ops.sum(ops.square(g)) for g in gradients]
+    squares = [
+        _sum_of_squares(gradient, share) for gradient, share in zip(gradients, shares, strict=True)
+    ]
     if plan.clip == "global_norm":
         widest = widest_dtype(squares)
         total = sum((ops.cast(square, widest) for square in squares[1:]), squares[0])
@@ -175,6 +183,13 @@ def clip(plan: Plan, numbers: Numbers, gradients: list[Tensor]) -> list[Tensor]:
         g * _clip_scale(numbers.clip, square, dtype_of(g))
         for g, square in zip(gradients, squares, strict=True)
     ]
+
+
+def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:
+    squares = ops.square(gradient)
+    if share is None:
+        return ops.sum(squares)
+    return ops.sum(share * ops.sum(squares, axis=tuple(range(1, len(squares.shape)))))
 
 
 def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:

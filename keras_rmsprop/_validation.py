@@ -131,6 +131,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "lr_in_momentum": Hyperparameter("True or False", _flag),
     "bias_correction": Hyperparameter("True or False", _flag),
     "maximize": Hyperparameter("True or False", _flag),
+    "lazy": Hyperparameter("True or False", _flag, "TF1's sparse update leaves averages stale."),
     "use_ema": Hyperparameter("True or False", _flag),
     "skip_nonfinite": Hyperparameter("True or False", _flag),
     "jit_compile": Hyperparameter("'auto', True or False", _auto_or_flag),
@@ -144,7 +145,16 @@ STRUCTURAL: dict[str, str] = {
     "steps is kept in units of it",
     "skip_nonfinite": "the count of skipped steps is a variable of its own",
     "initial_square_average": "the square average has already started",
+    "lazy": "the counts of rows are variables of their own",
     "lr_in_momentum": "the momentum buffer holds steps in one case and directions in the other",
+}
+
+# What moves weights that have no gradient, which `lazy` relies upon not to happen.
+MOVES_EVERY_ROW: dict[str, str] = {
+    "momentum": "the buffer goes on moving a row after its gradient is gone",
+    "weight_decay": "decay shrinks every row at every step",
+    "l2": "the penalty gives every row a gradient at every step",
+    "use_ema": "the average of the weights moves at every step, row by row",
 }
 
 # Arguments that other frameworks have, and what they are here.
@@ -236,6 +246,13 @@ def check_together(settings: Mapping[str, Any]) -> None:
             f"initial_square_average={settings['initial_square_average']!r}. Use one of the two: "
             "both exist to tame the first steps."
         )
+    if settings["lazy"]:
+        for name, reason in MOVES_EVERY_ROW.items():
+            if settings[name]:
+                raise ValueError(
+                    f"`lazy=True` leaves rows without a gradient alone, but {reason}. Received "
+                    f"{name}={settings[name]!r}. Leave one of the two out."
+                )
     clips = {name: settings[name] for name in ("clipnorm", "clipvalue", "global_clipnorm")}
     given = {name: value for name, value in clips.items() if value is not None}
     if len(given) > 1:
@@ -246,7 +263,9 @@ def check_together(settings: Mapping[str, Any]) -> None:
         )
 
 
-def check_change(name: str, old: Any, new: Any, *, has_momentum_buffer: bool) -> None:
+def check_change(
+    name: str, old: Any, new: Any, *, has_momentum_buffer: bool, counts_rows: bool
+) -> None:
     """Refuse an assignment that the slots of a built optimizer cannot follow.
 
     Raises: ValueError with the reason and what to do.
@@ -256,6 +275,8 @@ def check_change(name: str, old: Any, new: Any, *, has_momentum_buffer: bool) ->
     reason = STRUCTURAL.get(name)
     if name == "momentum" and not has_momentum_buffer:
         reason = "the momentum buffer is created by `build`, and only for momentum > 0"
+    if name == "bias_correction" and counts_rows:
+        reason = "with `lazy`, the rows keep the corrections they have seen"
     if reason is not None:
         raise ValueError(
             f"`{name}` cannot change once the optimizer is built: {reason}. Received "

@@ -61,9 +61,9 @@ def started_parameter(rng, shape, centered):
     )
 
 
-def counters_at_start(rows, bias_correction):
+def progress_at_start(rows, bias_correction):
     zeros = np.zeros(rows)
-    return _deferred.Counters(
+    return _deferred.Progress(
         updates=tensor(0, "int64"),
         correction=tensor(0.0) if bias_correction else None,
         row_updates=tensor(zeros, "int64"),
@@ -71,10 +71,10 @@ def counters_at_start(rows, bias_correction):
     )
 
 
-def sees(counters, other):
-    """The rows of `counters` beside the totals of `other`, which has gone on without them."""
+def sees(progress, other):
+    """The rows of `progress` beside the totals of `other`, which has gone on without them."""
     return other._replace(
-        row_updates=counters.row_updates, row_corrections=counters.row_corrections
+        row_updates=progress.row_updates, row_corrections=progress.row_corrections
     )
 
 
@@ -90,18 +90,18 @@ def test_catching_up_equals_making_the_missed_updates_with_zero_gradients(
     touched_until = 3
     choices = form(bias_correction=bias_correction)
     coefficients = _rule.Coefficients.of(rho=rho, momentum=0.0, epsilon=1e-7)
-    counters = counters_at_start(3, bias_correction)
+    progress = progress_at_start(3, bias_correction)
     for t in steps[:touched_until]:
-        counters = _deferred.count(choices, coefficients, counters, tensor(t, "int64"))
-    at_touch = counters
+        progress = _deferred.count(choices, coefficients, progress, tensor(t, "int64"))
+    at_touch = progress
 
     table = started_parameter(rng, (3, 2, 5), centered)
     expected = table
     for t in steps[touched_until:]:
         numbers = _rule.step_coefficients(choices, coefficients, 0.1, tensor(t, "int64"), "float64")
         expected = _rule.update(choices, numbers, expected, ops.zeros_like(table.weight))
-        counters = _deferred.count(choices, coefficients, counters, tensor(t, "int64"))
-    caught_up, _ = _deferred.catch_up(coefficients, sees(at_touch, counters), table)
+        progress = _deferred.count(choices, coefficients, progress, tensor(t, "int64"))
+    caught_up, _ = _deferred.catch_up(coefficients, sees(at_touch, progress), table)
 
     for got, want in zip(caught_up, expected, strict=True):
         if want is not None:
@@ -114,11 +114,11 @@ def test_catching_up_equals_making_the_missed_updates_with_zero_gradients(
 def test_a_row_that_missed_nothing_keeps_every_bit(rng, centered):
     coefficients = _rule.Coefficients.of(rho=0.9, momentum=0.0, epsilon=1e-7)
     choices = form(bias_correction=True)
-    counters = counters_at_start(3, bias_correction=True)
+    progress = progress_at_start(3, bias_correction=True)
     for t in range(1, 6):
-        counters = _deferred.count(choices, coefficients, counters, tensor(t, "int64"))
+        progress = _deferred.count(choices, coefficients, progress, tensor(t, "int64"))
     table = started_parameter(rng, (3, 4), centered)
-    caught_up, _ = _deferred.catch_up(coefficients, counters, table)
+    caught_up, _ = _deferred.catch_up(coefficients, progress, table)
     for got, want in zip(caught_up, table, strict=True):
         if want is not None:
             np.testing.assert_array_equal(ops.convert_to_numpy(got), ops.convert_to_numpy(want))
@@ -126,11 +126,11 @@ def test_a_row_that_missed_nothing_keeps_every_bit(rng, centered):
 
 def test_each_row_is_decayed_by_what_it_missed_itself(rng):
     coefficients = _rule.Coefficients.of(rho=0.5, momentum=0.0, epsilon=1e-7)
-    counters = counters_at_start(3, bias_correction=False)._replace(
+    progress = progress_at_start(3, bias_correction=False)._replace(
         updates=tensor(7, "int64"), row_updates=tensor([7, 5, 0], "int64")
     )
     ones = tensor(np.ones((3, 2)))
-    caught_up, current = _deferred.catch_up(coefficients, counters, _rule.Parameter(ones, ones))
+    caught_up, current = _deferred.catch_up(coefficients, progress, _rule.Parameter(ones, ones))
     got = ops.convert_to_numpy(caught_up.square_average)
     np.testing.assert_allclose(got, [[1.0] * 2, [0.25] * 2, [2.0**-7] * 2], rtol=1e-15)
     np.testing.assert_array_equal(ops.convert_to_numpy(current.row_updates), [7, 7, 7])
@@ -140,9 +140,9 @@ def test_the_variance_of_a_centered_float32_row_keeps_its_digits():
     # Right after a constant gradient s is 0 and m large: q (1 - q) m**2 is all there is, and
     # 1 - q from a float32 q would be off in its fourth digit.
     coefficients = _rule.Coefficients.of(rho=0.9999, momentum=0.0, epsilon=1e-7)
-    counters = counters_at_start(1, bias_correction=False)._replace(updates=tensor(3, "int64"))
+    progress = progress_at_start(1, bias_correction=False)._replace(updates=tensor(3, "int64"))
     zero, mean = tensor([[0.0]], "float32"), tensor([[1.0]], "float32")
-    caught_up, _ = _deferred.catch_up(coefficients, counters, _rule.Parameter(zero, zero, mean))
+    caught_up, _ = _deferred.catch_up(coefficients, progress, _rule.Parameter(zero, zero, mean))
     q = 0.9999**3
     got = ops.convert_to_numpy(caught_up.square_average)
     np.testing.assert_allclose(got, [[q * (1 - q)]], rtol=3e-7)

@@ -8,7 +8,10 @@ interface; only the active backend's is imported:
     write(pairs)                     assign each (variable, value)
     copy(value)                      a value that may be given to a second variable
     shape_of(gradient)               the shape of a gradient, dense or sparse
+    is_rows(gradient)                whether it is the rows of a table and their ids
     dense(gradient, variable)        the gradient as one value per weight
+    GIVES_ROWS                       whether gradients can come as rows
+    outside_trace()                  a context in which things are done now, not traced
 """
 
 import keras

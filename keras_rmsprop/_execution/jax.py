@@ -1,5 +1,6 @@
 """How a step runs on JAX: op by op or traced, or as one compiled call."""
 
+import contextlib
 import logging
 import sys
 import weakref
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
 
 Gradients = Sequence[jax.Array | None]
+
+# Whether a gradient can come as the rows of a table.
+GIVES_ROWS = False
+outside_trace = contextlib.nullcontext
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +60,11 @@ def copy(value: jax.Array) -> jax.Array:
 def shape_of(gradient: jax.Array) -> tuple[int, ...]:
     """Return the gradient's shape."""
     return gradient.shape
+
+
+def is_rows(_: Any) -> bool:
+    """Whether a gradient is the rows of a table and their ids: here it never is."""
+    return False
 
 
 def dense(gradient: Any, _: keras.Variable) -> jax.Array:
@@ -97,9 +107,7 @@ def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients)
     return int(optimizer.iterations) > 0
 
 
-def _run_compiled(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
-) -> bool:
+def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> bool:
     """Make the step as one compiled call; return False, nothing done, if there is no way."""
     owners = optimizer._parameters
     weights = [parameter.weight._value for parameter in owners]

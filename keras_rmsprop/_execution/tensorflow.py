@@ -12,19 +12,19 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.ops import control_flow_util
 
 from keras_rmsprop import _sparse, _step
-from keras_rmsprop._execution._plain import (
-    FLOATING,
-    changes,
-    in_stateless_scope,
-    is_compilable,
-    run_plainly,
-)
+from keras_rmsprop._deferred import Progress
+from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope, is_compilable
 from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
 
-Gradients = Sequence[tf.Tensor | None]
+Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
+
+# Whether a gradient can come as the rows of a table.
+GIVES_ROWS = True
+# What is done in this context is done now, not by the graph that is being traced.
+outside_trace = tf.init_scope
 
 _EagerTensor = type(tf.constant(0.0))
 
@@ -54,11 +54,16 @@ def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
     plan, rate = optimizer._plan(), optimizer.learning_rate
     if tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None:
-        _run_in_replica(optimizer, plan, gradients, rate)
-    elif not _runs_compiled(optimizer, plan) or not _run_compiled(
+        _run_in_replica(optimizer, plan, _all_dense(optimizer, gradients), rate)
+        return
+    if in_stateless_scope():
+        # The scope keeps whole values, not rows.
+        gradients = _all_dense(optimizer, gradients)
+    _check_constraints(optimizer, plan, gradients)
+    if not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
         optimizer, plan, gradients, rate
     ):
-        write(run_plainly(optimizer, plan, gradients, rate, read))
+        write(_run_plainly(optimizer, plan, gradients, rate))
 
 
 def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
@@ -66,10 +71,10 @@ def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
     return tf.convert_to_tensor(variable)
 
 
-def write(pairs: Sequence[tuple[Any, tf.Tensor]]) -> None:
-    """Assign each value to its variable."""
+def write(pairs: Sequence[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
+    """Assign each value to its variable, or the rows of it that are given."""
     for variable, value in pairs:
-        variable.assign(value)
+        _sparse.write(variable, value)
 
 
 def copy(value: tf.Tensor) -> tf.Tensor:
@@ -78,10 +83,18 @@ def copy(value: tf.Tensor) -> tf.Tensor:
 
 
 def shape_of(gradient: Any) -> tuple[int | None, ...]:
-    """Return the gradient's shape; of an eager tensor without TensorShape's detour."""
+    """Return the gradient's shape, with None where it is not known yet."""
     if isinstance(gradient, _EagerTensor):
+        # Without the detour over TensorShape.
         return gradient._shape_tuple()
+    if _sparse.is_sparse(gradient) and gradient.shape.rank is None:
+        return (None, *gradient.values.shape[1:])
     return tuple(gradient.shape)
+
+
+def is_rows(gradient: Any) -> bool:
+    """Whether a gradient is the rows of a table and their ids."""
+    return _sparse.is_sparse(gradient)
 
 
 def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
@@ -91,17 +104,122 @@ def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
     return gradient
 
 
+class _State(NamedTuple):
+    """The variables that a step reads and writes."""
+
+    parameters: Sequence[Parameter]
+    counters: _step.Counters
+    progress: Sequence[Progress | None]
+
+    @classmethod
+    def of(cls, optimizer: "RMSprop") -> "_State":
+        return cls(optimizer._parameters, optimizer._counters, optimizer._progress)
+
+
+def _run_plainly(
+    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
+) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
+    return _changes_of_step(
+        _State.of(optimizer),
+        plan,
+        optimizer._numbers(),
+        read(rate) if isinstance(rate, keras.Variable) else rate,
+        gradients,
+        optimizer._update_hook(),
+    )
+
+
+def _changes_of_step(
+    state: _State,
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    rate: Any,
+    gradients: Gradients,
+    hook: _step.Update | None = None,
+) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
+    """Run one step and return each variable that changes with its new value or rows."""
+    tables = {
+        i: _sparse.open_table(numbers.coefficients, owners, progress, gradient, _is_inside_xla())
+        for i, (owners, progress, gradient) in enumerate(
+            zip(state.parameters, state.progress, gradients, strict=True)
+        )
+        if progress is not None and gradient is not None
+    }
+    before = [
+        # A table without a gradient stays as it is and need not be read: that may be a copy.
+        _NOTHING if progress is not None else Parameter(*(v if v is None else read(v) for v in p))
+        for p, progress in zip(state.parameters, state.progress, strict=True)
+    ]
+    owners = list(state.parameters)
+    for i, table in tables.items():
+        before[i] = table.parameter
+    counters = _step.Counters(*(v if v is None else read(v) for v in state.counters))
+    after, counted = _step.step(
+        plan,
+        numbers,
+        counters,
+        rate,
+        before,
+        [tables[i].gradient if i in tables else g for i, g in enumerate(gradients)],
+        hook,
+        {i: table.share for i, table in tables.items()},
+    )
+    made = counted.calls - counters.calls
+    pairs: list[tuple[Any, tf.Tensor | tf.IndexedSlices]] = []
+    for i, table in tables.items():
+        pairs += _sparse.close_table(
+            plan.form, numbers.coefficients, table, after[i], counters.calls + 1, made
+        )
+        owners[i] = before[i] = after[i] = _NOTHING
+    return pairs + changes([*owners, state.counters], [*before, counters], [*after, counted])
+
+
+_NOTHING = Parameter(None)
+
+
+def _all_dense(optimizer: "RMSprop", gradients: Gradients) -> Sequence[tf.Tensor | None]:
+    variables = optimizer._trainable_variables
+    return [
+        None if g is None else dense(g, variable)
+        for g, variable in zip(gradients, variables, strict=True)
+    ]
+
+
+def _check_constraints(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> None:
+    for owners, constraint, g in zip(
+        optimizer._parameters, plan.constraints, gradients, strict=True
+    ):
+        if constraint is not None and _sparse.is_sparse(g):
+            raise ValueError(
+                f"`lazy=True` leaves rows without a gradient alone, but the constraint of "
+                f"{owners.weight.name!r} may move every row at every step, received "
+                f"{type(constraint).__name__}. Leave one of the two out."
+            )
+
+
+def _is_inside_xla() -> bool:
+    """Whether the code being traced is compiled by XLA with all that surrounds it."""
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+
+
 class _Key(NamedTuple):
     """What a compiled step depends on beside the numbers that it is given."""
 
     plan: _step.Plan
     constraints: tuple[str, ...]
-    gradient_dtypes: tuple[tf.DType | None, ...]
+    # The dtypes of each gradient's tensors: one, or two where it is rows and their ids.
+    gradient_dtypes: tuple[tuple[tf.DType, ...], ...]
     # None where the rate is the optimizer's variable, which the step reads itself.
     rate_dtype: tf.DType | None
+    # Whether XLA compiles it. With rows of tables it is an ordinary graph by default: as fast,
+    # and XLA would compile again for each number of ids.
+    xla: bool
 
 
-def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan) -> bool:
+def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> bool:
     """Whether this step is to run as one compiled call.
 
     It depends on the configuration and the saved state only, never on what the process did
@@ -115,14 +233,11 @@ def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan) -> bool:
     if tf.executing_eagerly():
         # One-step uses need not pay for a compilation.
         return mode is True or int(optimizer.iterations) > 0
-    # Inside XLA the step is compiled with all that surrounds it.
-    graph = tf.compat.v1.get_default_graph()
-    return not control_flow_util.GraphOrParentsInXlaContext(graph)
+    # A step with rows would be the same graph again.
+    return not _is_inside_xla() and (mode is True or not any(map(_sparse.is_sparse, gradients)))
 
 
-def _run_compiled(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
-) -> bool:
+def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> bool:
     """Make the step as one compiled call; return False, nothing done, if there is no way."""
     if rate is optimizer._learning_rate:
         rate = None
@@ -132,11 +247,12 @@ def _run_compiled(
     key = _Key(
         plan,
         tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
-        tuple(None if g is None else g.dtype for g in gradients),
+        tuple(tuple(x.dtype for x in _tensors_of(g)) for g in gradients),
         None if rate is None else rate.dtype,
+        optimizer.jit_compile is True or not any(map(_sparse.is_sparse, gradients)),
     )
     steps = _compiled.setdefault(optimizer, {})
-    arguments = [g for g in gradients if g is not None]
+    arguments = [tensor for g in gradients for tensor in _tensors_of(g)]
     if rate is not None:
         arguments.append(rate)
     try:
@@ -152,7 +268,7 @@ def _run_compiled(
             return False
         step(optimizer._numbers(), arguments)
     except _NOT_COMPILABLE as error:
-        if optimizer.jit_compile is True:
+        if optimizer.jit_compile is True or not key.xla:
             raise
         # XLA compiles before it runs anything, so the variables are as they were.
         steps[key] = None
@@ -169,38 +285,28 @@ class _CompiledStep:
     """
 
     def __init__(self, optimizer: "RMSprop", key: _Key) -> None:
-        variables = optimizer._parameters
-        counting = optimizer._counters
+        state = _State.of(optimizer)
         rate_variable = optimizer._learning_rate
         numbers = optimizer._numbers()
         size = len(_pack(numbers))
 
         def whole_step(packed: tf.Tensor, *arguments: tf.Tensor) -> None:
             rest = iter(arguments)
-            gradients = [None if dtype is None else next(rest) for dtype in key.gradient_dtypes]
-            rate = read(rate_variable) if key.rate_dtype is None else next(rest)
-            before = [
-                Parameter(*(None if owner is None else read(owner) for owner in owners))
-                for owners in variables
+            gradients = [
+                _gradient_of([next(rest) for _ in dtypes]) for dtypes in key.gradient_dtypes
             ]
-            counters = _step.Counters(*(v if v is None else read(v) for v in counting))
-            after, counted = _step.step(
-                key.plan,
-                _unpack(numbers, packed),
-                counters,
-                rate,
-                before,
-                gradients,
-            )
-            write(changes([*variables, counting], [*before, counters], [*after, counted]))
+            rate = read(rate_variable) if key.rate_dtype is None else next(rest)
+            write(_changes_of_step(state, key.plan, _unpack(numbers, packed), rate, gradients))
 
         specs = [tf.TensorSpec([size], tf.float64)]
-        for owners, dtype in zip(variables, key.gradient_dtypes, strict=True):
-            if dtype is not None:
-                specs.append(tf.TensorSpec(owners.weight.shape, dtype))
+        for owners, dtypes in zip(state.parameters, key.gradient_dtypes, strict=True):
+            shape = owners.weight.shape
+            # The number of rows is free.
+            shapes = [[None, *shape[1:]], [None]] if len(dtypes) == 2 else [shape]
+            specs += [tf.TensorSpec(*two) for two in zip(shapes, dtypes, strict=False)]
         if key.rate_dtype is not None:
             specs.append(tf.TensorSpec([], key.rate_dtype))
-        function = tf.function(whole_step, jit_compile=True, autograph=False)
+        function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
         self._concrete = function.get_concrete_function(*specs)
         self._captured = self._concrete.captured_inputs
         self._numbers: _step.Numbers | None = None
@@ -217,6 +323,18 @@ class _CompiledStep:
         # The public call would record the step on any tape that watches the weights, and give
         # out every intermediate result for a gradient that nobody can take of an assignment.
         self._concrete._inference_function.call_flat(packed, *arguments, *self._captured)
+
+
+def _tensors_of(gradient: tf.Tensor | tf.IndexedSlices | None) -> tuple[tf.Tensor, ...]:
+    if gradient is None:
+        return ()
+    return (gradient.values, gradient.indices) if _sparse.is_sparse(gradient) else (gradient,)
+
+
+def _gradient_of(tensors: list[tf.Tensor]) -> tf.Tensor | tf.IndexedSlices | None:
+    if not tensors:
+        return None
+    return tf.IndexedSlices(*tensors) if len(tensors) == 2 else tensors[0]
 
 
 def _pack(numbers: _step.Numbers) -> list[float]:
@@ -237,7 +355,7 @@ def _check_placement(optimizer: "RMSprop") -> None:
     owners += [v for v in optimizer._counters if v is not None]
     if isinstance(optimizer._learning_rate, keras.Variable):
         owners.append(optimizer._learning_rate)
-    variables = [_tf_variable(v) for v in owners]
+    variables = [_sparse.tf_variable(v) for v in owners]
     if any(isinstance(v, tf.distribute.DistributedValues) for v in variables):
         raise tf.errors.UnimplementedError(None, None, "variables of a distribution strategy")
     devices = {v.device for v in variables}
@@ -270,8 +388,8 @@ def _run_in_replica(
     present = [g for g in gradients if g is not None]
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     summed = [None if g is None else next(sums) for g in gradients]
-    pairs = run_plainly(optimizer, plan, summed, rate, read)
-    variables = [_tf_variable(variable) for variable, _ in pairs]
+    pairs = _run_plainly(optimizer, plan, summed, rate)
+    variables = [_sparse.tf_variable(variable) for variable, _ in pairs]
 
     def assign_copies(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:
         for variable, value in zip(variables, values, strict=True):
@@ -282,7 +400,3 @@ def _run_in_replica(
     tf.__internal__.distribute.interim.maybe_merge_call(
         assign_copies, tf.distribute.get_strategy(), [value for _, value in pairs]
     )
-
-
-def _tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
-    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,5 +1,6 @@
 """How a step runs on torch: in place, many tensors to a call, or op by op."""
 
+import contextlib
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,10 @@ Tensors = list[torch.Tensor]
 # On a CPU so many elements are taken through the whole update at a time: with their slots and
 # temporaries they stay in a core's cache, where op after op over all weights would not.
 BLOCK = 2**16
+
+# Whether a gradient can come as the rows of a table.
+GIVES_ROWS = False
+outside_trace = contextlib.nullcontext
 
 
 @torch.no_grad()
@@ -55,6 +60,11 @@ def copy(value: torch.Tensor) -> torch.Tensor:
 def shape_of(gradient: torch.Tensor) -> tuple[int, ...]:
     """Return the gradient's shape."""
     return tuple(gradient.shape)
+
+
+def is_rows(_: Any) -> bool:
+    """Whether a gradient is the rows of a table and their ids: here it never is."""
+    return False
 
 
 def dense(gradient: Any, _: keras.Variable) -> torch.Tensor:
