@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine, plot, report
-from benchmarks.results import OURS, Entry, Record, Result
+from benchmarks.registry import BACKENDS
+from benchmarks.results import Record, Result
 
 WORKER = "benchmarks.worker"
-BACKENDS = ("tensorflow", "jax", "torch")
 OUTPUT = Path(__file__).parent / "output"
 # TensorFlow's rows are CPU steps; JAX shares an accelerator's memory.
 ENVIRONMENT = {
@@ -84,8 +84,7 @@ def run_worker(backend: str, *, quick: bool, only: str | None) -> tuple[str, lis
     if done.returncode:
         reason = f"the process ended with code {done.returncode}"
         suite, mode, config, case = [*started.split("/"), "", "", ""][:4]
-        result = Result("", {OURS: Entry(failure=reason)}, [])
-        records.append(Record(backend, suite, mode, config, case, None, result))
+        records.append(Record(backend, suite, mode, config, case, None, Result.failed(reason)))
     return device, records
 
 

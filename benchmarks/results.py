@@ -67,6 +67,11 @@ class Result:
     entries: dict[str, Entry]
     comparisons: list[Comparison]
 
+    @classmethod
+    def failed(cls, reason: str) -> "Result":
+        """The result of a row that gave no figure."""
+        return cls("", {OURS: Entry(failure=reason)}, [])
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:

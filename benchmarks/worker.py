@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import contenders, registry
 from benchmarks.measure import QUICK, Settings, describe
-from benchmarks.results import OURS, Entry, Record, Result
+from benchmarks.results import Record, Result
 
 
 def main() -> None:
@@ -49,13 +49,8 @@ def measure(backend: str, row: registry.Row, settings: Settings) -> Record:
     try:
         result = row.measure(settings)
     except Exception as error:  # the failure is a result
-        result = failed(describe(error))
+        result = Result.failed(describe(error))
     return Record(backend, row.suite, row.mode, row.config, row.case, row.size, result)
-
-
-def failed(reason: str) -> Result:
-    """The result of a row that gave no figure."""
-    return Result("", {OURS: Entry(failure=reason)}, [])
 
 
 if __name__ == "__main__":
