@@ -221,7 +221,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
         progress = self._built_progress(variables)
-        if self.skip_nonfinite:
+        if self.skip_nonfinite and self._skipped_steps is None:
             self._skipped_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
@@ -229,6 +229,40 @@ class RMSprop(keras.optimizers.Optimizer):
         if self._pending_arrays is not None:
             pending, self._pending_arrays = self._pending_arrays, None
             self._load(_state.read_state(pending, self))
+
+    def add_variables(self, variables: Sequence[keras.Variable]) -> None:
+        """Take in more variables, such as those of layers that were frozen so far.
+
+        The state there is stays as it is, and the new variables start with fresh slots. Variables
+        that the optimizer already has are passed over.
+
+        Args:
+            variables: variables that `apply` will be given gradients of from now on.
+        """
+        if not self.built:
+            self.build(list(variables))
+            return
+        positions = dict(self._trainable_variables_indices)
+        new = [v for v in variables if self._var_key(v) not in positions]
+        if not new:
+            return
+        before = {name: list(getattr(self, name, ())) for name in _COLUMNS}
+        progress = self._progress
+        self.built = False
+        self.build(new)
+        for name, column in before.items():
+            # In place: an assignment would track the weights as the optimizer's own variables.
+            if hasattr(self, name):
+                getattr(self, name)[:0] = column
+        count = len(positions)
+        positions |= {self._var_key(v): count + i for i, v in enumerate(new)}
+        self._trainable_variables_indices.update(positions)
+        self._roster = Roster(self._gathered_parameters(), [*progress, *self._progress])
+        for parameter in self._parameters[count:]:
+            if parameter.average is not None:
+                # As on the first step of all, the average starts as a copy.
+                weight = engine.copy(engine.read(parameter.weight))
+                parameter.average.assign(ops.cast(weight, parameter.average.dtype))
 
     def _built_progress(self, variables: Sequence[keras.Variable]) -> list[Progress | None]:
         """Create the variables that say how far each row has come, where `lazy` needs them."""
@@ -709,6 +743,16 @@ class RMSprop(keras.optimizers.Optimizer):
                 value = ops.cast(engine.copy(engine.read(average)), variable.dtype)
                 engine.write([(variable, value)])
 
+
+# The lists with an entry for each built variable.
+_COLUMNS = (
+    "_trainable_variables",
+    "_square_averages",
+    "_momentums",
+    "_gradient_averages",
+    "_accumulated_gradients",
+    "_model_variables_moving_average",
+)
 
 _KERAS_OPTIONS = (
     "weight_decay",
