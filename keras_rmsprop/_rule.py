@@ -17,6 +17,8 @@ from keras import backend, ops
 
 # A tensor of the active backend: tf.Tensor, jax.Array or torch.Tensor.
 Tensor = Any
+# A tensor, or None without the option that needs it: which, a type checker cannot know.
+Slot = Any
 # A Python float, or a scalar tensor where the number is an input of a compiled step.
 Number = Any
 
@@ -33,12 +35,12 @@ class Parameter(NamedTuple):
 
     # Changed by every update.
     weight: Tensor
-    square_average: Tensor | None = None
-    gradient_average: Tensor | None = None
-    momentum: Tensor | None = None
+    square_average: Slot = None
+    gradient_average: Slot = None
+    momentum: Slot = None
     # Changed by every call, also by those that only accumulate.
-    accumulator: Tensor | None = None
-    average: Tensor | None = None
+    accumulator: Slot = None
+    average: Slot = None
 
 
 class Form(NamedTuple):

@@ -10,6 +10,7 @@ optimizer has and the state does not starts afresh; what the state has and the o
 not is dropped; both are said.
 """
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -285,7 +286,7 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
                 variable,
                 f"{name}/{kind}",
                 value,
-                lambda k=kind, p=parameter: _fresh(optimizer, k, p),
+                functools.partial(_fresh, optimizer, kind, parameter),
             )
 
     saved_names = state.names or tuple(f"variable {i}" for i in range(len(state.slots)))

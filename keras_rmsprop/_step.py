@@ -11,13 +11,24 @@ it can be traced as a whole; `_execution` reads the variables, runs it and write
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import backend, ops
 
 from keras_rmsprop import _rule
-from keras_rmsprop._rule import Coefficients, Form, Number, Parameter, StepCoefficients, Tensor
+from keras_rmsprop._rule import (
+    Coefficients,
+    Form,
+    Number,
+    Parameter,
+    Slot,
+    StepCoefficients,
+    Tensor,
+)
+
+# A keras.constraints.Constraint, or any other function of the weight.
+Constraint = Any
 
 
 class Plan(NamedTuple):
@@ -36,7 +47,7 @@ class Plan(NamedTuple):
     use_ema: bool
     ema_overwrite_frequency: int | None
     decayed: tuple[bool, ...]
-    constraints: tuple[Callable[[Tensor], Tensor] | None, ...]
+    constraints: tuple[Constraint | None, ...]
 
 
 class Numbers(NamedTuple):
@@ -57,7 +68,7 @@ class Counters(NamedTuple):
     # Calls of `apply` that were not skipped, whether or not they completed a step.
     calls: Tensor
     # Calls that `skip_nonfinite` left without effect; None without that option.
-    skipped: Tensor | None = None
+    skipped: Slot = None
 
 
 # How one parameter is advanced: (index among the built variables, its step's coefficients,

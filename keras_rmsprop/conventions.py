@@ -131,7 +131,7 @@ class CountSchedule(schedules.LearningRateSchedule):
     {'function': 'mine>halving'}
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         if not callable(function):
             raise ValueError(
                 "`function` must take a count and return a learning rate, received "

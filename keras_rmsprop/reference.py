@@ -184,10 +184,10 @@ class Reference:
 
         if self.use_ema:
             self._average()
-        for parameter, gradient, constraint in zip(
+        for parameter, given, constraint in zip(
             self.parameters, gradients, self.constraints, strict=True
         ):
-            if constraint is not None and gradient is not None:
+            if constraint is not None and given is not None:
                 parameter.weight = np.asarray(constraint(parameter.weight), np.float64)
         self.calls += 1
 
