@@ -80,7 +80,7 @@ def effective_rates(optimizer: RMSprop) -> Array:
 
 def main(report: Report) -> None:
     """Train, compare the learning rates and draw both."""
-    epochs = range(100 if report.quick else EPOCHS)
+    epochs = range(30 if report.quick else EPOCHS)
     histories: dict[str, tuple[Array, Array]] = {}
     models: dict[str, keras.Model] = {}
     for name, optimizer in optimizers().items():

@@ -162,7 +162,9 @@ def test_synthetic_diamonds_look_like_diamonds(example) -> None:
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="diamonds.py compares with tf.keras")
-@pytest.mark.skipif("SEABORN_DATA" not in os.environ, reason="SEABORN_DATA has no diamonds.csv")
+@pytest.mark.skipif(
+    "SEABORN_DATA" not in os.environ, reason="SEABORN_DATA, the folder of diamonds.csv, is not set"
+)
 def test_real_diamonds_give_the_published_line(example) -> None:
     module = example("diamonds")
     diamonds = module.load_diamonds()
