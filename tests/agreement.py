@@ -1,0 +1,222 @@
+"""How far does the optimizer stray from the float64 reference? Both run side by side here.
+
+"The same" means |difference| <= tolerance * distance travelled + one ulp(w) per step: rounding
+the weight alone costs an ulp, which a tolerance on the bare distance would not allow.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+import keras_rmsprop
+from keras_rmsprop.reference import Parameter, Reference
+from tests.variants import Variant
+
+TOLERANCE = {"float64": 1e-13, "float32": 2e-6}
+
+# What the reference calls its slots, in the order of `optimizer._parameters`.
+SLOTS = ("weight", "square_average", "gradient_average", "momentum", "accumulator", "average")
+
+
+class Problem(NamedTuple):
+    """Where the weights start, and what they are given."""
+
+    # Each of the shape and dtype of its variable.
+    starts: list[np.ndarray]
+    # For each step one learning rate, exact in float32, and for each weight a gradient or None.
+    rates: list[float]
+    gradients: list[list[np.ndarray | None]]
+
+
+RANKS: tuple[tuple[int, ...], ...] = ((), (2, 3), (2, 2, 2))
+
+
+def a_problem(*weights: tuple[tuple[int, ...], str], steps: int = 32) -> Problem:
+    """Weights of the given shapes and dtypes under noisy gradients and a moving rate.
+
+    The sizes of the gradients spread over two decades, the last weight but one goes without a
+    gradient now and then, one learning rate is zero, and the rate falls to a third half-way.
+    """
+    rng = np.random.default_rng(0)
+    starts = [np.asarray(rng.normal(0.0, 1.0, shape), dtype) for shape, dtype in weights]
+    scales = [np.asarray(10.0 ** rng.uniform(-1.0, 1.0, shape)) for shape, _ in weights]
+    gradients: list[list[np.ndarray | None]] = [
+        [
+            np.asarray(scale * rng.normal(0.3, 1.0, scale.shape), dtype)
+            for scale, (_, dtype) in zip(scales, weights, strict=True)
+        ]
+        for _ in range(steps)
+    ]
+    for t in range(4, steps, 6):
+        gradients[t][-2] = None
+    rates = 0.02 * (1.0 + 0.5 * np.sin(np.arange(steps)))
+    rates[steps // 2 :] /= 3.0
+    rates[7] = 0.0
+    return Problem(starts, rates.astype(np.float32).tolist(), gradients)
+
+
+class Difference(NamedTuple):
+    """How far one kind of tensor strayed at most, over all steps and weights."""
+
+    # |difference| over what "the same" allows; at most 1 to pass.
+    share: float = 0.0
+    # |difference| over the distance travelled (over the largest value seen, for an average).
+    relative: float = 0.0
+
+    def or_worse(self, other: "Difference") -> "Difference":
+        """The worse of two, each figure by itself."""
+        return Difference(max(self.share, other.share), max(self.relative, other.relative))
+
+
+def differences(
+    variant: Variant, problem: Problem, tolerance: Mapping[str, float] = TOLERANCE
+) -> dict[tuple[str, str], Difference]:
+    """Run the optimizer and the reference through the problem, side by side.
+
+    Returns: the worst difference for each dtype and each kind of tensor.
+    """
+    driver = Driver(variant, problem)
+    reference = _reference(variant, problem)
+    worst: dict[tuple[str, str], Difference] = {}
+    travelled = [np.zeros(start.shape) for start in problem.starts]
+    largest: dict[tuple[int, str], float] = {}
+    last = len(problem.rates) - 1
+    for t, (rate, gradients) in enumerate(zip(problem.rates, problem.gradients, strict=True)):
+        before = reference.weights
+        reference.apply(gradients, rate)
+        driver.apply(t)
+        sizes = {}
+        for i, want in enumerate(reference.parameters):
+            travelled[i] = travelled[i] + np.abs(want.weight - before[i])
+            for name in SLOTS:
+                size = float(np.max(np.abs(_size(want, name))))
+                sizes[i, name] = largest[i, name] = max(size, largest.get((i, name), 0.0))
+        # Reading costs as much as stepping, and an error stays for longer than this.
+        if t % 8 != 7 and t != last:
+            continue
+        for i, (want, got) in enumerate(zip(reference.parameters, driver.state(), strict=True)):
+            dtype = problem.starts[i].dtype
+            ulps = (t + 1) * float(np.max(np.spacing(np.abs(want.weight).astype(dtype))))
+            for name, value in got.items():
+                moves = name in ("weight", "average")
+                key = (dtype.name, name)
+                difference = _difference(
+                    value,
+                    getattr(want, name),
+                    scale=float(np.max(travelled[i])) if moves else sizes[i, name],
+                    rounding=ulps if moves else 0.0,
+                    tolerance=tolerance[dtype.name],
+                )
+                worst[key] = worst.get(key, Difference()).or_worse(difference)
+    return worst
+
+
+def _size(parameter: Parameter, name: str) -> np.ndarray:
+    """The numbers whose rounding a slot's error is made of."""
+    if name == "square_average":
+        # E[g²] = s + m² is what s is the rest of: however small the variance is, a clipped
+        # gradient carries a rounding error of the gradient's own size.
+        return parameter.square_average + parameter.gradient_average**2
+    return np.asarray(getattr(parameter, name))
+
+
+def _difference(
+    got: np.ndarray, want: np.ndarray, *, scale: float, rounding: float, tolerance: float
+) -> Difference:
+    off = float(np.max(np.abs(got.astype(np.float64) - want)))
+    if off == 0.0:
+        return Difference()
+    allowed = tolerance * scale + rounding
+    if not (off < np.inf and allowed > 0.0):
+        return Difference(np.inf, np.inf)  # A NaN on either side is infinitely far.
+    return Difference(off / allowed, max(0.0, off - rounding) / scale if scale else np.inf)
+
+
+class Driver:
+    """A `keras_rmsprop.RMSprop` of a variant, led through a problem step by step."""
+
+    def __init__(self, variant: Variant, problem: Problem) -> None:
+        self.problem = problem
+        self.levels = variant.levels
+        self.rate = problem.rates[0]
+        self.variables = [
+            keras.Variable(start, dtype=start.dtype.name, name=f"weight_{i}")
+            for i, start in enumerate(problem.starts)
+        ]
+        if self.levels.get("constraint") == "constrained":
+            # Not keras.constraints.NonNeg, whose `ops.maximum` rounds float64 on torch.
+            self.variables[-1].constraint = ops.relu
+        self.optimizer = rmsprop(
+            learning_rate=self._learning_rate(), jit_compile=False, **variant.arguments
+        )
+        if self.levels.get("decay") == "decay_but_one":
+            self.optimizer.exclude_from_weight_decay(var_names=["weight_1"])
+        self.optimizer.build(self.variables)
+
+    def apply(self, t: int) -> None:
+        """Make step `t`, 0 for the first."""
+        self.rate = self.problem.rates[t]
+        if self.levels.get("rate", "assigned") == "assigned":
+            self.optimizer.learning_rate = self.rate
+        gradients = [
+            None if g is None else ops.convert_to_tensor(g) for g in self.problem.gradients[t]
+        ]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+            self.optimizer.apply(gradients, self.variables)
+
+    def state(self) -> list[dict[str, np.ndarray]]:
+        """Each weight with those slots that its optimizer has, as NumPy arrays."""
+        return [
+            {
+                name: ops.convert_to_numpy(ops.convert_to_tensor(owner))
+                for name, owner in zip(SLOTS, owners, strict=True)
+                if owner is not None
+            }
+            for owners in self.optimizer._parameters
+        ]
+
+    def _learning_rate(self) -> Any:
+        match self.levels.get("rate"):
+            case "schedule":
+                return Listed(self.problem.rates)
+            case "callable":
+                return lambda: self.rate
+        return self.rate
+
+
+class Listed(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that reads its rates from a list."""
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self.rates = np.asarray(rates, np.float32)
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate after `step` calls."""
+        return ops.take(ops.convert_to_tensor(self.rates), step)
+
+
+def rmsprop(**arguments: Any) -> keras_rmsprop.RMSprop:
+    """The optimizer, without the warning that centered and corrected averages earn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*makes the first variance exactly")
+        return keras_rmsprop.RMSprop(**arguments)
+
+
+def _reference(variant: Variant, problem: Problem) -> Reference:
+    levels = variant.levels
+    count = len(problem.starts)
+    constrained = levels.get("constraint") == "constrained"
+    return Reference(
+        problem.starts,
+        decayed=[i != 1 or levels.get("decay") != "decay_but_one" for i in range(count)],
+        constraints=[
+            (lambda w: np.maximum(w, 0.0)) if constrained and i == count - 1 else None
+            for i in range(count)
+        ],
+        **variant.arguments,
+    )

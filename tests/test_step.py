@@ -1,0 +1,178 @@
+"""The stages around the update: Keras's own options, held to the float64 reference."""
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from keras_rmsprop import _step
+from keras_rmsprop._rule import Parameter
+from tests.agreement import RANKS, a_problem, differences, rmsprop
+from tests.variants import KERAS, RULE, Variant, option_variants
+
+
+@pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
+def test_follows_the_float64_reference_in_float32(variant: Variant) -> None:
+    worst = differences(variant, a_problem(*((shape, "float32") for shape in RANKS)))
+    assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
+
+
+@pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
+def test_follows_the_float64_reference_in_float64_to_1e_14(variant: Variant, float64: None) -> None:
+    """No stage rounds through float32, which would show as 1e-8."""
+    problem = a_problem(*((shape, "float64") for shape in RANKS))
+    worst = differences(variant, problem, tolerance={"float64": 1e-14})
+    assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
+
+
+def test_any_two_levels_of_any_two_axes_meet_in_the_table_of_options() -> None:
+    axes = {**RULE, **KERAS}
+    met = {
+        pair
+        for variant in option_variants()
+        for pair in itertools.combinations(variant.levels.items(), 2)
+    }
+    every = {
+        ((a, x), (b, y))
+        for a, b in itertools.combinations(axes, 2)
+        for x in axes[a]
+        for y in axes[b]
+    }
+    assert every - met == set()
+
+
+def tensor(*values: float, dtype: str = "float32") -> object:
+    """A vector of the active backend."""
+    return ops.convert_to_tensor(np.asarray(values, dtype))
+
+
+def numpy(x: object) -> np.ndarray:
+    """A tensor's or a variable's values."""
+    return np.asarray(ops.convert_to_numpy(ops.convert_to_tensor(x)))
+
+
+def clipped(*gradients: object, **limit: float) -> list[np.ndarray]:
+    """`gradients` after clipping."""
+    optimizer = rmsprop(**limit)
+    optimizer.build([])
+    return [numpy(g) for g in _step.clip(optimizer._plan(), optimizer._numbers(), list(gradients))]
+
+
+LIMITS = pytest.mark.parametrize("limit", ["clipvalue", "clipnorm", "global_clipnorm"])
+
+
+def test_clipping_by_value_bounds_every_element() -> None:
+    (got,) = clipped(tensor(3.0, -1.0, -5.0), clipvalue=2.0)
+    np.testing.assert_array_equal(got, [2.0, -1.0, -2.0])
+
+
+def test_clipping_by_norm_bounds_each_gradient_by_itself() -> None:
+    long, short = clipped(tensor(3.0, -4.0), tensor(0.3, 0.4), clipnorm=1.0)
+    np.testing.assert_allclose(long, [0.6, -0.8], rtol=1e-6)
+    np.testing.assert_array_equal(short, np.asarray([0.3, 0.4], np.float32))
+
+
+def test_clipping_by_global_norm_scales_all_gradients_alike() -> None:
+    got = clipped(tensor(3.0, 4.0), tensor(12.0), global_clipnorm=6.5)
+    np.testing.assert_allclose(got[0], [1.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(got[1], [6.0], rtol=1e-6)
+
+
+@pytest.mark.xfail(
+    keras.backend.backend() == "tensorflow",
+    reason="the first square is not cast to the widest dtype, and TensorFlow adds no others",
+    raises=tf.errors.InvalidArgumentError,
+)
+def test_a_global_norm_spans_gradients_of_different_precision() -> None:
+    got = clipped(tensor(3.0, 4.0), tensor(12.0, dtype="float64"), global_clipnorm=6.5)
+    assert [g.dtype.name for g in got] == ["float32", "float64"]
+    np.testing.assert_allclose(got[1], [6.0], rtol=1e-12)
+
+
+@LIMITS
+def test_a_gradient_at_the_limit_or_of_zeros_is_left_alone(limit: str) -> None:
+    for values in ([5.0, 0.0], [0.0, 0.0]):
+        (got,) = clipped(tensor(*values), **{limit: 5.0})
+        np.testing.assert_array_equal(got, values)
+
+
+@pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm"])
+def test_a_gradient_without_a_finite_norm_becomes_nan(limit: str) -> None:
+    (got,) = clipped(tensor(np.inf, 1.0), **{limit: 1.0})
+    assert np.all(np.isnan(got))
+
+
+def test_selection_takes_every_tensor_of_one_side() -> None:
+    new = Parameter(tensor(1.0), tensor(2.0), None, tensor(3.0))
+    old = Parameter(tensor(-1.0), tensor(-2.0), None, tensor(-3.0))
+    for condition, expected in ((True, new), (False, old)):
+        got = _step.select(ops.convert_to_tensor(condition), new, old)
+        assert got.gradient_average is None
+        for name in ("weight", "square_average", "momentum"):
+            assert numpy(getattr(got, name)) == numpy(getattr(expected, name))
+
+
+def after_one_call(
+    gradients: Sequence[object | None], **arguments: Any
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The weights, which start at 2, and their square averages after one call of `apply`."""
+    weights = [keras.Variable(np.full(1, 2.0, np.float32)) for _ in gradients]
+    optimizer = rmsprop(learning_rate=0.1, jit_compile=False, **arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+        optimizer.apply(list(gradients), weights)
+    averages = [parameter.square_average for parameter in optimizer._parameters]
+    return [numpy(weight) for weight in weights], [numpy(average) for average in averages]
+
+
+def test_l2_takes_the_weight_before_decoupled_decay() -> None:
+    # A decay of 1 / rate takes the weight to zero, and with it a penalty that came later.
+    _, (average,) = after_one_call([tensor(0.0)], l2=0.5, weight_decay=10.0)
+    np.testing.assert_allclose(average, [0.1 * (0.5 * 2.0) ** 2], rtol=1e-6)
+
+
+def test_a_gradient_is_unscaled_before_it_is_clipped_and_penalised_after() -> None:
+    _, (average,) = after_one_call([tensor(3.0)], clipvalue=1.0, loss_scale_factor=4.0, l2=0.5)
+    # 3 / 4 is inside the limit, and 0.75 + 0.5 * 2 is not cut back to 1.
+    np.testing.assert_allclose(average, [0.1 * 1.75**2], rtol=1e-6)
+
+
+def test_the_penalty_pulls_towards_zero_when_maximizing_too() -> None:
+    _, (average,) = after_one_call([tensor(3.0)], maximize=True, l2=0.5)
+    np.testing.assert_allclose(average, [0.1 * (-3.0 + 0.5 * 2.0) ** 2], rtol=1e-6)
+
+
+def test_a_weight_without_a_gradient_neither_moves_nor_decays() -> None:
+    (still, moved), (average, _) = after_one_call([None, tensor(1.0)], weight_decay=0.1)
+    assert still == 2.0
+    assert average == 0.0
+    assert moved != 2.0
+
+
+def test_an_incomplete_accumulation_moves_nothing() -> None:
+    (weight,), (average,) = after_one_call(
+        [tensor(1.0)], gradient_accumulation_steps=2, weight_decay=0.1
+    )
+    assert weight == 2.0
+    assert average == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [
+        ("float16", "float32"),
+        ("bfloat16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ],
+)
+def test_averages_are_never_narrower_than_float32(dtype: str, wide: str) -> None:
+    assert _step.accumulator_dtype(dtype) == wide
+    widened = _step.widen(ops.cast(tensor(1.0), dtype))
+    assert keras.backend.standardize_dtype(widened.dtype) == wide
