@@ -11,6 +11,9 @@ import keras
 import numpy as np
 from keras import backend, ops
 
+# Keras has no public way to hold lists of variables that are not one's own.
+from keras.src.utils.tracking import no_automatic_dependency_tracking
+
 from keras_rmsprop import _deferred, _describe, _rule, _state, _step, _validation
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._execution import engine
@@ -37,6 +40,7 @@ KERAS_PRIVATE_NAMES = {
     "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
     "_overwrite_variables_directly_with_gradients": "float8 scales, which come as gradients",
     "_trainable_variables": "the variables the optimizer was built with",
+    "_trainable_variables_indices": "the position of each built variable, by `_var_key`",
     "_use_weight_decay": "whether a variable was excluded from weight decay",
     "_value": "of a variable: its tensor, without asking for the scope it is in",
     "_var_key": "what identifies a variable, a raw one of the backend's too",
@@ -250,10 +254,7 @@ class RMSprop(keras.optimizers.Optimizer):
         progress = self._progress
         self.built = False
         self.build(new)
-        for name, column in before.items():
-            # In place: an assignment would track the weights as the optimizer's own variables.
-            if hasattr(self, name):
-                getattr(self, name)[:0] = column
+        self._put_before(before)
         count = len(positions)
         positions |= {self._var_key(v): count + i for i, v in enumerate(new)}
         self._trainable_variables_indices.update(positions)
@@ -263,6 +264,14 @@ class RMSprop(keras.optimizers.Optimizer):
                 # As on the first step of all, the average starts as a copy.
                 weight = engine.copy(engine.read(parameter.weight))
                 parameter.average.assign(ops.cast(weight, parameter.average.dtype))
+
+    @no_automatic_dependency_tracking
+    def _put_before(self, columns: Mapping[str, list[Any]]) -> None:
+        """Put older entries before those of the last `build`, in each list by name."""
+        # With tracking on, the weights would become the optimizer's own variables.
+        for name, older in columns.items():
+            if hasattr(self, name):
+                setattr(self, name, older + list(getattr(self, name)))
 
     def _built_progress(self, variables: Sequence[keras.Variable]) -> list[Progress | None]:
         """Create the variables that say how far each row has come, where `lazy` needs them."""
