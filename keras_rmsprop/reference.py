@@ -218,17 +218,17 @@ class Reference:
             s = (1.0 - k) * parameter.square_average + k * g**2
 
         r = np.sqrt(s + self.epsilon) if self.epsilon_inside_sqrt else np.sqrt(s) + self.epsilon
-        u = np.where(r == 0.0, 0.0, g / np.where(r == 0.0, 1.0, r))
+        r = np.where(r == 0.0, np.inf, r)  # where r is 0 so is g, and the step shall be 0
 
         b = parameter.momentum
         if self.momentum == 0.0:
-            w = w - lr * u
+            w = w - lr * g / r
         elif self.lr_in_momentum:
-            b = self.momentum * b + lr * u
-            w = w - (self.momentum * b + lr * u if self.nesterov else b)
+            b = self.momentum * b + lr * g / r
+            w = w - (self.momentum * b + lr * g / r if self.nesterov else b)
         else:
-            b = self.momentum * b + u
-            w = w - lr * (self.momentum * b + u if self.nesterov else b)
+            b = self.momentum * b + g / r
+            w = w - lr * (self.momentum * b + g / r if self.nesterov else b)
 
         parameter.weight = w
         parameter.square_average = s
