@@ -69,7 +69,8 @@ def is_rows(_: Any) -> bool:
 
 def dense(gradient: Any, _: keras.Variable) -> jax.Array:
     """Return the gradient as one value per weight: on JAX it already is."""
-    return gradient
+    # Keras takes NumPy's arrays as well.
+    return gradient if isinstance(gradient, jax.Array) else keras.ops.convert_to_tensor(gradient)
 
 
 class _Slots(NamedTuple):

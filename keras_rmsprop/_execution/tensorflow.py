@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.ops import control_flow_util
 
@@ -18,6 +19,7 @@ from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
+    from keras_rmsprop._roster import Roster
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 
@@ -30,9 +32,9 @@ _EagerTensor = type(tf.constant(0.0))
 
 _log = logging.getLogger(__name__)
 
-# The compiled steps of each optimizer. They live here and not in an attribute, because
-# TensorFlow would track them into checkpoints, and they must not keep a model alive.
-_compiled: "weakref.WeakKeyDictionary[RMSprop, dict[_Key, _CompiledStep | None]]" = (
+# The compiled steps over each optimizer's variables. They live here and not in an attribute,
+# because TensorFlow would track them into checkpoints, and they must not keep a model alive.
+_compiled: "weakref.WeakKeyDictionary[Roster, dict[_Key, _CompiledStep | None]]" = (
     weakref.WeakKeyDictionary()
 )
 
@@ -101,7 +103,8 @@ def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
     """Return the gradient as one value per weight, rows of equal ids summed."""
     if _sparse.is_sparse(gradient):
         return _sparse.densify(gradient, variable.shape)
-    return gradient
+    # Keras takes NumPy's arrays as well.
+    return gradient if isinstance(gradient, tf.Tensor) else tf.convert_to_tensor(gradient)
 
 
 class _State(NamedTuple):
@@ -230,6 +233,8 @@ def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients)
         return False
     if tf.config.functions_run_eagerly() or is_op_determinism_enabled():
         return False
+    if tf.distribute.has_strategy() or _is_distributed(optimizer._iterations):
+        return False
     if tf.executing_eagerly():
         # One-step uses need not pay for a compilation.
         return mode is True or int(optimizer.iterations) > 0
@@ -251,21 +256,20 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
         None if rate is None else rate.dtype,
         optimizer.jit_compile is True or not any(map(_sparse.is_sparse, gradients)),
     )
-    steps = _compiled.setdefault(optimizer, {})
+    steps = _compiled.setdefault(optimizer._roster, {})
     arguments = [tensor for g in gradients for tensor in _tensors_of(g)]
     if rate is not None:
         arguments.append(rate)
     try:
-        if key not in steps:
+        step = steps.get(key)
+        if step is None:
+            if key in steps and optimizer.jit_compile == "auto":
+                return False
             if len(steps) >= CAPACITY:
                 steps.clear()
             steps[key] = None
             with tf.init_scope():
-                _check_placement(optimizer)
-                steps[key] = _CompiledStep(optimizer, key)
-        step = steps[key]
-        if step is None:
-            return False
+                step = steps[key] = _CompiledStep(optimizer, key, _placement(optimizer))
         step(optimizer._numbers(), arguments)
     except _NOT_COMPILABLE as error:
         if optimizer.jit_compile is True or not key.xla:
@@ -284,7 +288,9 @@ class _CompiledStep:
     costs milliseconds with many variables.
     """
 
-    def __init__(self, optimizer: "RMSprop", key: _Key) -> None:
+    def __init__(self, optimizer: "RMSprop", key: _Key, device: str) -> None:
+        # The default device is not named, so that a graph can be exported to another machine.
+        self._device = None if device == _default_device() else device
         state = _State.of(optimizer)
         rate_variable = optimizer._learning_rate
         numbers = optimizer._numbers()
@@ -320,6 +326,14 @@ class _CompiledStep:
         else:
             packed = self._packed = tf.constant(_pack(numbers), tf.float64)
             self._numbers = numbers
+        if self._device is None and tf.executing_eagerly() and not context.context().device_name:
+            self._call(packed, arguments)
+            return
+        # Unlike an op on a variable, a compiled call does not go to where its variables are.
+        with tf.device(self._device):
+            self._call(packed, arguments)
+
+    def _call(self, packed: tf.Tensor, arguments: list[tf.Tensor]) -> None:
         # The public call would record the step on any tape that watches the weights, and give
         # out every intermediate result for a gradient that nobody can take of an assignment.
         self._concrete._inference_function.call_flat(packed, *arguments, *self._captured)
@@ -346,8 +360,11 @@ def _unpack(like: _step.Numbers, packed: tf.Tensor) -> _step.Numbers:
     return tf.nest.pack_sequence_as(like, tf.unstack(packed))
 
 
-def _check_placement(optimizer: "RMSprop") -> None:
-    """Raise a `_NOT_COMPILABLE` error if XLA cannot take the variables where they are."""
+def _placement(optimizer: "RMSprop") -> str:
+    """Return the device that all variables are on.
+
+    Raises: one of `_NOT_COMPILABLE` if there are several, or XLA cannot take the variables.
+    """
     owners = [v for parameter in optimizer._parameters for v in parameter if v is not None]
     dtypes = {_step.dtype_of(v) for v in owners}
     if not dtypes <= FLOATING:
@@ -355,14 +372,22 @@ def _check_placement(optimizer: "RMSprop") -> None:
     owners += [v for v in optimizer._counters if v is not None]
     if isinstance(optimizer._learning_rate, keras.Variable):
         owners.append(optimizer._learning_rate)
-    variables = [_sparse.tf_variable(v) for v in owners]
-    if any(isinstance(v, tf.distribute.DistributedValues) for v in variables):
+    if any(map(_is_distributed, owners)):
         raise tf.errors.UnimplementedError(None, None, "variables of a distribution strategy")
-    devices = {v.device for v in variables}
+    devices = {_sparse.tf_variable(v).device for v in owners}
     if len(devices) > 1:
         raise tf.errors.UnimplementedError(None, None, f"several devices: {sorted(devices)}")
-    if not _has_xla(devices.pop()):
-        raise tf.errors.UnimplementedError(None, None, "the device has no XLA compiler")
+    device = devices.pop()
+    if not _has_xla(device):
+        raise tf.errors.UnimplementedError(None, None, f"no XLA compiler for {device}")
+    return device
+
+
+@functools.cache
+def _default_device() -> str:
+    """The device of what is not told where to go."""
+    with tf.init_scope(), tf.device(None):
+        return tf.zeros(()).device
 
 
 @functools.cache
@@ -400,3 +425,8 @@ def _run_in_replica(
     tf.__internal__.distribute.interim.maybe_merge_call(
         assign_copies, tf.distribute.get_strategy(), [value for _, value in pairs]
     )
+
+
+def _is_distributed(variable: keras.Variable | tf.Variable) -> bool:
+    """Whether the variable has a copy in each replica of a distribution strategy."""
+    return isinstance(_sparse.tf_variable(variable), tf.distribute.DistributedValues)

@@ -16,7 +16,7 @@ from keras_rmsprop._rule import Form, Parameter, StepCoefficients
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
 
-Tensors = list[torch.Tensor]
+Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 # On a CPU so many elements are taken through the whole update at a time: with their slots and
 # temporaries they stay in a core's cache, where op after op over all weights would not.
@@ -69,6 +69,9 @@ def is_rows(_: Any) -> bool:
 
 def dense(gradient: Any, _: keras.Variable) -> torch.Tensor:
     """Return the gradient as one value per weight, a sparse one made dense."""
+    if not isinstance(gradient, torch.Tensor):
+        # Keras takes NumPy's arrays as well.
+        gradient = keras.ops.convert_to_tensor(gradient)
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 

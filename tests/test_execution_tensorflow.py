@@ -1,0 +1,452 @@
+"""How a step runs on TensorFlow: when it is one compiled call, and what the call leaves alone."""
+
+import functools
+import gc
+import logging
+import pathlib
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_rmsprop
+from tests import models, twins
+from tests.conftest import BACKEND
+from tests.twins import Situation, Training
+
+if BACKEND != "tensorflow":
+    pytest.skip(f"tests TensorFlow, not {BACKEND}", allow_module_level=True)
+
+import tensorflow as tf
+from tensorflow.python.framework.config import disable_op_determinism
+
+from keras_rmsprop._execution import tensorflow as engine
+
+MODES = ("auto", False)
+
+
+def compiled_steps(optimizer: Any) -> list[Any]:
+    """The compiled steps that an optimizer has made so far."""
+    steps = engine._compiled.get(optimizer._roster, {})
+    return [step for step in steps.values() if step is not None]
+
+
+def courses(situation: Situation) -> list[Any]:
+    """A situation's course as compiled and op by op."""
+    return [list(twins.train(situation, mode)) for mode in MODES]
+
+
+def is_nested(graph: tf.Graph) -> bool:
+    """Whether some op of the graph is a call that must be compiled."""
+    names = {op.type for op in graph.get_operations()}
+    assert names, "an empty graph says nothing"
+    return any(
+        "_XlaMustCompile" in op.node_def.attr and op.node_def.attr["_XlaMustCompile"].b
+        for op in graph.get_operations()
+    )
+
+
+def in_function(jit_compile: bool | None, tape: bool = False) -> Any:
+    """A situation's beginning: each step is made by a `tf.function`."""
+
+    def begin(training: Training) -> None:
+        @tf.function(jit_compile=jit_compile, autograph=False)
+        def feed(gradients: list[Any]) -> None:
+            training.apply(gradients)
+
+        training.feed = feed
+
+    return begin
+
+
+def sparse_from_now_on(training: Training) -> None:
+    """Give the matrix's gradient as rows, one of them twice."""
+
+    def feed(gradients: list[Any]) -> None:
+        ids = tf.constant([1, 0, 1])
+        rows = tf.IndexedSlices(tf.gather(gradients[1], ids), ids, tf.constant([2, 3]))
+        training.apply([gradients[0], rows])
+
+    training.feed = feed
+
+
+def test_gradients_that_become_rows_are_summed_in_a_compiled_step_too(float64):
+    compiled, op_by_op = courses(Situation(lambda: {"clipnorm": 1.0}, sparse_from_now_on))
+    twins.assert_same_course(compiled, op_by_op)
+
+
+@pytest.mark.parametrize("mode", ["auto", True], ids="jit_compile={}".format)
+def test_nothing_is_traced_after_the_second_step(mode, monkeypatch):
+    traces = twins.count_traces(monkeypatch)
+    training = Training({"jit_compile": mode, "momentum": 0.5, "clipnorm": 1.0})
+    training.step(0)
+    training.step(1)
+    assert len(traces) == (2 if mode == "auto" else 1)
+    optimizer = training.optimizer
+    for t in range(2, 6):
+        optimizer.learning_rate = 0.1 / t
+        optimizer.rho = 1.0 - 0.1 / t
+        optimizer.clipnorm = 1.0 / t
+        training.step(t)
+    assert len(traces) <= 2
+
+
+def test_a_rate_that_changes_by_itself_is_traced_once(monkeypatch):
+    traces = twins.count_traces(monkeypatch)
+    rates = [twins.changing_rate(), twins.rate_schedule()]
+    trainings = [Training({"learning_rate": rate}) for rate in rates]
+    for t in range(6):
+        for training in trainings:
+            training.step(t)
+    assert len(traces) == 4
+
+
+def test_a_step_runs_op_by_op_exactly_when_no_step_was_made():
+    training = Training({})
+    training.step(0)
+    assert not compiled_steps(training.optimizer)
+    training.step(1)
+    assert len(compiled_steps(training.optimizer)) == 1
+    resumed = Training({})
+    resumed.optimizer.build(resumed.variables)
+    resumed.optimizer._iterations.assign(7)
+    resumed.step(0)
+    assert len(compiled_steps(resumed.optimizer)) == 1
+
+
+def test_calls_that_only_accumulate_come_before_the_first_step():
+    training = Training({"gradient_accumulation_steps": 2})
+    for t in range(2):
+        training.step(t)
+    assert not compiled_steps(training.optimizer)
+    training.step(2)
+    assert compiled_steps(training.optimizer)
+
+
+def test_jit_compile_true_compiles_the_first_step_and_false_none():
+    insists, refuses = (Training({"jit_compile": mode}) for mode in (True, False))
+    insists.step(0)
+    assert compiled_steps(insists.optimizer)
+    for t in range(3):
+        refuses.step(t)
+    assert not compiled_steps(refuses.optimizer)
+
+
+def test_functions_that_run_eagerly_are_not_compiled(float64):
+    tf.config.run_functions_eagerly(True)
+    try:
+        training = Training({})
+        for t in range(3):
+            training.step(t)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert not compiled_steps(training.optimizer)
+
+
+def test_op_determinism_is_heeded(float64):
+    tf.config.experimental.enable_op_determinism()
+    try:
+        training = Training({})
+        for t in range(3):
+            training.step(t)
+    finally:
+        disable_op_determinism()
+    assert not compiled_steps(training.optimizer)
+
+
+@pytest.fixture
+def without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the placement check find no compiler, as on a device without one."""
+    monkeypatch.setattr(engine, "_has_xla", lambda _: False)
+
+
+def test_what_cannot_be_compiled_runs_op_by_op_and_says_so_once(float64, without_xla, caplog):
+    caplog.set_level(logging.DEBUG, "keras_rmsprop")
+    compiled, op_by_op = courses(Situation(lambda: {"learning_rate": twins.changing_rate()}))
+    # A callable that was asked twice in a step would be ahead.
+    models.assert_identical(compiled[-1], op_by_op[-1])
+    [record] = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert "no XLA compiler for" in record.getMessage()
+
+
+def test_jit_compile_true_raises_each_time_where_it_cannot_compile(without_xla):
+    training = Training({"jit_compile": True})
+    training.optimizer.build(training.variables)
+    before = training.state()
+    for t in range(2):
+        with pytest.raises(tf.errors.UnimplementedError, match="no XLA compiler for"):
+            training.step(t)
+    models.assert_identical(training.state(), before)
+
+
+def test_a_failure_of_the_compiler_itself_is_survived(float64, monkeypatch, caplog):
+    def fail(*_: Any) -> None:
+        raise tf.errors.InvalidArgumentError(None, None, "beyond XLA")
+
+    monkeypatch.setattr(engine._CompiledStep, "_call", fail)
+    caplog.set_level(logging.DEBUG, "keras_rmsprop")
+    compiled, op_by_op = courses(Situation())
+    models.assert_identical(compiled[-1], op_by_op[-1])
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"clipnorm": 1.0, "use_ema": True}], ids=["plain", "more"])
+def test_a_step_in_a_function_of_the_users_is_the_compiled_step(float64, options):
+    situation = Situation(lambda: options, begin=in_function(None))
+    twins.assert_same_course(*courses(situation))
+
+
+def test_a_function_calls_the_step_compiled_and_xla_takes_it_with_the_rest():
+    training = Training({})
+    training.optimizer.build(training.variables)
+    gradients = [tf.ones(shape, tf.float64) for shape in twins.SHAPES]
+    for jit_compile, nested in [(None, True), (True, False)]:
+        function = tf.function(training.apply, jit_compile=jit_compile, autograph=False)
+        assert is_nested(function.get_concrete_function(gradients).graph) is nested
+
+
+def test_xla_around_the_step_gives_the_same_weights(float64):
+    want = list(twins.train(Situation(), jit_compile=False))
+    got = list(twins.train(Situation(begin=in_function(True)), jit_compile="auto"))
+    twins.assert_same_course(got, want)
+
+
+def test_a_loop_in_a_function_makes_its_steps_compiled(float64):
+    got, want = Training({}), Training({"jit_compile": False})
+    gradients = [tf.ones(shape, tf.float64) for shape in twins.SHAPES]
+    got.optimizer.build(got.variables)
+
+    @tf.function(autograph=False)
+    def loop() -> None:
+        def body(i: tf.Tensor) -> tf.Tensor:
+            got.apply([g * tf.cast(i, g.dtype) for g in gradients])
+            return i + 1
+
+        tf.while_loop(lambda i: i < 5, body, [tf.constant(1)])
+
+    loop()
+    for i in range(1, 5):
+        want.apply([g * i for g in gradients])
+    assert compiled_steps(got.optimizer)
+    for mine, theirs in zip(got.state(), want.state(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-13)
+
+
+def test_a_function_of_the_users_that_autograph_converts_hears_no_warning(caplog, capfd):
+    training = Training({})
+    training.optimizer.build(training.variables)
+
+    @tf.function
+    def step(gradients: list[Any]) -> None:
+        training.optimizer.apply(gradients, training.variables)
+
+    step([tf.ones(shape, tf.float64) for shape in twins.SHAPES])
+    assert "AutoGraph" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_tape_that_is_still_open_does_not_notice_the_step(float64):
+    got, want = (Training({"jit_compile": mode}) for mode in MODES)
+    for training in (got, want):
+        weight = training.variables[1].value
+        for _ in range(3):
+            with tf.GradientTape(persistent=True) as tape:
+                loss = tf.reduce_sum(weight**2)
+                training.apply([tf.constant(0.5, tf.float64), tape.gradient(loss, weight)])
+                # What the weight was is not what it is.
+                later = tf.reduce_sum(weight**2)
+            np.testing.assert_array_equal(tape.gradient(later, weight), 2.0 * weight)
+    assert compiled_steps(got.optimizer)
+    for mine, theirs in zip(got.state(), want.state(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-13)
+
+
+def test_an_optimizer_that_nobody_holds_is_gone_with_all_it_compiled():
+    def train() -> list[weakref.ref[Any]]:
+        training = Training({"clipnorm": 1.0})
+        for t in range(3):
+            training.step(t)
+        function = tf.function(training.apply, autograph=False)
+        function([tf.ones(shape, tf.float64) for shape in twins.SHAPES])
+        [step] = compiled_steps(training.optimizer)
+        held = [training.optimizer, training.variables[0], step, step._concrete]
+        return [weakref.ref(x) for x in held]
+
+    references = train()
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 4
+
+
+def test_an_optimizer_keeps_a_bounded_number_of_compiled_steps(monkeypatch):
+    monkeypatch.setattr(engine, "CAPACITY", 2)
+    training = Training({})
+    training.step(0)
+    for dtype in ("float16", "float32", "float64"):
+        training.apply([tf.ones(shape, dtype) for shape in twins.SHAPES])
+        assert len(compiled_steps(training.optimizer)) <= 2
+
+
+def test_compiled_steps_do_not_enter_a_checkpoint(tmp_path):
+    training = Training({})
+    for t in range(2):
+        training.step(t)
+    checkpoint = tf.train.Checkpoint(optimizer=training.optimizer)
+    with_step = {name for name, _ in tf.train.list_variables(checkpoint.save(tmp_path / "a"))}
+    other = Training({"jit_compile": False})
+    for t in range(2):
+        other.step(t)
+    checkpoint = tf.train.Checkpoint(optimizer=other.optimizer)
+    without = {name for name, _ in tf.train.list_variables(checkpoint.save(tmp_path / "b"))}
+    assert with_step == without
+
+
+NEW_PROCESS = """
+import sys
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras_rmsprop
+from keras_rmsprop._execution.tensorflow import _compiled
+from tests import twins
+folder = sys.argv[1]
+results = {}
+
+def number_compiled(optimizer):
+    return sum(step is not None for step in _compiled.get(optimizer._roster, {}).values())
+
+# A run that goes on here.
+network = keras.models.load_model(folder + "/model.keras")
+state = twins.go_on(network, range(4, 8))
+results |= {f"resumed_{i}": x for i, x in enumerate(state)}
+results["resumed_compiled"] = number_compiled(network.optimizer)
+
+# An exported function, without the package's help.
+module = tf.saved_model.load(folder + "/module")
+for t in range(4):
+    module.step(tf.fill([2, 3], 0.5 + t))
+results["exported"] = module.weight
+
+# Variables, calls and gradients on two devices.
+def placed(first, second, optimizer, call, function):
+    with tf.device(first):
+        a = keras.Variable([1.0, 2.0])
+    with tf.device(second):
+        b = keras.Variable([1.0, 2.0])
+        gradient = tf.constant([0.5, -0.5])
+    with tf.device(optimizer):
+        rmsprop = keras_rmsprop.RMSprop(0.1)
+        rmsprop.build([a, b])
+    def step():
+        with tf.device(call):
+            rmsprop.apply([gradient, 2.0 * gradient], [a, b])
+    step = tf.function(step, autograph=False) if function else step
+    for _ in range(3):
+        step()
+    return [number_compiled(rmsprop), *a.numpy(), *b.numpy()]
+
+for name, devices in {
+    "weights apart": ("CPU:0", "CPU:1", None, None),
+    "all elsewhere": ("CPU:1", "CPU:1", "CPU:1", None),
+    "called from elsewhere": ("CPU:0", "CPU:0", "CPU:0", "CPU:1"),
+    "counter apart": ("CPU:1", "CPU:1", "CPU:0", None),
+    "all here": ("CPU:0", "CPU:0", None, None),
+}.items():
+    results[name] = placed(*devices, False)
+    results[name + " in a function"] = placed(*devices, True)
+
+# Variables of a strategy, used outside it.
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    weight = keras.Variable([1.0, 2.0])
+    rmsprop = keras_rmsprop.RMSprop(0.1)
+    rmsprop.build([weight])
+for _ in range(3):
+    rmsprop.apply([tf.constant([0.5, -0.5])], [weight])
+results["mirrored"] = [copy.numpy() for copy in weight.value.values]
+np.savez(folder + "/results.npz", **results)
+"""
+
+
+class Exported(tf.Module):
+    """A module with a training function, for export."""
+
+    def __init__(self) -> None:
+        self.weight = tf.Variable(tf.ones((2, 3)))
+        self.optimizer = keras_rmsprop.RMSprop(0.1, momentum=0.5)
+        self.optimizer.build([self.weight])
+
+    @tf.function(input_signature=[tf.TensorSpec((2, 3), tf.float32)], autograph=False)
+    def step(self, gradient: tf.Tensor) -> None:
+        """Make a step."""
+        self.optimizer.apply([gradient], [self.weight])
+
+
+class Before:
+    """What a new process is to go on from, and what comes out where none is begun."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.unstopped = twins.go_on(twins.a_model(), range(8))
+        network = twins.a_model()
+        twins.go_on(network, range(4))
+        network.save(folder / "model.keras")
+        module = Exported()
+        tf.saved_model.save(module, str(folder / "module"))
+        for t in range(4):
+            module.step(tf.fill([2, 3], 0.5 + t))
+        self.exported = module.weight.numpy()
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Before, dict[str, Any]]:
+    """This process's results and those of a new one that goes on from here."""
+    folder = tmp_path_factory.mktemp("process")
+    before = Before(folder)
+    return before, twins.run_in_new_process(NEW_PROCESS, folder)
+
+
+def test_a_run_resumed_in_a_new_process_is_bit_identical_to_one_that_was_not_stopped(processes):
+    before, after = processes
+    assert after["resumed_compiled"] == 1
+    resumed = [after[f"resumed_{i}"] for i in range(len(before.unstopped))]
+    models.assert_identical(resumed, before.unstopped)
+
+
+def test_an_exported_training_function_runs_in_a_new_process(processes):
+    before, after = processes
+    np.testing.assert_array_equal(after["exported"], before.exported)
+
+
+@functools.cache
+def on_one_device() -> np.ndarray:
+    """Where the placed weights of the new process should end."""
+    optimizer = keras_rmsprop.RMSprop(0.1, jit_compile=False)
+    variables = [keras.Variable([1.0, 2.0]) for _ in range(2)]
+    for _ in range(3):
+        optimizer.apply([tf.constant([0.5, -0.5]), tf.constant([1.0, -1.0])], variables)
+    return np.concatenate(models.values(variables))
+
+
+@pytest.mark.parametrize("where", ["", " in a function"], ids=["eager", "in a function"])
+@pytest.mark.parametrize(
+    ("placement", "compiles"),
+    {
+        "all here": True,
+        "weights apart": False,
+        "all elsewhere": True,
+        "called from elsewhere": True,
+        "counter apart": False,
+    }.items(),
+)
+def test_a_step_runs_wherever_its_variables_are(processes, placement, compiles, where):
+    _, after = processes
+    compiled, *weights = after[placement + where]
+    assert compiled == compiles
+    np.testing.assert_allclose(weights, on_one_device(), rtol=1e-6)
+
+
+def test_variables_of_a_strategy_move_together_outside_it_too(processes):
+    _, after = processes
+    for copy in after["mirrored"]:
+        np.testing.assert_allclose(copy, on_one_device()[:2], rtol=1e-6)
