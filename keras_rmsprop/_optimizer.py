@@ -152,6 +152,9 @@ class RMSprop(keras.optimizers.Optimizer):
     [0.6838, 2.3162]
     """
 
+    # Keras's, which gives no types.
+    built: bool
+
     @_validation.explain_unknown_arguments
     def __init__(
         self,
