@@ -1,0 +1,41 @@
+"""The README stays true: its example runs as printed and prints what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import keras_rmsprop
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_prints_what_the_readme_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("python")[0], {})
+    assert capsys.readouterr().out == blocks("text")[0]
+
+
+def test_the_convention_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("python")[1], {})
+    assert "sqrt" in capsys.readouterr().out
+
+
+def test_every_file_that_the_readme_points_to_exists() -> None:
+    root = Path(__file__).parent.parent
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (root / target).exists()] == []
+
+
+def test_every_convention_is_in_the_readme() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE))
+    public = {
+        name
+        for name, value in vars(keras_rmsprop.conventions).items()
+        if callable(value) and value.__module__.endswith("conventions") and name.islower()
+    }
+    assert {name for name in public if not name.startswith("_")} <= named
