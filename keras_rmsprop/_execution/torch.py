@@ -100,8 +100,8 @@ def _run_in_place(
         Parameter(*(None if owner is None else owner._value for owner in owners))
         for owners in optimizer._parameters
     ]
-    present = [i for i, g in enumerate(gradients) if g is not None]
-    batch = _unscaled(plan, numbers, [gradients[i] for i in present])
+    present = {i: g for i, g in enumerate(gradients) if g is not None}
+    batch = _unscaled(plan, numbers, list(present.values()))
 
     # Every call asks for the rate, also one that makes no step: a callable may count.
     rate = _learning_rate(optimizer, calls)
@@ -114,7 +114,7 @@ def _run_in_place(
     if completes:
         step = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
         batch = _clipped(plan, numbers, batch)
-        for block in _blocks(plan, parameters, present, batch):
+        for block in _blocks(plan, parameters, list(present), batch):
             _advance(plan, numbers, step, block)
         if plan.accumulation_steps > 1:
             torch._foreach_zero_(_existing(p.accumulator for p in parameters))
