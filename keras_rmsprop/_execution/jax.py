@@ -18,7 +18,7 @@ from keras_rmsprop._execution._plain import (
     read_counters,
     run_plainly,
 )
-from keras_rmsprop._rule import Parameter
+from keras_rmsprop._rule import Coefficients, Parameter
 
 if TYPE_CHECKING:
     from keras_rmsprop._optimizer import RMSprop
@@ -30,6 +30,9 @@ GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
 
 _log = logging.getLogger(__name__)
+
+# The optimizers of which the log says that they run op by op; each step tries anew.
+_told: "weakref.WeakSet[RMSprop]" = weakref.WeakSet()
 
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
@@ -97,7 +100,8 @@ def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients)
     mode = optimizer.jit_compile
     if mode is False or in_stateless_scope() or not is_compilable(optimizer, plan):
         return False
-    if jax.config.jax_disable_jit or keras.distribution.distribution() is not None:
+    disabled = jax.config.jax_disable_jit  # type: ignore[attr-defined]
+    if disabled or keras.distribution.distribution() is not None:
         return False
     calls = read(optimizer._iterations)
     if any(isinstance(x, jax.core.Tracer) for x in (calls, *gradients)):
@@ -118,8 +122,7 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
     step = _step_in_place if _are_unshared(slots) else _step_to_new_arrays
     try:
         slots, weights, counters = step(
-            plan,
-            tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
+            plan._replace(constraints=tuple(c and _Constraint(c) for c in plan.constraints)),
             slots,
             weights,
             gradients,
@@ -131,7 +134,9 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
         # Such as arrays on different devices; nothing has run yet.
         if optimizer.jit_compile is True:
             raise
-        _log.debug("%s runs op by op: %s", optimizer.name, error)
+        if optimizer not in _told:
+            _told.add(optimizer)
+            _log.debug("%s runs op by op: %s", optimizer.name, error)
         return False
     for parameter, weight, values in zip(owners, weights, slots, strict=True):
         parameter.weight._direct_assign(weight)
@@ -145,7 +150,6 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
 
 def _whole_step(
     plan: _step.Plan,
-    _: tuple[str, ...],
     slots: list[_Slots],
     weights: list[jax.Array],
     gradients: list[jax.Array | None],
@@ -161,10 +165,30 @@ def _whole_step(
     return [_Slots(*p[1:]) for p in after], [p.weight for p in after], counters
 
 
-# The plan and the constraints' settings are static; JAX keeps one compiled step for each. Only
-# slots are donated, never the model's weights, which a user may hold on to.
-_step_in_place = jax.jit(_whole_step, static_argnums=(0, 1), donate_argnums=2)
-_step_to_new_arrays = jax.jit(_whole_step, static_argnums=(0, 1))
+# The plan is static; JAX keeps one compiled step for each. Only slots are donated, never the
+# model's weights, which a user may hold on to.
+_step_in_place = jax.jit(_whole_step, static_argnums=0, donate_argnums=1)
+_step_to_new_arrays = jax.jit(_whole_step, static_argnums=0)
+
+
+class _Constraint:
+    """A constraint that equals any other of its type and settings.
+
+    JAX keeps what it has compiled; models that are built one after the other share it.
+    """
+
+    def __init__(self, constraint: Any) -> None:
+        self._constraint = constraint
+        self._identity = (type(constraint), repr(constraint.get_config()))
+
+    def __call__(self, weight: jax.Array) -> jax.Array:
+        return self._constraint(weight)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constraint) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
 
 def _unpack(numbers: jax.Array) -> _step.Numbers:
@@ -172,7 +196,7 @@ def _unpack(numbers: jax.Array) -> _step.Numbers:
 
 
 _NUMBERS = jax.tree.structure(
-    _step.Numbers(_step.Coefficients(*[0.0] * len(_step.Coefficients._fields)), *[0.0] * 6)
+    _step.Numbers(Coefficients(*[0.0] * len(Coefficients._fields)), *[0.0] * 6)
 )
 
 
@@ -207,7 +231,7 @@ class _Owner:
     """Holds an array as a variable does."""
 
     def __init__(self) -> None:
-        self.value = object()
+        self.value: Any = object()
 
 
 def _references_of_sole_owner() -> int:
