@@ -582,7 +582,8 @@ class RMSprop(keras.optimizers.Optimizer):
         for variable, value in plan.assignments:
             variable.assign(value)
         self._load_report = plan.report
-        words = _state.message(plan.report)
+        # The state of an optimizer that was not built yet has nothing but its counter.
+        words = _state.message(plan.report) if state.slots else None
         if words is not None:
             warnings.warn(words, stacklevel=3)
 
@@ -652,7 +653,10 @@ class RMSprop(keras.optimizers.Optimizer):
     def _current_learning_rate(self) -> float | Tensor:
         """The rate of the coming step, a Python float where a callable gives one."""
         rate = self.learning_rate
-        return engine.read(rate) if isinstance(rate, keras.Variable) else rate
+        if isinstance(rate, keras.Variable):
+            return engine.read(rate)
+        # What a callable gives is known only now; nothing has changed yet.
+        return _validation.checked_learning_rate(rate) if isinstance(rate, float | int) else rate
 
     def _update_hook(self) -> _step.Update | None:
         """How a subclass's own `update_step` takes part in a step, None if there is none."""

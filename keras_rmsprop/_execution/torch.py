@@ -309,7 +309,7 @@ def _learning_rate(optimizer: "RMSprop", calls: int) -> float:
         # Where the counter lives on a device, its value is known here without asking.
         with keras.device("cpu"):
             return float(rate(keras.ops.convert_to_tensor(calls)))
-    return float(optimizer.learning_rate)
+    return float(optimizer._current_learning_rate())
 
 
 def _value_of(optimizer: "RMSprop", name: str, tensor: torch.Tensor) -> float:
