@@ -650,13 +650,16 @@ class RMSprop(keras.optimizers.Optimizer):
             one_minus_ema_momentum=1.0 - self.ema_momentum,
         )
 
-    def _current_learning_rate(self) -> float | Tensor:
-        """The rate of the coming step, a Python float where a callable gives one."""
+    def _given_learning_rate(self) -> Any:
+        """The rate of the coming step: the variable that holds it, a tensor, or a float."""
         rate = self.learning_rate
-        if isinstance(rate, keras.Variable):
-            return engine.read(rate)
         # What a callable gives is known only now; nothing has changed yet.
         return _validation.checked_learning_rate(rate) if isinstance(rate, float | int) else rate
+
+    def _current_learning_rate(self) -> float | Tensor:
+        """The rate of the coming step as a tensor or a float."""
+        rate = self._given_learning_rate()
+        return engine.read(rate) if isinstance(rate, keras.Variable) else rate
 
     def _update_hook(self) -> _step.Update | None:
         """How a subclass's own `update_step` takes part in a step, None if there is none."""

@@ -54,7 +54,7 @@ _NOT_COMPILABLE = (
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
-    plan, rate = optimizer._plan(), optimizer.learning_rate
+    plan, rate = optimizer._plan(), optimizer._given_learning_rate()
     if tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None:
         _run_in_replica(optimizer, plan, _all_dense(optimizer, gradients), rate)
         return
