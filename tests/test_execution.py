@@ -321,3 +321,11 @@ def test_compiled_steps_stay_invisible(float64, name):
 def test_compiled_steps_equal_op_by_op_steps_in_every_variant(float64, variant):
     courses = [list(twins.train(twins.situation_of(variant), mode)) for mode in ("auto", False)]
     twins.assert_same_course(*courses)
+
+
+@pytest.mark.parametrize("dtypes", [("float64", "float32"), ("float16", "float32")], ids="-".join)
+def test_compiled_steps_equal_op_by_op_steps_in_mixed_precision(float64, dtypes):
+    # Not the norm of all: a float32 gradient's share of it is rounded to float32.
+    situation = Situation(having(centered=True, momentum=0.5, clipnorm=1.0, use_ema=True))
+    courses = [list(twins.train(situation, mode, dtypes=dtypes)) for mode in ("auto", False)]
+    twins.assert_same_course(*courses)

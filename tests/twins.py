@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-from keras import ops
 from numpy.typing import NDArray
 
 import keras_rmsprop
@@ -70,11 +69,8 @@ class Training:
         )
 
     def state(self) -> list[Array]:
-        """The weights, then the optimizer's variables, as float64."""
-        return [
-            np.asarray(ops.convert_to_numpy(ops.cast(v, "float64")))
-            for v in [*self.variables, *self.optimizer.variables]
-        ]
+        """The weights, then the optimizer's variables."""
+        return models.values([*self.variables, *self.optimizer.variables])
 
 
 class Situation(NamedTuple):
@@ -139,17 +135,19 @@ def train(situation: Situation, jit_compile: Any, **setting: Any) -> Iterator[li
         yield training.state()
 
 
-def assert_same_course(
-    got: Sequence[list[Array]], want: Sequence[list[Array]], precision: str = "float64"
-) -> None:
+def assert_same_course(got: Sequence[list[Array]], want: Sequence[list[Array]]) -> None:
     """Fail unless two courses stay the same: within rounding of the distance travelled."""
     travelled = [np.zeros(()) for _ in want[0]]
     for t, (mine, theirs) in enumerate(zip(got, want, strict=True)):
         before = want[max(t - 1, 0)]
         assert len(mine) == len(theirs)
         for i, (x, y) in enumerate(zip(mine, theirs, strict=True)):
-            travelled[i] = travelled[i] + np.max(np.abs(y - before[i]))
-            ulp = np.spacing(np.max(np.abs(y)).astype(precision)).astype(np.float64)
+            assert x.dtype == y.dtype
+            # Half precision is computed in float32.
+            precision = y.dtype.name if y.dtype.name in TOLERANCE else "float32"
+            ulp = np.spacing(np.max(np.abs(y))).astype(np.float64) if y.dtype.kind == "f" else 0.0
+            x, y, z = (array.astype(np.float64) for array in (x, y, before[i]))
+            travelled[i] = travelled[i] + np.max(np.abs(y - z))
             allowed = TOLERANCE[precision] * travelled[i] + t * ulp
             np.testing.assert_allclose(
                 x, y, rtol=0.0, atol=allowed, err_msg=f"variable {i} after {t} steps"
