@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework.config import is_op_determinism_enabled
+from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.ops import control_flow_util
 
 from keras_rmsprop import _sparse, _step
@@ -27,8 +28,6 @@ Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 GIVES_ROWS = True
 # What is done in this context is done now, not by the graph that is being traced.
 outside_trace = tf.init_scope
-
-_EagerTensor = type(tf.constant(0.0))
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def copy(value: tf.Tensor) -> tf.Tensor:
 
 def shape_of(gradient: Any) -> tuple[int | None, ...]:
     """Return the gradient's shape, with None where it is not known yet."""
-    if isinstance(gradient, _EagerTensor):
+    if isinstance(gradient, EagerTensor):
         # Without the detour over TensorShape.
         return gradient._shape_tuple()
     if _sparse.is_sparse(gradient) and gradient.shape.rank is None:
