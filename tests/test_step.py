@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_rmsprop import _step
+from keras_rmsprop import RMSprop, _step
 from keras_rmsprop._rule import Parameter
 from tests.agreement import RANKS, a_problem, differences, rmsprop
+from tests.peers import follow, follow_ours, unavailable
 from tests.variants import KERAS, RULE, Variant, option_variants
 
 
@@ -174,3 +175,26 @@ def test_averages_are_never_narrower_than_float32(dtype: str, wide: str) -> None
     assert _step.accumulator_dtype(dtype) == wide
     widened = _step.widen(ops.cast(tensor(1.0), dtype))
     assert keras.backend.standardize_dtype(widened.dtype) == wide
+
+
+def test_torchs_numbers_given_to_keras_train_to_other_weights(float64: None) -> None:
+    """A recipe names its numbers and not its framework, and every framework means others.
+
+    The same learning rate, rho, epsilon and momentum; what differs is where epsilon stands and
+    whether the buffer holds the learning rate. The options that say so make it torch again.
+    """
+    if reason := unavailable("torch"):
+        pytest.skip(reason)
+    rng = np.random.default_rng(0)
+    start, rates = [np.ones(5)], [0.01 * 0.9**t for t in range(30)]
+    gradients = [[0.1 * rng.normal(1.0, 1.0, 5)] for _ in rates]
+    numbers: dict[str, Any] = {"rho": 0.9, "epsilon": 1e-2, "momentum": 0.5}
+    recipe = {"alpha": 0.9, "eps": 1e-2, "momentum": 0.5}
+    said = RMSprop(epsilon_inside_sqrt=False, lr_in_momentum=False, **numbers)
+
+    want = follow("torch", start, gradients, rates, **recipe)[-1].weights[0]
+    ported = follow("keras", start, gradients, rates, **numbers)[-1].weights[0]
+    exact = follow_ours(said, start, gradients, rates)[-1].weights[0]
+    travelled = np.max(np.abs(want - 1.0))
+    assert np.max(np.abs(ported - want)) > 0.1 * travelled
+    assert np.max(np.abs(exact - want)) <= 1e-13 * travelled + len(rates) * np.spacing(1.0)
