@@ -40,6 +40,9 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+SLOTS: dict[str, Any] = {"centered": True, "momentum": 0.5, "clipnorm": 1.0}
+
+
 def courses(situation: Situation, **setting: Any) -> list[Any]:
     """A situation's course in place and op by op."""
     return [list(twins.train(situation, mode, **setting)) for mode in ("auto", False)]
@@ -159,6 +162,25 @@ def test_a_step_does_not_wait_for_the_device(monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, read_by_host)
     for _ in range(4):
         training.apply(gradients)
+
+
+def test_torch_compile_makes_one_graph_for_all_steps(float64):
+    got, want = Training(SLOTS), Training({**SLOTS, "jit_compile": False})
+    gradients = [torch.ones(shape, dtype=torch.float64) for shape in twins.SHAPES]
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    got.optimizer.build(got.variables)
+    step = torch.compile(got.apply, backend=backend)
+    for _ in range(6):
+        step(gradients)
+        want.apply(gradients)
+    assert len(graphs) == 1
+    for mine, theirs in zip(got.state(), want.state(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-13)
 
 
 def test_gradients_that_carry_a_graph_leave_none_behind():

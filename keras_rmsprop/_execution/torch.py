@@ -35,7 +35,12 @@ def run(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
         # A subclass's `update_step` changes the memory that a plain read would give out.
         rate = optimizer.learning_rate
         write(run_plainly(optimizer, plan, gradients, rate, lambda v: read(v).clone()))
-    elif optimizer.jit_compile is False or in_stateless_scope():
+    elif (
+        optimizer.jit_compile is False
+        or in_stateless_scope()
+        # Inside torch.compile a counter's value as a number would mean a new graph each step.
+        or torch.compiler.is_compiling()
+    ):
         write(run_plainly(optimizer, plan, gradients, optimizer.learning_rate, read))
     else:
         _run_in_place(optimizer, plan, gradients)
