@@ -3,7 +3,7 @@
 import functools
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
@@ -53,10 +53,11 @@ _NOT_COMPILABLE = (
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
-    plan, rate = optimizer._plan(), optimizer._given_learning_rate()
+    plan = optimizer._plan()
     if tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None:
-        _run_in_replica(optimizer, plan, _all_dense(optimizer, gradients), rate)
+        _run_in_replica(optimizer, plan, _all_dense(optimizer, gradients))
         return
+    rate = optimizer._given_learning_rate()
     if in_stateless_scope():
         # The scope keeps whole values, not rows.
         gradients = _all_dense(optimizer, gradients)
@@ -400,19 +401,18 @@ def _has_xla(device: str) -> bool:
     return True
 
 
-def _run_in_replica(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
-) -> None:
+def _run_in_replica(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> None:
     """Make one step in a replica of a distribution strategy.
 
     Every replica sums the gradients of all, computes the same results from its own copies, and
     one merge call, without any condition around it, writes each copy.
     """
     context = tf.distribute.get_replica_context()
-    present = [g for g in gradients if g is not None]
+    # Widened first: a sum can be beyond a half precision that holds each of its terms.
+    present = [_step.widen(g) for g in gradients if g is not None]
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     summed = [None if g is None else next(sums) for g in gradients]
-    pairs = _run_plainly(optimizer, plan, summed, rate)
+    pairs = _run_plainly(optimizer, plan, summed, _rate_for_all_replicas(optimizer))
     variables = [_sparse.tf_variable(variable) for variable, _ in pairs]
 
     def assign_copies(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:
@@ -421,8 +421,20 @@ def _run_in_replica(
                 variable, lambda copy, new: copy.assign(new), args=(value,), group=False
             )
 
-    tf.__internal__.distribute.interim.maybe_merge_call(
-        assign_copies, tf.distribute.get_strategy(), [value for _, value in pairs]
+    _merge_call(assign_copies, [value for _, value in pairs])
+
+
+def _rate_for_all_replicas(optimizer: "RMSprop") -> Any:
+    """Ask for the learning rate once a step: a callable may give a new one each time."""
+    if optimizer._rate_variable is not None:
+        return optimizer._rate_variable
+    return _merge_call(lambda _: optimizer._given_learning_rate())
+
+
+def _merge_call(do: Callable[..., Any], *arguments: Any) -> Any:
+    """Do something once for the replicas of this process, with the strategy and arguments."""
+    return tf.__internal__.distribute.interim.maybe_merge_call(
+        do, tf.distribute.get_strategy(), *arguments
     )
 
 
