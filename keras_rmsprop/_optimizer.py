@@ -235,46 +235,63 @@ class RMSprop(keras.optimizers.Optimizer):
         self._roster = Roster(self._gathered_parameters(), progress)
         if self._pending_arrays is not None:
             pending, self._pending_arrays = self._pending_arrays, None
-            self._load(_state.read_state(pending, self))
+            # The first step, which builds, may be in a trace that runs again.
+            with engine.outside_trace():
+                self._load(_state.read_state(pending, self))
 
     def add_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Take in more variables, such as those of layers that were frozen so far.
 
         The state there is stays as it is, and the new variables start with fresh slots. Variables
-        that the optimizer already has are passed over.
+        that the optimizer already has are passed over. To unfreeze layers of a model:
+
+            layer.trainable = True
+            model.optimizer.add_variables(model.trainable_variables)
+            model.compile(model.optimizer, loss)
 
         Args:
-            variables: variables that `apply` will be given gradients of from now on.
+            variables: variables that `apply` will be given gradients of from now on. If all that
+                the optimizer has are among them, it takes over their order, which Keras's JAX
+                trainer relies on; otherwise the new ones come last.
         """
         if not self.built:
             self.build(list(variables))
             return
-        positions = dict(self._trainable_variables_indices)
-        new = [v for v in variables if self._var_key(v) not in positions]
+        held = {self._var_key(v): v for v in self._trainable_variables}
+        given = {self._var_key(v): v for v in variables}
+        new = {key: v for key, v in given.items() if key not in held}
         if not new:
             return
+        keys = [*held, *new]
+        order = list(range(len(keys)))
+        if held.keys() <= given.keys():
+            places = {key: place for place, key in enumerate(given)}
+            order.sort(key=lambda i: places[keys[i]])
         before = {name: list(getattr(self, name, ())) for name in _COLUMNS}
         progress = self._progress
         self.built = False
-        self.build(new)
-        self._put_before(before)
-        count = len(positions)
-        positions |= {self._var_key(v): count + i for i, v in enumerate(new)}
-        self._trainable_variables_indices.update(positions)
-        self._roster = Roster(self._gathered_parameters(), [*progress, *self._progress])
-        for parameter in self._parameters[count:]:
-            if parameter.average is not None:
+        self.build(list(new.values()))
+        self._join(before, order)
+        self._trainable_variables_indices.update(
+            {keys[i]: position for position, i in enumerate(order)}
+        )
+        progress = (*progress, *self._progress)
+        self._roster = Roster(self._gathered_parameters(), [progress[i] for i in order])
+        for position, i in enumerate(order):
+            parameter = self._parameters[position]
+            if i >= len(held) and parameter.average is not None:
                 # As on the first step of all, the average starts as a copy.
                 weight = engine.copy(engine.read(parameter.weight))
                 parameter.average.assign(ops.cast(weight, parameter.average.dtype))
 
     @no_automatic_dependency_tracking
-    def _put_before(self, columns: Mapping[str, list[Any]]) -> None:
-        """Put older entries before those of the last `build`, in each list by name."""
+    def _join(self, columns: Mapping[str, list[Any]], order: Sequence[int]) -> None:
+        """Join older entries and those of the last `build` in this order, in each list by name."""
         # With tracking on, the weights would become the optimizer's own variables.
         for name, older in columns.items():
             if hasattr(self, name):
-                setattr(self, name, older + list(getattr(self, name)))
+                both = [*older, *getattr(self, name)]
+                setattr(self, name, [both[i] for i in order] if both else [])
 
     def _built_progress(self, variables: Sequence[keras.Variable]) -> list[Progress | None]:
         """Create the variables that say how far each row has come, where `lazy` needs them."""
@@ -384,6 +401,11 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Put the state into the store of a Keras file (Keras's hook)."""
+        if self._pending_arrays is not None:
+            # Loaded and not yet needed: it goes on as it came.
+            for key, value in self._pending_arrays.items():
+                store[key] = value
+            return
         _state.write_state(_state.state_of(self), store)
 
     def load_own_variables(self, store: Any) -> None:
@@ -394,20 +416,25 @@ class RMSprop(keras.optimizers.Optimizer):
         averages converted. Before the optimizer is built the state is kept until it is.
 
         Raises:
-            ValueError: if a slot's shape is not its variable's; the optimizer is as it was.
+            ValueError: if a slot's shape is not its variable's, or the state is damaged, of a
+                later version or of another optimizer; the optimizer is as it was.
         """
         arrays = {str(key): np.array(store[key]) for key in store.keys()}  # noqa: SIM118
         if self.built:
             self._load(_state.read_state(arrays, self))
-        else:
-            self._pending_arrays = MappingProxyType(arrays)
+            return
+        if _state.is_described(arrays):
+            _state.read_described_state(arrays)  # Refuses at once what `build` could not read.
+        self._pending_arrays = MappingProxyType(arrays)
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the state as NumPy arrays by name.
 
         The names are `iteration`, `learning_rate` unless it is a schedule or callable,
         `skipped_steps` with `skip_nonfinite`, and `<variable's path>/<kind>` for each slot, where
-        kind is `square_average`, `gradient_average`, `momentum`, `accumulator` or `average`.
+        kind is `square_average`, `gradient_average`, `momentum`, `accumulator` or `average`; with
+        `lazy=True` also what it counts. What the arrays mean where options change the meaning
+        (`lr_in_momentum`, `gradient_accumulation_steps`) is not among them, as it is in files.
         """
         return _state.to_dict(_state.state_of(self))
 
@@ -415,7 +442,8 @@ class RMSprop(keras.optimizers.Optimizer):
         """Take the state from arrays by name, as `state_dict` gives them.
 
         Args:
-            state: arrays by name.
+            state: arrays by name, of the optimizer's own `lr_in_momentum` and, where they hold
+                accumulators, `gradient_accumulation_steps`.
             strict: whether every name must match. If False, what matches is restored, what is
                 missing starts afresh, and `load_report` says which is which.
 

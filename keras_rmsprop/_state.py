@@ -12,11 +12,12 @@ not is dropped; both are said.
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 from numpy.typing import NDArray
 
 from keras_rmsprop._deferred import ROW_FIELDS, Progress, catch_up
@@ -48,8 +49,8 @@ class LoadReport(NamedTuple):
 class State(NamedTuple):
     """An optimizer's state, with what is needed to read it in another configuration."""
 
-    # Calls of `apply`, and how many of them make a step.
-    calls: int
+    # Calls of `apply`, None if the state does not say, and how many of them make a step.
+    calls: int | None
     accumulation_steps: int
     learning_rate: float | None
     skipped_steps: int | None
@@ -92,33 +93,76 @@ def state_of(optimizer: "RMSprop") -> State:
 
 def write_state(state: State, store: Any) -> None:
     """Put a state into the store of a Keras file: arrays, and their description as JSON."""
-    for position, slots in enumerate(state.slots):
-        for kind, value in slots.items():
-            store[f"{position}.{kind}"] = value
+    arrays = {
+        f"{position}.{kind}": value
+        for position, slots in enumerate(state.slots)
+        for kind, value in slots.items()
+    }
     description = {"format": FORMAT, **state._asdict(), "slots": len(state.slots)}
-    store["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
+    arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
+    arrays["checksum"] = np.asarray(_checksum(arrays), np.uint32)
+    for key, value in arrays.items():
+        store[key] = value
 
 
-def read_state(store: Mapping[str, Any], optimizer: "RMSprop") -> State:
-    """Read a state from the store of a Keras file, this package's or of Keras's own RMSprop.
+def read_state(arrays: Mapping[str, Array], optimizer: "RMSprop") -> State:
+    """Read a state from the arrays of a Keras file, this package's or of Keras's own RMSprop.
 
-    Raises: ValueError if the file is of a later version, or cannot be of this optimizer.
+    Raises: ValueError if the file is damaged, of a later version, or of another optimizer.
     """
-    arrays = {str(key): np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
-    if "description" not in arrays:
-        return _read_keras_state(arrays, optimizer)
-    fields = json.loads(arrays.pop("description").tobytes().decode())
-    if fields.pop("format") > FORMAT:
+    if is_described(arrays):
+        return read_described_state(arrays)
+    return _read_keras_state(arrays, optimizer)
+
+
+def is_described(arrays: Mapping[str, Array]) -> bool:
+    """Whether arrays of a file are this package's, and not Keras's own."""
+    return "description" in arrays
+
+
+def read_described_state(arrays: Mapping[str, Array]) -> State:
+    """Read the arrays that `write_state` wrote.
+
+    Raises: ValueError if they are damaged, or of a later version.
+    """
+    damaged = ValueError(
+        "The optimizer state in the file is damaged: it is not what was saved. Nothing of it was "
+        "loaded; use an earlier checkpoint."
+    )
+    arrays = dict(arrays)
+    checksum = arrays.pop("checksum", None)
+    try:
+        fields = json.loads(arrays["description"].tobytes())
+        version = fields.pop("format")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged from error
+    # Judged first, because a later version may take its checksum in another way.
+    if version > FORMAT:
         raise ValueError(
-            "The optimizer state was saved by a later version of keras_rmsprop, which writes it "
-            "in another way. Upgrade keras_rmsprop to load it."
+            f"The optimizer state was saved by a later version of keras_rmsprop, in format "
+            f"{version}; this version reads formats up to {FORMAT}. Upgrade keras_rmsprop to load "
+            "it. Nothing of it was loaded."
         )
+    # HDF5 files carry no checksum of their own: a flipped bit would become a weight's average.
+    if checksum is None or checksum != _checksum(arrays):
+        raise damaged
+    del arrays["description"]
     slots: list[dict[str, Array]] = [{} for _ in range(fields.pop("slots"))]
     for key, value in arrays.items():
         position, _, kind = key.partition(".")
         slots[int(position)][kind] = value
-    names = fields.pop("names")
-    return State(**fields, names=tuple(names), slots=tuple(slots))
+    return State(**(fields | {"names": tuple(fields["names"]), "slots": tuple(slots)}))
+
+
+def _checksum(arrays: Mapping[str, Array]) -> int:
+    """CRC-32 of the names and the bytes of arrays."""
+    checksum = 0
+    for key in sorted(arrays):
+        checksum = zlib.crc32(key.encode(), checksum)
+        checksum = zlib.crc32(
+            np.ascontiguousarray(arrays[key]).reshape(-1).view("u1").data, checksum
+        )
+    return checksum
 
 
 def _read_keras_state(arrays: Mapping[str, Array], optimizer: "RMSprop") -> State:
@@ -128,8 +172,13 @@ def _read_keras_state(arrays: Mapping[str, Array], optimizer: "RMSprop") -> Stat
     average, accumulator, velocity, momentum and average_gradient, as far as its options ask
     for them. Which they were is not saved, and must follow from this optimizer's own.
     """
-    values = [arrays[str(i)] for i in range(len(arrays))]
-    has_rate, kinds, count = _keras_layout([v.shape for v in values], optimizer)
+    if not all(map(str.isdecimal, arrays)):
+        raise ValueError(
+            "The file holds the state of another optimizer, with the entries "
+            f"{_some(sorted(arrays))}. Nothing was loaded."
+        )
+    values = [arrays[key] for key in sorted(arrays, key=int)]
+    has_rate, kinds, count = _keras_layout(values, optimizer)
     start = 2 if has_rate else 1
     slots: list[dict[str, Array]] = [{} for _ in range(count)]
     for i, value in enumerate(values[start:]):
@@ -151,13 +200,12 @@ def _read_keras_state(arrays: Mapping[str, Array], optimizer: "RMSprop") -> Stat
     )
 
 
-def _keras_layout(
-    shapes: list[tuple[int, ...]], optimizer: "RMSprop"
-) -> tuple[bool, tuple[str, ...], int]:
-    """Tell what arrays of these shapes are: with a rate? which kinds? of how many variables?
+def _keras_layout(values: list[Array], optimizer: "RMSprop") -> tuple[bool, tuple[str, ...], int]:
+    """Tell what arrays are by their shapes: with a rate? which kinds? of how many variables?
 
     Raises: ValueError unless exactly one answer suits the optimizer best.
     """
+    shapes = [value.shape for value in values]
     weights = [tuple(parameter.weight.shape) for parameter in optimizer._parameters]
     own = {kind for parameter in optimizer._parameters for kind in _slots(parameter, None)}
     own_rate = optimizer._rate_variable is not None
@@ -167,6 +215,7 @@ def _keras_layout(
         for kinds in _subsets_with_square_average()
         for count in range(len(weights), 0, -1)
         if shapes == [()] * (1 + has_rate) + weights[:count] * len(kinds)
+        and _could_be_square_averages(values, 1 + has_rate, kinds, count)
     ]
     whole = [fit for fit in fits if fit[2] == len(weights)]
     # The same options; the same options and fewer layers; fewer options; any.
@@ -188,6 +237,15 @@ def _keras_layout(
     )
 
 
+def _could_be_square_averages(values: list[Array], start: int, kinds: set[str], count: int) -> bool:
+    """Whether the arrays that would be averages of squares are: they cannot be negative.
+
+    It tells RMSprop's from the averages and momentum buffers of other optimizers.
+    """
+    start += count * [kind for kind in _KERAS_ORDER if kind in kinds].index("square_average")
+    return not any(np.any(value < 0) for value in values[start : start + count])
+
+
 _KERAS_ORDER = ("average", "accumulator", "square_average", "momentum", "gradient_average")
 
 
@@ -200,7 +258,9 @@ def _subsets_with_square_average() -> list[set[str]]:
 
 def to_dict(state: State) -> dict[str, Array]:
     """Name every array of a state: `iteration`, and `<variable>/<kind>` for the slots."""
-    named: dict[str, Array] = {"iteration": np.asarray(state.calls)}
+    named: dict[str, Array] = {}
+    if state.calls is not None:
+        named["iteration"] = np.asarray(state.calls)
     if state.learning_rate is not None:
         named["learning_rate"] = np.asarray(state.learning_rate)
     if state.skipped_steps is not None:
@@ -216,6 +276,7 @@ def from_dict(named: Mapping[str, Any], optimizer: "RMSprop", strict: bool) -> S
     Raises: ValueError naming entries that are missing or unknown, if `strict`.
     """
     here = state_of(optimizer)
+    named = _renamed(named, here.names or ())
     expected = set(to_dict(here))
     missing, unknown = sorted(expected - set(named)), sorted(set(named) - expected)
     if strict and (missing or unknown):
@@ -227,19 +288,42 @@ def from_dict(named: Mapping[str, Any], optimizer: "RMSprop", strict: bool) -> S
         {kind: np.asarray(named[f"{name}/{kind}"]) for kind in KINDS if f"{name}/{kind}" in named}
         for name in here.names or ()
     ]
-    rate, skipped = named.get("learning_rate"), named.get("skipped_steps")
+    calls, rate, skipped = map(named.get, ("iteration", "learning_rate", "skipped_steps"))
     return here._replace(
-        calls=int(named.get("iteration", here.calls)),
+        calls=None if calls is None else int(calls),
+        # Which options the state was made with shows in its slots.
+        accumulation_steps=here.accumulation_steps if _any_has(slots, "accumulator") else 1,
+        centered=_any_has(slots, "gradient_average"),
         learning_rate=None if rate is None else float(rate),
         skipped_steps=None if skipped is None else int(skipped),
         slots=tuple(slots),
     )
 
 
+def _renamed(named: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Give entries the variables' present names, where only the model's prefix differs."""
+    saved = tuple(dict.fromkeys(key.rpartition("/")[0] for key in named if "/" in key))
+    common = _in_common_terms(saved, names)
+    if common is None:
+        return dict(named)
+    present = dict(zip(common[1], names, strict=True))
+    owners = {old: present.get(term, old) for old, term in zip(saved, common[0], strict=True)}
+    renamed = {}
+    for key, value in named.items():
+        owner, slash, kind = key.rpartition("/")
+        renamed[owners.get(owner, owner) + slash + kind] = value
+    return renamed
+
+
+def _any_has(slots: Iterable[Mapping[str, Any]], kind: str) -> bool:
+    return any(kind in each for each in slots)
+
+
 def plan_load(optimizer: "RMSprop", state: State) -> Plan:
     """Decide what every variable of a built optimizer is to hold, without assigning anything.
 
-    Raises: ValueError if a slot's shape is not its variable's, naming both.
+    Raises: ValueError if a slot's shape is not its variable's, naming both, or if its values
+        are no numbers.
     """
     names = _names(optimizer)
     sources = _paired(state, names)
@@ -256,13 +340,20 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
     calls, skipped = optimizer._counters
     in_step = steps == state.accumulation_steps
     # With other accumulation steps the steps made so far still count as steps.
-    count = state.calls if in_step else state.calls // state.accumulation_steps * steps
+    count = state.calls
+    if count is not None and not in_step:
+        count = count // state.accumulation_steps * steps
     assign(calls, "iteration", count, lambda: 0)
-    if optimizer._rate_variable is not None:
-        rate = optimizer._rate_variable
+    dropped: list[str] = []
+    rate = optimizer._rate_variable
+    if rate is not None:
         assign(rate, "learning_rate", state.learning_rate, lambda: _array(rate))
+    elif state.learning_rate is not None:
+        dropped.append("learning_rate")
     if skipped is not None:
         assign(skipped, "skipped_steps", state.skipped_steps, lambda: 0)
+    elif state.skipped_steps is not None:
+        dropped.append("skipped_steps")
 
     for position, (name, parameter, own) in enumerate(
         zip(names, optimizer._parameters, _all_slots(optimizer), strict=True)
@@ -276,12 +367,7 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
             value = slots.get(kind)
             if value is not None:
                 used.add(f"{source}.{kind}")
-                shape = tuple(variable.shape)
-                if value.shape != shape:
-                    raise ValueError(
-                        f"The saved {kind} of {name!r} has shape {value.shape}, but the variable "
-                        f"has shape {shape}. Nothing was loaded: the optimizer is as it was."
-                    )
+                value = _fitting(value, variable, f"The saved {kind} of {name!r}")
             assign(
                 variable,
                 f"{name}/{kind}",
@@ -290,7 +376,7 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
             )
 
     saved_names = state.names or tuple(f"variable {i}" for i in range(len(state.slots)))
-    dropped = [
+    dropped += [
         f"{saved_names[position]}/{kind}"
         for position, slots in enumerate(state.slots)
         for kind in slots
@@ -302,6 +388,23 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
         )
     ]
     return Plan(assignments, LoadReport(tuple(restored), tuple(initialized), tuple(dropped)))
+
+
+def _fitting(value: Array, variable: Any, subject: str) -> Array:
+    """Return an array as the value of a variable, or refuse it: assigning must not fail."""
+    shape = tuple(variable.shape)
+    if value.shape != shape:
+        raise ValueError(
+            f"{subject} has shape {value.shape}, but the variable has shape {shape}. Nothing was "
+            "loaded: the optimizer is as it was."
+        )
+    try:
+        return value.astype(backend.standardize_dtype(variable.dtype), copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{subject} holds no numbers, received dtype {value.dtype}. Nothing was loaded: the "
+            "optimizer is as it was."
+        ) from error
 
 
 def message(report: LoadReport) -> str | None:
@@ -329,12 +432,37 @@ def _paired(state: State, names: tuple[str, ...]) -> list[int | None]:
 
     By position, unless the names say that the same variables stand in another order.
     """
-    saved = state.names
-    if saved is not None and saved[: len(names)] != names[: len(saved)]:
-        positions = {name: i for i, name in enumerate(saved)}
-        if set(names) <= set(positions) or set(positions) <= set(names):
-            return [positions.get(name) for name in names]
-    return [i if i < len(state.slots) else None for i in range(len(names))]
+    by_position = [i if i < len(state.slots) else None for i in range(len(names))]
+    common = None if state.names is None else _in_common_terms(state.names, names)
+    if common is None:
+        return by_position
+    saved, names = common
+    if saved[: len(names)] == names[: len(saved)]:
+        return by_position
+    positions = {name: i for i, name in enumerate(saved)}
+    return [positions.get(name) for name in names]
+
+
+def _in_common_terms(
+    saved: tuple[str, ...], names: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Take names to where all of one side are known to the other; None if that cannot be.
+
+    A variable's path begins with the model's name or does not, which a loaded model changes.
+    """
+    for left in (saved, _without_prefix(saved)):
+        for right in (names, _without_prefix(names)):
+            if set(left) <= set(right) or set(right) <= set(left):
+                return left, right
+    return None
+
+
+def _without_prefix(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Take the first part off paths that all have in common."""
+    parts = [name.partition("/") for name in names]
+    if len({first for first, _, _ in parts}) == 1 and all(rest for _, _, rest in parts):
+        return tuple(rest for _, _, rest in parts)
+    return names
 
 
 def _converted(
@@ -367,9 +495,12 @@ def _settle(slots: dict[str, Array], rho: float) -> None:
     if progress.row_updates is None or "square_average" not in slots:
         return
     coefficients = Coefficients.of(rho=rho, momentum=0.0, epsilon=0.0)
-    averages = Parameter(None, slots["square_average"], slots.get("gradient_average"))
+    # torch's tensors and NumPy's arrays do not multiply.
+    kinds = ("square_average", "gradient_average")
+    s, m = (ops.convert_to_tensor(slots[kind]) if kind in slots else None for kind in kinds)
+    averages = Parameter(None, s, m)
     settled, _ = catch_up(coefficients, progress, averages)
-    for kind in ("square_average", "gradient_average"):
+    for kind in kinds:
         if kind in slots:
             slots[kind] = _array(getattr(settled, kind))
 
@@ -417,7 +548,11 @@ def _names(optimizer: "RMSprop") -> tuple[str, ...]:
 
 
 def _array(variable: Any) -> Array:
-    return np.asarray(ops.convert_to_numpy(variable))
+    if not isinstance(variable, np.ndarray):
+        # Keras's variables turn into arrays only with a deprecation warning of NumPy's.
+        variable = ops.convert_to_numpy(ops.convert_to_tensor(variable))
+    # A copy, because torch's arrays share the memory that the next step writes to.
+    return np.array(variable)
 
 
 def _wide(array: Array) -> Any:
