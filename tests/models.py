@@ -11,11 +11,6 @@ from tests.agreement import TOLERANCE
 
 Array = NDArray[Any]
 
-# What Keras warns of under NumPy 2 when it reads a variable on JAX or torch.
-OTHERS_WARN = [
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
-]
-
 BATCH = 8
 BATCHES = 4
 
