@@ -12,7 +12,7 @@ from benchmarks.measure import Settings
 from benchmarks.results import Result
 
 BACKENDS = ("tensorflow", "jax", "torch")
-SUITES = ("steps", "training", "tensors", "parameters", "first_calls", "memory")
+SUITES = ("steps", "training", "tensors", "parameters", "embeddings", "first_calls", "memory")
 
 
 @dataclasses.dataclass(frozen=True)

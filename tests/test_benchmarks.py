@@ -206,7 +206,9 @@ def test_the_picture_is_drawn_from_whatever_rows_there_are(tmp_path):
 def test_the_rows_have_names_of_their_own_and_every_suite_has_some():
     names = [row.name for row in registry.rows(BACKEND, quick=False, only=None)]
     assert len(set(names)) == len(names)
-    assert {name.split("/")[0] for name in names} == set(registry.SUITES)
+    # Only TensorFlow has gradients of single rows.
+    absent = set() if BACKEND == "tensorflow" else {"embeddings"}
+    assert {name.split("/")[0] for name in names} == set(registry.SUITES) - absent
 
 
 def test_rows_are_picked_by_a_part_of_their_name():
