@@ -1,0 +1,687 @@
+"""The rule, the stages and the conventions in a second: the tests that `tests.mutation` runs.
+
+What they say is said at greater length in the modules named for the modules; here it has to be
+cheap, since it is asked of a thousand wrong versions of the package.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_rmsprop import RMSprop, _rule, _step, conventions
+from keras_rmsprop._rule import Coefficients, Form, Parameter
+from keras_rmsprop._validation import HYPERPARAMETERS
+from tests.agreement import Difference, a_problem, differences, rmsprop
+from tests.variants import Variant, option_variants
+
+# Fourteen steps complete four accumulations and overwrite the weights three times.
+PROBLEM = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"), steps=14)
+
+PLAIN = Form(
+    nesterov=False,
+    epsilon_inside_sqrt=True,
+    lr_in_momentum=True,
+    bias_correction=False,
+    guards_zero_root=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Nothing here is random, and Keras's seeding imports TensorFlow under every backend."""
+
+
+def tensor(*values: float, dtype: str = "float32") -> Any:
+    """A vector of the active backend."""
+    return ops.cast(ops.convert_to_tensor(np.asarray(values, "float64")), dtype)
+
+
+def numpy(x: Any) -> np.ndarray:
+    """A tensor's or a variable's values."""
+    return np.asarray(ops.convert_to_numpy(ops.convert_to_tensor(x)))
+
+
+# The equations.
+
+
+@pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
+def test_any_two_options_together_follow_the_reference_whatever_floatx_is(
+    variant: Variant,
+) -> None:
+    """Float64 weights stay float64 where floatx, and with it a cast to no dtype, is float32."""
+    # `ops.clip` takes a Python number through floatx; this one survives float32.
+    exact = {"clipvalue": 0.75} if "clipvalue" in variant.arguments else {}
+    assert disagreements(variant, **exact) == {}
+
+
+# The first with each way to clip that has decay and momentum: between them they use every
+# number of a step.
+ALL_NUMBERS = [
+    next(
+        variant
+        for variant in option_variants()
+        if variant.levels["clip"] == clip
+        and {"weight_decay", "momentum"} <= variant.arguments.keys()
+    )
+    for clip in ("clipvalue", "clipnorm", "global_clipnorm")
+]
+
+
+@pytest.mark.parametrize("variant", ALL_NUMBERS, ids=lambda variant: variant.id)
+def test_numbers_may_be_tensors_as_in_a_compiled_step(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = RMSprop._numbers
+
+    def as_tensors(optimizer: RMSprop) -> _step.Numbers:
+        return keras.tree.map_structure(
+            lambda x: ops.convert_to_tensor(x, "float64"), numbers(optimizer)
+        )
+
+    monkeypatch.setattr(RMSprop, "_numbers", as_tensors)
+    # Numbers that float32 would round.
+    inexact = {variant.levels["clip"]: 0.7, "loss_scale_factor": 0.3}
+    assert disagreements(variant, **inexact) == {}
+
+
+@pytest.mark.parametrize("variant", ALL_NUMBERS, ids=lambda variant: variant.id)
+def test_two_batches_are_the_fewest_to_accumulate(variant: Variant) -> None:
+    changes = {
+        "gradient_accumulation_steps": 2,
+        "initial_square_average": 0.0,
+        "bias_correction": True,
+        variant.levels["clip"]: 0.75,
+    }
+    assert disagreements(variant, **changes) == {}
+
+
+def disagreements(variant: Variant, **changes: Any) -> dict[tuple[str, str], Difference]:
+    """Where the optimizer strays from the reference by more than rounding explains."""
+    variant = variant._replace(arguments={**variant.arguments, **changes})
+    worst = differences(variant, PROBLEM)
+    return {key: d for key, d in worst.items() if not d.share <= 1.0}
+
+
+def corrected(t: Any, rho: float, dtype: str = "float32") -> _rule.StepCoefficients:
+    """The numbers of step `t` with bias correction."""
+    form = PLAIN._replace(bias_correction=True)
+    return _rule.step_coefficients(
+        form, Coefficients.of(rho=rho, momentum=0.0, epsilon=0.0), 0.1, t, dtype
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-10)])
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.99999])
+@pytest.mark.parametrize("kind", [int, ops.convert_to_tensor], ids=["number", "tensor"])
+def test_corrected_weights_are_exact_even_for_a_rho_near_one(
+    kind: Callable[[int], Any], rho: float, dtype: str, tolerance: float
+) -> None:
+    for t in (1, 2, 100):
+        step = corrected(kind(t), rho, dtype)
+        assert isinstance(step.weight, float) == (kind is int)
+        weight = (1 - rho) / (1 - np.longdouble(rho) ** t)
+        np.testing.assert_allclose(float(step.weight), float(weight), rtol=tolerance)
+        np.testing.assert_allclose(float(step.keep), float(1 - weight), rtol=tolerance, atol=1e-19)
+
+
+def test_a_scalar_tensor_takes_the_dtype_it_meets_and_a_python_number_stays() -> None:
+    number = _rule.number_in(3, "float64")
+    assert type(number) is float
+    assert number == 3.0
+    scalar = ops.convert_to_tensor(np.float32(0.5))
+    assert _step.dtype_of(_rule.number_in(scalar, "float64")) == "float64"
+
+
+@pytest.mark.parametrize("inside", [True, False], ids="inside={}".format)
+def test_zero_over_zero_is_a_step_of_zero_and_only_if_guarded(inside: bool) -> None:
+    form = PLAIN._replace(epsilon_inside_sqrt=inside)
+    start = Parameter(tensor(1.0, 1.0), tensor(0.0, 0.0))
+    coefficients = Coefficients.of(rho=0.75, momentum=0.0, epsilon=0.0)
+    step = _rule.step_coefficients(form, coefficients, 0.5, 1, "float32")
+    guarded = _rule.update(form, step, start, tensor(0.0, 3.0))
+    np.testing.assert_array_equal(numpy(guarded.weight), [1.0, 0.0])
+    form = form._replace(guards_zero_root=False)
+    unguarded = _rule.update(form, step, start, tensor(0.0, 3.0))
+    np.testing.assert_array_equal(numpy(unguarded.weight), [np.nan, 0.0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_an_update_leaves_every_dtype_as_it_was(dtype: str) -> None:
+    wide = _step.accumulator_dtype(dtype)
+    zero = tensor(0.0, dtype=wide)
+    start = Parameter(tensor(1.0, dtype=dtype), zero, zero, zero)
+    coefficients = Coefficients.of(rho=0.75, momentum=0.5, epsilon=0.1)
+    step = _rule.step_coefficients(PLAIN, coefficients, 0.5, 1, wide)
+    after = _rule.update(PLAIN, step, start, tensor(3.0, dtype=dtype))
+    assert [_step.dtype_of(slot) for slot in after[:4]] == [dtype, wide, wide, wide]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_worked_on_in_float32_and_rounded_once(dtype: str) -> None:
+    l2, decay, rate = 2.0**-12, 0.25, 2.0**-6
+    weight = keras.Variable(np.ones(2), dtype=dtype)
+    optimizer = rmsprop(
+        learning_rate=rate,
+        rho=0.0,
+        momentum=0.75,
+        centered=True,
+        epsilon=1.0,
+        weight_decay=decay,
+        l2=l2,
+        use_ema=True,
+        ema_momentum=0.5,
+        clipnorm=100.0,
+        loss_scale_factor=3.0,
+        gradient_accumulation_steps=2,
+        jit_compile=False,
+    )
+    gradients = [1.0, 2.0**-6]
+    for gradient in gradients:
+        optimizer.apply([tensor(gradient, gradient, dtype=dtype)], [weight])
+    # Without memory the average is the gradient, the variance 0 and the root 1.
+    direction = sum(gradients) / 6.0 + l2
+    (parameter,) = optimizer._parameters
+    assert [_step.dtype_of(slot) for slot in parameter[1:]] == ["float32"] * 5
+    np.testing.assert_allclose(numpy(parameter.gradient_average), [direction] * 2, rtol=1e-6)
+    end = numpy(ops.cast(tensor(1.0 - rate * decay - rate * direction, dtype=dtype), "float32"))
+    assert _step.dtype_of(weight) == dtype
+    np.testing.assert_array_equal(numpy(ops.cast(weight, "float32")), [end[0]] * 2)
+
+
+# The stages.
+
+
+def clipped(kind: str, limit: float, *gradients: Any, shares: Any = None) -> list[Any]:
+    """The gradients after `_step.clip`."""
+    plan, numbers = a_plan(clip=kind), NUMBERS._replace(clip=limit)
+    return _step.clip(plan, numbers, list(gradients), shares or [None] * len(gradients))
+
+
+NUMBERS = _step.Numbers(
+    coefficients=Coefficients.of(rho=0.75, momentum=0.0, epsilon=0.0),
+    loss_scale=0.0,
+    clip=0.0,
+    l2=0.0,
+    weight_decay=0.0,
+    ema_momentum=0.0,
+    one_minus_ema_momentum=1.0,
+)
+
+
+def a_plan(variables: int = 1, **options: Any) -> _step.Plan:
+    """A plan of a bare step, but for `options`."""
+    plan = _step.Plan(
+        form=PLAIN,
+        skip_nonfinite=False,
+        clip=None,
+        maximize=False,
+        scaled_loss=False,
+        l2=False,
+        accumulation_steps=1,
+        use_ema=False,
+        ema_overwrite_frequency=None,
+        decayed=(False,) * variables,
+        constraints=(None,) * variables,
+    )
+    return plan._replace(**options)
+
+
+@pytest.mark.parametrize("kind", ["norm", "global_norm"])
+def test_a_norm_is_taken_over_rows_that_count_and_no_others(kind: str) -> None:
+    rows = ops.reshape(tensor(3.0, 0.0, 5.0, 7.0, 0.0, 4.0), (3, 2))
+    (got,) = clipped(kind, 1.0, rows, shares=[tensor(1.0, 0.0, 1.0)])
+    np.testing.assert_allclose(numpy(got), numpy(rows) / 5.0, rtol=1e-6)
+
+
+def test_rows_share_in_the_norm_through_a_whole_step() -> None:
+    rows = ops.reshape(tensor(3.0, 0.0, 5.0, 7.0, 0.0, 4.0), (3, 2))
+    start = [Parameter(rows, 0.0 * rows), Parameter(tensor(0.0), tensor(0.0))]
+    after, _ = _step.step(
+        a_plan(2, clip="global_norm"),
+        NUMBERS._replace(clip=1.0),
+        _step.Counters(ops.convert_to_tensor(0)),
+        0.5,
+        start,
+        [rows, tensor(12.0)],
+        shares={0: tensor(1.0, 0.0, 1.0)},
+    )
+    got = [numpy(parameter.square_average) for parameter in after]
+    np.testing.assert_allclose(got[0], 0.25 * (numpy(rows) / 13.0) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(got[1], 0.25 * (12.0 / 13.0) ** 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["norm", "global_norm"])
+def test_a_norm_at_its_limit_scales_by_one_and_an_infinite_one_makes_nan(kind: str) -> None:
+    (kept,) = clipped(kind, 5.0, tensor(3.0, -4.0))
+    np.testing.assert_array_equal(numpy(kept), np.asarray([3.0, -4.0], np.float32))
+    (zeros,) = clipped(kind, 5.0, tensor(0.0, 0.0))
+    np.testing.assert_array_equal(numpy(zeros), [0.0, 0.0])
+    (lost,) = clipped(kind, 5.0, tensor(np.inf, 1.0))
+    assert np.all(np.isnan(numpy(lost)))
+
+
+def test_nothing_to_clip_is_nothing_clipped() -> None:
+    assert clipped("global_norm", 1.0) == []
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["narrow_first", "wide_first"])
+def test_a_global_norm_is_summed_in_the_widest_dtype(order: int) -> None:
+    if keras.backend.backend() == "tensorflow" and order == 1:
+        pytest.xfail("the first square is not cast to the widest dtype")
+    gradients = [tensor(3.0, 4.0), tensor(12.0 + 2.0**-40, dtype="float64")][::order]
+    got = clipped("global_norm", 6.5, *gradients)
+    assert [_step.dtype_of(g) for g in got] == [_step.dtype_of(g) for g in gradients]
+    wide = numpy(got[1 if order == 1 else 0])
+    expected = 6.5 * (12.0 + 2.0**-40) / math.hypot(5.0, 12.0 + 2.0**-40)
+    np.testing.assert_allclose(wide, expected, rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_are_finite_as_long_as_their_squares_are(dtype: str) -> None:
+    limit = float(np.sqrt(np.finfo(dtype).max))
+    fine, over = tensor(limit, -limit, dtype=dtype), np.nextafter(np.asarray(limit, dtype), np.inf)
+    assert bool(_step.all_finite([fine, tensor(1.0)]))
+    for bad in (float(over), -float(over), np.inf, np.nan):
+        assert not bool(_step.all_finite([tensor(1.0, bad, dtype=dtype), fine]))
+        assert not bool(_step.all_finite([fine, tensor(1.0, bad, dtype=dtype)]))
+
+
+def test_a_call_with_a_bad_gradient_changes_nothing_but_the_count_of_such_calls() -> None:
+    weights = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = rmsprop(
+        learning_rate=0.5,
+        momentum=0.5,
+        centered=True,
+        weight_decay=0.25,
+        use_ema=True,
+        gradient_accumulation_steps=2,
+        skip_nonfinite=True,
+        jit_compile=False,
+    )
+    fine, bad = [tensor(1.0, 2.0), tensor(3.0)], [tensor(1.0, 2.0), tensor(np.inf)]
+
+    def state() -> list[np.ndarray]:
+        return [numpy(slot) for parameter in optimizer._parameters for slot in parameter]
+
+    for _ in range(3):
+        optimizer.apply(fine, weights)
+    before = state()
+    for times in (1, 2):
+        optimizer.apply(bad, weights)
+        assert all(np.array_equal(a, b) for a, b in zip(before, state(), strict=True))
+        assert int(optimizer.iterations) == 3 // 2
+        assert optimizer.skipped_steps == times
+    optimizer.apply(fine, weights)
+    assert int(optimizer.iterations) == 2
+    assert optimizer.skipped_steps == 2
+    assert not any(np.array_equal(a, b) for a, b in zip(before, state(), strict=True))
+
+
+def test_a_step_advances_each_parameter_by_the_update_it_is_given() -> None:
+    calls = []
+
+    def update(index: int, step: _rule.StepCoefficients, parameter: Parameter, g: Any) -> Parameter:
+        calls.append((index, float(step.learning_rate), float(numpy(g)[0])))
+        return parameter._replace(weight=parameter.weight + 1.0)
+
+    start = [Parameter(tensor(w), tensor(0.0)) for w in (1.0, 2.0, 3.0)]
+    after, _ = _step.step(
+        a_plan(3),
+        NUMBERS,
+        _step.Counters(ops.convert_to_tensor(0)),
+        0.5,
+        start,
+        [tensor(5.0), None, tensor(7.0)],
+        update,
+    )
+    assert calls == [(0, 0.5, 5.0), (2, 0.5, 7.0)]
+    assert [float(numpy(parameter.weight)[0]) for parameter in after] == [2.0, 2.0, 4.0]
+
+
+def test_selection_takes_every_tensor_of_one_side() -> None:
+    shared = tensor(5.0)
+    new = Parameter(tensor(1.0), tensor(2.0), None, shared)
+    old = Parameter(tensor(-1.0), tensor(-2.0), None, shared)
+    for condition, expected in ((True, new), (False, old)):
+        got = _step.select(ops.convert_to_tensor(condition), new, old)
+        assert [float(numpy(got[i])[0]) for i in (0, 1)] == [
+            float(numpy(expected[i])[0]) for i in (0, 1)
+        ]
+        assert got.gradient_average is None
+        # What the step left alone need not be written back.
+        assert got.momentum is shared
+
+
+def test_only_half_precision_is_widened_and_to_float32_whatever_floatx_is(float64: None) -> None:
+    wide = {
+        name: (_step.accumulator_dtype(name), _step.dtype_of(_step.widen(tensor(1.0, dtype=name))))
+        for name in ("float16", "bfloat16", "float32", "float64")
+    }
+    assert wide == {
+        "float16": ("float32", "float32"),
+        "bfloat16": ("float32", "float32"),
+        "float32": ("float32", "float32"),
+        "float64": ("float64", "float64"),
+    }
+
+
+def test_the_widest_dtype_is_float64_only_where_there_is_one() -> None:
+    narrow, wide = tensor(1.0), tensor(1.0, dtype="float64")
+    assert _step.widest_dtype([narrow, narrow]) == "float32"
+    assert _step.widest_dtype([narrow, wide]) == "float64"
+
+
+# The conventions.
+
+TORCH = {"epsilon_inside_sqrt": False, "lr_in_momentum": False}
+OPTAX = {"learning_rate": 0.5, "epsilon": 1e-8}
+TF1 = {"learning_rate": 0.5, "epsilon": 1e-10, "initial_square_average": 1.0, "name": "RMSProp"}
+TF_KERAS = {"epsilon_inside_sqrt": False, "name": "RMSprop"}
+TIMM = {"learning_rate": 0.01, "epsilon": 1e-10, "initial_square_average": 1.0}
+GRAVES = {"learning_rate": 1e-4, "rho": 0.95, "momentum": 0.9, "epsilon": 1e-4, "centered": True}
+SHARED = {"rho": 0.8, "momentum": 0.7, "epsilon": 0.01, "centered": True}
+
+# What each convention makes of its defaults, and of arguments that all differ from them: its
+# name, the framework's arguments, those of `RMSprop`.
+MADE: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("keras", {}, {}),
+    *(
+        ("keras", arguments, arguments)
+        for arguments in (
+            {
+                **SHARED,
+                "learning_rate": 0.5,
+                "weight_decay": 0.1,
+                "clipnorm": 1.5,
+                "use_ema": True,
+                "ema_momentum": 0.6,
+                "ema_overwrite_frequency": 7,
+                "loss_scale_factor": 4.0,
+                "gradient_accumulation_steps": 3,
+                "name": "mine",
+            },
+            {"clipvalue": 1.5},
+            {"global_clipnorm": 1.5},
+        )
+    ),
+    ("torch", {}, {**TORCH, "learning_rate": 0.01, "rho": 0.99, "epsilon": 1e-8}),
+    (
+        "torch",
+        {
+            "lr": 0.5,
+            "alpha": 0.8,
+            "eps": 0.01,
+            "weight_decay": 0.1,
+            "momentum": 0.7,
+            "centered": True,
+            "maximize": True,
+        },
+        {**TORCH, **SHARED, "learning_rate": 0.5, "l2": 0.1, "maximize": True},
+    ),
+    ("optax", {"learning_rate": 0.5}, OPTAX),
+    ("optax", {"learning_rate": 0.5, "bias_correction": True}, {**OPTAX, "bias_correction": True}),
+    ("optax", {"learning_rate": 0.5, "momentum": 0.7}, {**OPTAX, "momentum": 0.7}),
+    ("optax", {"learning_rate": 0.5, "momentum": 0.0, "nesterov": True}, OPTAX),
+    (
+        "optax",
+        {
+            "learning_rate": 0.5,
+            "decay": 0.8,
+            "eps": 0.01,
+            "initial_scale": 0.2,
+            "eps_in_sqrt": False,
+            "centered": True,
+            "momentum": 0.7,
+            "nesterov": True,
+        },
+        {
+            **SHARED,
+            "learning_rate": 0.5,
+            "initial_square_average": 0.2,
+            "epsilon_inside_sqrt": False,
+            "nesterov": True,
+        },
+    ),
+    ("tf1", {"learning_rate": 0.5}, TF1),
+    (
+        "tf1",
+        {
+            "learning_rate": 0.5,
+            "decay": 0.8,
+            "momentum": 0.7,
+            "epsilon": 0.01,
+            "centered": True,
+            "name": "mine",
+        },
+        {**TF1, **SHARED, "name": "mine"},
+    ),
+    ("tf_keras_legacy", {}, TF_KERAS),
+    ("tf_keras_legacy", {"epsilon": 0.0}, TF_KERAS),
+    ("tf_keras_legacy", {"clipvalue": 1.5}, {**TF_KERAS, "clipvalue": 1.5}),
+    ("tf_keras_legacy", {"global_clipnorm": 1.5}, {**TF_KERAS, "global_clipnorm": 1.5}),
+    ("tf_keras_legacy", {"lr": 0.5}, {**TF_KERAS, "learning_rate": 0.5}),
+    (
+        "tf_keras_legacy",
+        {**SHARED, "learning_rate": 0.5, "clipnorm": 1.5, "name": "mine"},
+        {**SHARED, "learning_rate": 0.5, "clipnorm": 1.5, "name": "mine"},
+    ),
+    ("timm", {}, TIMM),
+    ("timm", {"weight_decay": 0.1}, {**TIMM, "l2": 0.1}),
+    (
+        "timm",
+        {"weight_decay": 0.1, "decoupled_decay": True},
+        {**TIMM, "weight_decay": 0.1},
+    ),
+    (
+        "timm",
+        {
+            "lr": 0.5,
+            "alpha": 0.8,
+            "eps": 0.01,
+            "momentum": 0.7,
+            "centered": True,
+            "lr_in_momentum": False,
+        },
+        {**TIMM, **SHARED, "learning_rate": 0.5, "lr_in_momentum": False},
+    ),
+    ("hinton", {"learning_rate": 0.5}, {"learning_rate": 0.5, "epsilon": 0.0}),
+    (
+        "hinton",
+        {"learning_rate": 0.5, "rho": 0.8},
+        {"learning_rate": 0.5, "epsilon": 0.0, "rho": 0.8},
+    ),
+    ("graves", {}, GRAVES),
+    (
+        "graves",
+        {"learning_rate": 0.5, "rho": 0.8, "momentum": 0.7, "epsilon": 0.01},
+        {**SHARED, "learning_rate": 0.5},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "received", "made"), MADE, ids=lambda x: x if isinstance(x, str) else None
+)
+def test_a_convention_is_the_optimizer_with_other_names(
+    float64: None, name: str, received: dict[str, Any], made: dict[str, Any]
+) -> None:
+    got = configuration(getattr(conventions, name)(**received))
+    # Without a name Keras counts the optimizers.
+    want = {**configuration(RMSprop(**made)), "name": made.get("name", got["name"])}
+    assert {key: (x, want[key]) for key, x in got.items() if x != want[key]} == {}
+
+
+def configuration(optimizer: RMSprop) -> dict[str, Any]:
+    """What `get_config` holds, which imports TensorFlow to serialize a schedule."""
+    rate = optimizer._learning_rate
+    return {
+        **{name: getattr(optimizer, name) for name in (*HYPERPARAMETERS, "name")},
+        "learning_rate": float(numpy(rate)) if isinstance(rate, keras.Variable) else rate,
+    }
+
+
+def test_nothing_is_logged_of_arguments_with_an_effect(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="keras_rmsprop"):
+        conventions.optax(0.5, momentum=0.7, nesterov=True)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("torch", "capturable"),
+        ("torch", "foreach"),
+        ("torch", "differentiable"),
+        ("tf1", "use_locking"),
+        ("timm", "foreach"),
+        ("optax", "nesterov"),
+    ],
+)
+def test_an_argument_without_effect_is_logged(
+    caplog: pytest.LogCaptureFixture, name: str, argument: str
+) -> None:
+    rate = {"learning_rate": 0.5} if name in ("optax", "tf1") else {}
+    with caplog.at_level(logging.INFO, logger="keras_rmsprop"):
+        getattr(conventions, name)(**rate)
+        getattr(conventions, name)(**rate, **{argument: True})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"conventions.{name}: `{argument}=True` has no effect: it does not change the steps."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "received"),
+    [
+        ("optax", {"initial_scale": 0.5, "bias_correction": True}),
+        ("tf_keras_legacy", {"clipnorm": 1.0, "clipvalue": 2.0}),
+        ("tf_keras_legacy", {"clipnorm": 1.0, "global_clipnorm": 2.0}),
+        ("tf_keras_legacy", {"clipvalue": 1.0, "global_clipnorm": 2.0}),
+        ("tf_keras_legacy", {"decay": 0.5, "lr": lambda: 0.1}),
+        ("timm", {"corrected_weight_decay": True}),
+        ("timm", {"caution": True}),
+    ],
+)
+def test_a_refusal_names_the_argument_the_reason_and_what_was_received(
+    name: str, received: dict[str, Any]
+) -> None:
+    rate = {"learning_rate": 0.5} if name == "optax" else {}
+    shown = {key: x for key, x in received.items() if key not in ("lr", "bias_correction")}
+    first = next(iter(shown))
+    values = ", ".join(f"{key}={x!r}" for key, x in shown.items())
+    with pytest.raises(ValueError, match="cannot be expressed") as error:
+        getattr(conventions, name)(**rate, **received)
+    assert str(error.value) == (
+        f"`{first}` of conventions.{name} cannot be expressed: "
+        f"{conventions.REFUSED[name, first]}. Received {values}."
+    )
+
+
+def test_decay_divides_the_rate_by_the_time_in_the_precision_of_floatx(float64: None) -> None:
+    optimizer = conventions.tf_keras_legacy(0.1, decay=0.3)
+    schedule = optimizer._learning_rate
+    assert schedule.get_config() == {"learning_rate": 0.1, "decay": 0.3}
+    rates = [float(numpy(schedule(ops.convert_to_tensor(t)))) for t in (0, 1, 7)]
+    np.testing.assert_allclose(rates, [0.1, 0.1 / 1.3, 0.1 / (1.0 + 0.3 * 7)], rtol=1e-15)
+    assert float(numpy(conventions.TimeDecay(0.1, 0.0)(7))) == 0.1
+
+
+@pytest.mark.parametrize("decay", [-0.1, math.nan, math.inf])
+def test_a_decay_that_is_none_is_refused(decay: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"^`decay` must be finite and >= 0, received {decay=!r}.$"
+    ):
+        conventions.TimeDecay(0.1, decay)
+    with pytest.raises(ValueError, match="learning_rate"):
+        conventions.TimeDecay(-0.1, 0.5)
+
+
+@keras.saving.register_keras_serializable(package="tests", name="an_eighth_less")
+def an_eighth_less(count: Any) -> Any:
+    """A function of the count."""
+    return 0.5 * 0.875**count
+
+
+def test_a_function_of_the_count_is_asked_at_the_count_of_steps() -> None:
+    seen = []
+
+    def count_itself(count: Any) -> Any:
+        seen.append(count)
+        return np.float32(count)
+
+    schedule = conventions.optax(count_itself)._learning_rate
+    assert isinstance(schedule, conventions.CountSchedule)
+    rates = [schedule(ops.convert_to_tensor(t)) for t in (0, 3)]
+    assert rates == [0.0, 3.0]
+    assert [type(rate) for rate in rates] == [float] * 2
+    assert [type(count) for count in seen] == [np.int32] * 2
+    one = tensor(1.0)
+    assert conventions.CountSchedule(lambda _: one)(0) is one
+
+
+def test_a_keras_schedule_is_kept() -> None:
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    assert conventions.optax(schedule)._learning_rate is schedule
+
+
+def test_a_function_of_the_count_is_saved_under_its_registered_name() -> None:
+    config = conventions.CountSchedule(an_eighth_less).get_config()
+    assert config == {"function": "tests>an_eighth_less"}
+    assert conventions.CountSchedule.from_config(config).function is an_eighth_less
+    given = conventions.CountSchedule.from_config({"function": "f"}, {"f": an_eighth_less})
+    assert given.function is an_eighth_less
+
+
+class Traced:
+    """A count without a value, as a trace has it."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def __int__(self) -> int:  # noqa: D105
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [TypeError, NotImplementedError])
+def test_a_count_in_a_trace_is_passed_on_and_a_failure_explained(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(ops, "convert_to_tensor", lambda x: x)
+    count = Traced(error)
+    assert conventions.CountSchedule(lambda x: x)(count) is count
+    schedule = conventions.CountSchedule(an_eighth_less)
+    with pytest.raises(TypeError) as raised:
+        schedule(count)
+    assert str(raised.value) == (
+        f"{an_eighth_less!r} cannot be evaluated at the count of a traced step, a tensor Traced. "
+        "Write it with `keras.ops`, or compile the model with `run_eagerly=True`."
+    )
+
+
+def test_a_function_that_cannot_be_saved_or_found_or_called_is_refused_with_the_remedy() -> None:
+    def unregistered(count: Any) -> float:
+        return 0.1
+
+    with pytest.raises(ValueError, match="registered") as error:
+        conventions.CountSchedule(unregistered).get_config()
+    assert str(error.value) == (
+        f"A schedule can be saved only if its function is registered, received {unregistered!r}. "
+        "Register it, before saving and before loading, with "
+        "`keras.saving.register_keras_serializable(package, name)(function)`."
+    )
+    with pytest.raises(ValueError, match="registered") as error:
+        conventions.CountSchedule.from_config({"function": "mine>lost"})
+    assert str(error.value) == (
+        "The schedule's function 'mine>lost' is not registered here. "
+        "Register it with `keras.saving.register_keras_serializable` before loading."
+    )
+    with pytest.raises(ValueError, match="count") as error:
+        conventions.CountSchedule(0.1)
+    assert str(error.value) == (
+        "`function` must take a count and return a learning rate, received function=0.1."
+    )
