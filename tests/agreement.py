@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 import keras_rmsprop
 from keras_rmsprop.reference import Parameter, Reference
 from tests.variants import Variant
+
+Array = NDArray[Any]
 
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6}
 
@@ -26,10 +29,10 @@ class Problem(NamedTuple):
     """Where the weights start, and what they are given."""
 
     # Each of the shape and dtype of its variable.
-    starts: list[np.ndarray]
+    starts: list[Array]
     # For each step one learning rate, exact in float32, and for each weight a gradient or None.
     rates: list[float]
-    gradients: list[list[np.ndarray | None]]
+    gradients: list[list[Array | None]]
 
 
 RANKS: tuple[tuple[int, ...], ...] = ((), (2, 3), (2, 2, 2))
@@ -44,7 +47,7 @@ def a_problem(*weights: tuple[tuple[int, ...], str], steps: int = 32) -> Problem
     rng = np.random.default_rng(0)
     starts = [np.asarray(rng.normal(0.0, 1.0, shape), dtype) for shape, dtype in weights]
     scales = [np.asarray(10.0 ** rng.uniform(-1.0, 1.0, shape)) for shape, _ in weights]
-    gradients: list[list[np.ndarray | None]] = [
+    gradients: list[list[Array | None]] = [
         [
             np.asarray(scale * rng.normal(0.3, 1.0, scale.shape), dtype)
             for scale, (_, dtype) in zip(scales, weights, strict=True)
@@ -73,13 +76,23 @@ class Difference(NamedTuple):
 
 
 def differences(
-    variant: Variant, problem: Problem, tolerance: Mapping[str, float] = TOLERANCE
+    variant: Variant,
+    problem: Problem,
+    tolerance: Mapping[str, float] = TOLERANCE,
+    *,
+    jit_compile: Any = False,
 ) -> dict[tuple[str, str], Difference]:
     """Run the optimizer and the reference through the problem, side by side.
 
+    Args:
+        variant: the configuration of both.
+        problem: where they start, and what they are given.
+        tolerance: for each dtype, relative to the distance travelled.
+        jit_compile: of the optimizer; op by op unless said, since compiling takes seconds.
+
     Returns: the worst difference for each dtype and each kind of tensor.
     """
-    driver = Driver(variant, problem)
+    driver = Driver(variant, problem, jit_compile)
     reference = _reference(variant, problem)
     worst: dict[tuple[str, str], Difference] = {}
     travelled = [np.zeros(start.shape) for start in problem.starts]
@@ -115,7 +128,7 @@ def differences(
     return worst
 
 
-def _size(parameter: Parameter, name: str) -> np.ndarray:
+def _size(parameter: Parameter, name: str) -> Array:
     """The numbers whose rounding a slot's error is made of."""
     if name == "square_average":
         # E[g²] = s + m² is what s is the rest of: however small the variance is, a clipped
@@ -125,7 +138,7 @@ def _size(parameter: Parameter, name: str) -> np.ndarray:
 
 
 def _difference(
-    got: np.ndarray, want: np.ndarray, *, scale: float, rounding: float, tolerance: float
+    got: Array, want: Array, *, scale: float, rounding: float, tolerance: float
 ) -> Difference:
     off = float(np.max(np.abs(got.astype(np.float64) - want)))
     if off == 0.0:
@@ -133,13 +146,13 @@ def _difference(
     allowed = tolerance * scale + rounding
     if not (off < np.inf and allowed > 0.0):
         return Difference(np.inf, np.inf)  # A NaN on either side is infinitely far.
-    return Difference(off / allowed, max(0.0, off - rounding) / scale if scale else np.inf)
+    return Difference(off / allowed, off / scale if scale else np.inf)
 
 
 class Driver:
     """A `keras_rmsprop.RMSprop` of a variant, led through a problem step by step."""
 
-    def __init__(self, variant: Variant, problem: Problem) -> None:
+    def __init__(self, variant: Variant, problem: Problem, jit_compile: Any) -> None:
         self.problem = problem
         self.levels = variant.levels
         self.rate = problem.rates[0]
@@ -151,7 +164,7 @@ class Driver:
             # Not keras.constraints.NonNeg, whose `ops.maximum` rounds float64 on torch.
             self.variables[-1].constraint = ops.relu
         self.optimizer = rmsprop(
-            learning_rate=self._learning_rate(), jit_compile=False, **variant.arguments
+            learning_rate=self._learning_rate(), jit_compile=jit_compile, **variant.arguments
         )
         if self.levels.get("decay") == "decay_but_one":
             self.optimizer.exclude_from_weight_decay(var_names=["weight_1"])
@@ -169,7 +182,7 @@ class Driver:
             warnings.filterwarnings("ignore", "Gradients do not exist for variables")
             self.optimizer.apply(gradients, self.variables)
 
-    def state(self) -> list[dict[str, np.ndarray]]:
+    def state(self) -> list[dict[str, Array]]:
         """Each weight with those slots that its optimizer has, as NumPy arrays."""
         return [
             {
