@@ -348,6 +348,7 @@ class RMSprop(keras.optimizers.Optimizer):
             now = _deferred.count(self._form(), self._coefficients(), _read(progress), t)
             engine.write(_pairs(progress, now))
 
+    @engine.as_written
     def apply(
         self,
         grads: Sequence[Tensor | None],

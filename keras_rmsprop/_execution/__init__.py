@@ -10,6 +10,7 @@ interface; only the active backend's is imported:
     shape_of(gradient)               the shape of a gradient, dense or sparse
     is_rows(gradient)                whether it is the rows of a table and their ids
     dense(gradient, variable)        the gradient as one value per weight
+    as_written(function)             the function, kept from being rewritten when traced
     GIVES_ROWS                       whether gradients can come as rows
     outside_trace()                  a context in which things are done now, not traced
 """

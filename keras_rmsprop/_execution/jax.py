@@ -4,8 +4,8 @@ import contextlib
 import logging
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import keras
@@ -25,9 +25,17 @@ if TYPE_CHECKING:
 
 Gradients = Sequence[jax.Array | None]
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
+
+
+def as_written(function: _Function) -> _Function:
+    """Return the function: nothing here rewrites Python's code."""
+    return function
+
 
 _log = logging.getLogger(__name__)
 

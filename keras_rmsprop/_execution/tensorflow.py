@@ -26,6 +26,9 @@ Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = True
+# AutoGraph would rewrite the whole package on the first trace, to no effect but seconds lost: it
+# branches on no tensor.
+as_written = tf.autograph.experimental.do_not_convert
 # What is done in this context is done now, not by the graph that is being traced.
 outside_trace = tf.init_scope
 
