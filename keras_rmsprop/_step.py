@@ -181,15 +181,19 @@ def clip(
     if plan.clip is None or not gradients:
         return gradients
     if plan.clip == "value":
-        bounds = [_rule.number_in(numbers.clip, dtype_of(g)) for g in gradients]
+        # Added to a tensor, because `ops.clip` would take a Python number through floatx.
+        bounds = [
+            ops.zeros((), dtype_of(g)) + _rule.number_in(numbers.clip, dtype_of(g))
+            for g in gradients
+        ]
         return [ops.clip(g, -bound, bound) for g, bound in zip(gradients, bounds, strict=True)]
     squares = [
         _sum_of_squares(gradient, share) for gradient, share in zip(gradients, shares, strict=True)
     ]
     if plan.clip == "global_norm":
         widest = widest_dtype(squares)
-        total = sum((ops.cast(square, widest) for square in squares[1:]), squares[0])
-        squares = [total] * len(gradients)
+        first, *others = (ops.cast(square, widest) for square in squares)
+        squares = [sum(others, first)] * len(gradients)
     return [
         g * _clip_scale(numbers.clip, square, dtype_of(g))
         for g, square in zip(gradients, squares, strict=True)
