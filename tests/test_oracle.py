@@ -55,9 +55,9 @@ def test_any_two_options_together_follow_the_reference_whatever_floatx_is(
     variant: Variant,
 ) -> None:
     """Float64 weights stay float64 where floatx, and with it a cast to no dtype, is float32."""
-    # `ops.clip` takes a Python number through floatx; this one survives float32.
-    exact = {"clipvalue": 0.75} if "clipvalue" in variant.arguments else {}
-    assert disagreements(variant, **exact) == {}
+    # A bound that float32 would round.
+    inexact = {"clipvalue": 0.7} if "clipvalue" in variant.arguments else {}
+    assert disagreements(variant, **inexact) == {}
 
 
 # The first with each way to clip that has decay and momentum: between them they use every
