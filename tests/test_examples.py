@@ -31,10 +31,25 @@ CLAIMS = {
     "step_by_step": (["plain: the package takes", "with L2: the package"], ["step_by_step"]),
     "quadratics": (["100x² + y²: the package takes the reference's"], ["quadratics"]),
     "linear_layer": (["keras_rmsprop gives the published losses"], ["linear_layer"]),
+    "embeddings": (
+        [
+            "lazy=True, on Zipf's law: the weights of the dense rule",
+            "Keras, without repeats: the weights of the dense rule",
+            "Keras, on Zipf's law: other weights",
+        ],
+        ["embeddings"],
+    ),
     "centered_and_momentum": (
         ["all forms take Keras's steps", "keras_rmsprop stays finite"],
         ["centered_and_momentum"],
     ),
+}
+
+
+NEEDS_TENSORFLOW = {
+    "embeddings": pytest.mark.skipif(
+        BACKEND != "tensorflow", reason="only TensorFlow has the sparse gradients of embeddings"
+    )
 }
 
 
@@ -50,7 +65,14 @@ def test_every_script_has_its_claims_listed_here() -> None:
     assert scripts == set(CLAIMS)
 
 
-@pytest.mark.parametrize("name", [name for name in CLAIMS if name != "diamonds"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=NEEDS_TENSORFLOW.get(name, ()))
+        for name in CLAIMS
+        if name != "diamonds"
+    ],
+)
 def test_a_quick_run_makes_its_claims_and_its_pictures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
