@@ -795,3 +795,23 @@ def test_a_model_written_by_version_0_1_is_read_in_safe_mode():
     )
     config = network.optimizer.get_config()
     assert config == config | written.OPTIMIZERS["everything"]
+
+
+def test_keras_drops_all_state_for_one_changed_option() -> None:
+    """What this package mends: the step counter goes too."""
+    variables = [keras.Variable([1.0, 2.0])]
+    theirs = keras.optimizers.RMSprop(0.1)
+    theirs.apply([keras.ops.ones((2,))], variables)
+    store: dict[str, Any] = {}
+    for i, variable in enumerate(theirs.variables):
+        store[str(i)] = np.asarray(keras.ops.convert_to_numpy(keras.ops.stop_gradient(variable)))
+    changed = keras.optimizers.RMSprop(0.1, momentum=0.5)
+    changed.build(variables)
+    with pytest.warns(UserWarning, match="Skipping variable loading"):
+        changed.load_own_variables(store)
+    assert int(changed.iterations) == 0
+    ours = keras_rmsprop.RMSprop(0.1, momentum=0.5)
+    ours.build(variables)
+    with pytest.warns(UserWarning, match="loaded in part"):
+        ours.load_own_variables(store)
+    assert int(ours.iterations) == 1

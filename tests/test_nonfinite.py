@@ -1,0 +1,91 @@
+"""Bad batches: does one gradient that is not finite spoil a training?"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_rmsprop import RMSprop
+from keras_rmsprop.reference import Reference
+
+START = [np.array([1.0, -2.0, 3.0]), np.array([[0.5, 0.25]])]
+BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "square_overflows": 1e200}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "centered_momentum": {"centered": True, "momentum": 0.5},
+    "clipped_averaged": {"global_clipnorm": 0.5, "use_ema": True, "ema_overwrite_frequency": 3},
+    "accumulating": {"gradient_accumulation_steps": 2, "loss_scale_factor": 4.0},
+}
+
+
+def values(variables: list[keras.Variable]) -> list[np.ndarray]:
+    return [np.asarray(ops.convert_to_numpy(ops.stop_gradient(v))) for v in variables]
+
+
+def batches(rng: np.random.Generator) -> list[list[np.ndarray]]:
+    return [[rng.normal(size=w.shape) for w in START] for _ in range(12)]
+
+
+def train(optimizer: Any, gradients: list[list[np.ndarray]]) -> list[np.ndarray]:
+    variables = [keras.Variable(w, dtype="float64") for w in START]
+    for batch in gradients:
+        optimizer.apply([ops.convert_to_tensor(g, "float64") for g in batch], variables)
+    return values(variables)
+
+
+def spoiled(gradients: list[list[np.ndarray]], value: float) -> list[list[np.ndarray]]:
+    """The batches with two bad ones put in, one in each variable."""
+    first, second = ([g.copy() for g in gradients[i]] for i in (0, 1))
+    first[0][1] = second[1][0, 1] = value
+    return [*gradients[:4], first, *gradients[4:9], second, *gradients[9:]]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_training_with_bad_batches_ends_where_one_without_them_does(
+    options: dict[str, Any], jit_compile: Any, rng: np.random.Generator
+) -> None:
+    good = batches(rng)
+    reference = Reference(START, **options)
+    for batch in good:
+        reference.apply(batch, 0.1)
+    for value in BAD.values():
+        optimizer = RMSprop(0.1, skip_nonfinite=True, jit_compile=jit_compile, **options)
+        got = train(optimizer, spoiled(good, value))
+        for weight, wanted, start in zip(got, reference.weights, START, strict=True):
+            distance = np.max(np.abs(wanted - start))
+            np.testing.assert_allclose(weight, wanted, rtol=0, atol=1e-13 * distance + 1e-14)
+        assert optimizer.skipped_steps == 2
+        assert int(optimizer._iterations) == len(good)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("cls", [keras.optimizers.RMSprop, RMSprop], ids=["keras", "ours"])
+def test_without_the_option_one_nan_stays_for_good(cls: Any, rng: np.random.Generator) -> None:
+    weights = train(cls(0.1), spoiled(batches(rng), np.nan))
+    assert all(np.isnan(weight).any() for weight in weights)
+
+
+@pytest.mark.usefixtures("float64")
+def test_in_keras_one_overflowing_square_freezes_its_weight(rng: np.random.Generator) -> None:
+    gradients = batches(rng)
+    gradients[0][0][1] = 1e200
+    weights = train(keras.optimizers.RMSprop(0.1), gradients)
+    assert weights[0][1] == START[0][1]
+    kept = train(RMSprop(0.1, skip_nonfinite=True), gradients)
+    assert kept[0][1] != START[0][1]
+
+
+def test_fit_passes_over_a_bad_batch() -> None:
+    x = np.ones((6, 2), np.float32)
+    x[3] = np.nan
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = RMSprop(0.1, skip_nonfinite=True)
+    model.compile(optimizer, "mse")
+    model.fit(x, np.zeros((6, 1), np.float32), batch_size=1, shuffle=False, epochs=2, verbose=0)
+    assert optimizer.skipped_steps == 2
+    assert int(optimizer.iterations) == 10
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
