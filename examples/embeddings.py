@@ -13,8 +13,9 @@ before it sums them; where no batch holds an item twice, it makes the same steps
 The time of a step is then taken for tables of 10,000 to 1,000,000 items: that of `lazy=True`
 depends on the items in a batch, that of the other two on the vocabulary. For this the table has
 to be read by `tf.gather` from its variable, as `GatheredEmbedding` does: keras.layers.Embedding
-reads all of it, and TensorFlow copies a table on such a read once rows were written in place. The
-time of `lazy=True` with Keras's own layer is shown too.
+reads all of it, and TensorFlow copies a table on such a read once rows were written in place
+(not under `jit_compile=True`, which reads the rows alone). The time of `lazy=True` with Keras's
+own layer is shown too.
 """
 
 import os
