@@ -475,7 +475,9 @@ def test_a_config_with_an_unknown_entry_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "rate", [0.25, keras.optimizers.schedules.ExponentialDecay(0.25, 10, 0.5)], ids=repr
+    "rate",
+    [0.25, keras.optimizers.schedules.ExponentialDecay(0.25, 10, 0.5)],
+    ids=["number", "schedule"],
 )
 def test_keras_serializes_and_gets_it_by_its_registered_name(rate: Any) -> None:
     optimizer = RMSprop(learning_rate=rate, rho=0.5, nesterov=True, momentum=0.5)
