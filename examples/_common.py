@@ -165,6 +165,8 @@ def run(main: Callable[[Report], None], description: str | None) -> NoReturn:
 def use_float64() -> None:
     """Let Keras work in float64, learning rates included."""
     keras.config.set_floatx("float64")
+    # Layers follow floatx only if none was made before.
+    keras.config.set_dtype_policy("float64")
     if keras.backend.backend() == "jax":
         import jax
 

@@ -23,19 +23,25 @@ def pytest_report_header() -> str:
     return f"keras {keras.__version__}, KERAS_BACKEND={BACKEND}"
 
 
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """Run the test with floatx float64, so that the learning rate is held exactly."""
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx(before)
-
-
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Fix the seeds that Keras's initializers and layers draw from."""
+def _clean_slate() -> Iterator[None]:
+    """Fix the seeds that Keras draws from, and undo what a test sets for all of Keras.
+
+    Keras derives the policy of layers from floatx once, at the first layer of the process, so
+    that asking for it here keeps a later change of floatx from deciding for all tests to come.
+    """
     keras.utils.set_random_seed(0)
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def float64(_clean_slate: None) -> None:
+    """Run the test with floatx float64, so that the learning rate is held exactly."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
 
 
 @pytest.fixture

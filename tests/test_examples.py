@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import keras
 import numpy as np
 import pytest
 
@@ -81,12 +80,8 @@ def test_a_quick_run_makes_its_claims_and_its_pictures(
     monkeypatch.syspath_prepend(EXAMPLES)
     script = str(EXAMPLES / f"{name}.py")
     monkeypatch.setattr(sys, "argv", [script, "--quick", "--output", str(tmp_path / "pictures")])
-    floatx = keras.config.floatx()
-    try:
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(script, run_name="__main__")
-    finally:
-        keras.config.set_floatx(floatx)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
     check_run(name, capsys.readouterr().out, end.value.code, tmp_path / "pictures")
 
 
