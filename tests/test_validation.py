@@ -574,3 +574,19 @@ def test_keras_fails_without_explanation_when_a_number_replaces_a_callable() -> 
     optimizer = keras.optimizers.RMSprop(learning_rate=lambda: 0.1)
     with pytest.raises(AttributeError, match="'function' object has no attribute 'assign'"):
         optimizer.learning_rate = 0.25
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
+def test_a_rate_that_a_callable_gives_is_checked_before_the_step(jit_compile: Any) -> None:
+    rates = iter([0.5, 0.5, NAN])
+    weight = keras.Variable([1.0, 2.0])
+    optimizer = RMSprop(lambda: next(rates), jit_compile=jit_compile)
+    gradients = [keras.ops.ones((2,))]
+    optimizer.apply(gradients, [weight])
+    optimizer.apply(gradients, [weight])
+    before = keras.ops.convert_to_numpy(keras.ops.stop_gradient(weight)).copy()
+    with pytest.raises(ValueError, match="received learning_rate=nan"):
+        optimizer.apply(gradients, [weight])
+    after = keras.ops.convert_to_numpy(keras.ops.stop_gradient(weight))
+    np.testing.assert_array_equal(after, before)
+    assert int(optimizer.iterations) == 2

@@ -45,7 +45,7 @@ _told: "weakref.WeakSet[RMSprop]" = weakref.WeakSet()
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
-    plan, rate = optimizer._plan(), optimizer.learning_rate
+    plan, rate = optimizer._plan(), optimizer._given_learning_rate()
     if not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
         optimizer, plan, gradients, rate
     ):

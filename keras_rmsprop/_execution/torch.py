@@ -40,7 +40,7 @@ def run(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
     plan = optimizer._plan()
     if optimizer._update_hook() is not None:
         # A subclass's `update_step` changes the memory that a plain read would give out.
-        rate = optimizer.learning_rate
+        rate = optimizer._given_learning_rate()
         write(run_plainly(optimizer, plan, gradients, rate, lambda v: read(v).clone()))
     elif (
         optimizer.jit_compile is False
@@ -48,7 +48,8 @@ def run(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
         # Inside torch.compile a counter's value as a number would mean a new graph each step.
         or torch.compiler.is_compiling()
     ):
-        write(run_plainly(optimizer, plan, gradients, optimizer.learning_rate, read))
+        rate = optimizer._given_learning_rate()
+        write(run_plainly(optimizer, plan, gradients, rate, read))
     else:
         _run_in_place(optimizer, plan, gradients)
 
