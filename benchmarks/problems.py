@@ -20,7 +20,7 @@ LEARNING_RATE = 0.001
 EPSILON = 1e-7
 # The first step of ours is op by op, the later ones compiled: check both.
 CHECKED_STEPS = 3
-# float32: of the distance travelled, after one rounding of the weight per step.
+# float32: of the distance travelled, beside the roundings of the weight itself.
 TOLERANCE = 2e-6
 # Elements of a tensor that are compared where no norm ties them together.
 SAMPLE = 1_000_000
@@ -104,7 +104,9 @@ class Problem:
         contender.wait()
         got = [self._sample(np.asarray(w)) for w in contender.weights()]
         start = [self._sample(w) for w in self.start]
-        deviation = largest_deviation(got, self.expected(**convention), start, CHECKED_STEPS)
+        # Decay and update each round the weight.
+        roundings = CHECKED_STEPS * (2 if self.options.get("weight_decay") else 1)
+        deviation = largest_deviation(got, self.expected(**convention), start, roundings)
         if not deviation <= TOLERANCE:
             raise DisagreementError(
                 f"off by {deviation:.1e} of the distance travelled, allowed {TOLERANCE:.0e}"
@@ -118,16 +120,16 @@ class Problem:
 
 
 def largest_deviation(
-    got: Sequence[Array], expected: Sequence[Array], start: Sequence[Array], steps: int
+    got: Sequence[Array], expected: Sequence[Array], start: Sequence[Array], roundings: int
 ) -> float:
     """The largest deviation over the tensors, as a fraction of the distance travelled.
 
-    One rounding of a float32 weight per step is not counted.
+    So many roundings of a float32 weight are not counted.
     """
     worst = 0.0
     for a, b, w in zip(got, expected, start, strict=True):
         wide = np.asarray(b, np.float64)
-        rounding = steps * np.spacing(np.abs(wide).astype(np.float32))
+        rounding = roundings * np.spacing(np.abs(wide).astype(np.float32))
         off = np.max(np.maximum(np.abs(a - wide) - rounding, 0.0), initial=0.0)
         # `not <=` catches a NaN, which `max` would lose.
         fraction = off / max(float(np.max(np.abs(wide - w), initial=0.0)), 1e-30)

@@ -377,11 +377,11 @@ class RMSprop(keras.optimizers.Optimizer):
         if any(gradient is None for gradient in gradients):
             # Warns of the variables without a gradient, in Keras's own words.
             self._filter_empty_gradients(gradients, [variables[i] for i in positions])
-        if any(getattr(variable, "overwrite_with_gradient", False) for variable in variables):
+        if self._roster.takes_gradients_as_values:
             self._overwrite_with_gradients(aligned)
-        for i, gradient in enumerate(aligned):
+        for i, (gradient, progress) in enumerate(zip(aligned, self._progress, strict=True)):
             # The rows of a table that decays late stay rows.
-            late = self._progress[i] is not None and engine.is_rows(gradient)
+            late = progress is not None and engine.is_rows(gradient)
             if gradient is not None and not late:
                 aligned[i] = engine.dense(gradient, variables[i])
         engine.run(self, aligned)

@@ -20,6 +20,10 @@ class Roster:
         self.parameters = tuple(parameters)
         self.progress = tuple(progress)
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
+        # Such as float8 scales.
+        self.takes_gradients_as_values = any(
+            getattr(p.weight, "overwrite_with_gradient", False) for p in self.parameters
+        )
         self._positions = {id(p.weight): i for i, p in enumerate(self.parameters)}
 
     def position(self, variable: Any) -> int | None:

@@ -12,6 +12,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
 from keras_rmsprop import _sparse, _step
 from keras_rmsprop._deferred import Progress
@@ -104,6 +105,8 @@ def is_rows(gradient: Any) -> bool:
 
 def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
     """Return the gradient as one value per weight, rows of equal ids summed."""
+    if type(gradient) is EagerTensor:
+        return gradient
     if _sparse.is_sparse(gradient):
         return _sparse.densify(gradient, variable.shape)
     # Keras takes NumPy's arrays as well.
@@ -216,8 +219,9 @@ class _Key(NamedTuple):
 
     plan: _step.Plan
     constraints: tuple[str, ...]
-    # The dtypes of each gradient's tensors: one, or two where it is rows and their ids.
-    gradient_dtypes: tuple[tuple[tf.DType, ...], ...]
+    # The dtypes of each gradient's tensors, as TensorFlow numbers them: one, or two where it is
+    # rows and their ids.
+    gradient_dtypes: tuple[tuple[int, ...], ...]
     # None where the rate is the optimizer's variable, which the step reads itself.
     rate_dtype: tf.DType | None
     # Whether XLA compiles it. With rows of tables it is an ordinary graph by default: as fast,
@@ -236,11 +240,11 @@ def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients)
         return False
     if tf.config.functions_run_eagerly() or is_op_determinism_enabled():
         return False
-    if tf.distribute.has_strategy() or _is_distributed(optimizer._iterations):
+    if tf.distribute.has_strategy() or _is_distributed(optimizer._iterations._value):
         return False
     if tf.executing_eagerly():
         # One-step uses need not pay for a compilation.
-        return mode is True or int(optimizer.iterations) > 0
+        return mode is True or _has_stepped(optimizer)
     # A step with rows would be the same graph again.
     return not _is_inside_xla() and (mode is True or not any(map(_sparse.is_sparse, gradients)))
 
@@ -252,15 +256,15 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
     else:
         # By itself a Python float would become a float32 tensor.
         rate = tf.convert_to_tensor(rate, tf.float64 if isinstance(rate, float) else None)
+    arguments, dtypes = _flatten(gradients)
     key = _Key(
         plan,
         tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
-        tuple(tuple(x.dtype for x in _tensors_of(g)) for g in gradients),
+        dtypes,
         None if rate is None else rate.dtype,
-        optimizer.jit_compile is True or not any(map(_sparse.is_sparse, gradients)),
+        optimizer.jit_compile is True or not any(len(two) == 2 for two in dtypes),
     )
     steps = _compiled.setdefault(optimizer._roster, {})
-    arguments = [tensor for g in gradients for tensor in _tensors_of(g)]
     if rate is not None:
         arguments.append(rate)
     try:
@@ -312,7 +316,10 @@ class _CompiledStep:
             shape = owners.weight.shape
             # The number of rows is free.
             shapes = [[None, *shape[1:]], [None]] if len(dtypes) == 2 else [shape]
-            specs += [tf.TensorSpec(*two) for two in zip(shapes, dtypes, strict=False)]
+            specs += [
+                tf.TensorSpec(shape, tf.as_dtype(dtype))
+                for shape, dtype in zip(shapes, dtypes, strict=False)
+            ]
         if key.rate_dtype is not None:
             specs.append(tf.TensorSpec([], key.rate_dtype))
         function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
@@ -342,10 +349,20 @@ class _CompiledStep:
         self._concrete._inference_function.call_flat(packed, *arguments, *self._captured)
 
 
-def _tensors_of(gradient: tf.Tensor | tf.IndexedSlices | None) -> tuple[tf.Tensor, ...]:
-    if gradient is None:
-        return ()
-    return (gradient.values, gradient.indices) if _sparse.is_sparse(gradient) else (gradient,)
+def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:
+    """The tensors of all gradients in a row, and the dtypes of each gradient's."""
+    tensors: list[tf.Tensor] = []
+    dtypes: list[tuple[int, ...]] = []
+    for g in gradients:
+        if type(g) is EagerTensor:
+            # Comparing types and dtypes as Python objects costs as much as a small step.
+            tensors.append(g)
+            dtypes.append((g._datatype_enum(),))
+        else:
+            parts = [] if g is None else [g.values, g.indices] if _sparse.is_sparse(g) else [g]
+            tensors += parts
+            dtypes.append(tuple(part.dtype.as_datatype_enum for part in parts))
+    return tensors, tuple(dtypes)
 
 
 def _gradient_of(tensors: list[tf.Tensor]) -> tf.Tensor | tf.IndexedSlices | None:
@@ -361,6 +378,12 @@ def _pack(numbers: _step.Numbers) -> list[float]:
 
 def _unpack(like: _step.Numbers, packed: tf.Tensor) -> _step.Numbers:
     return tf.nest.pack_sequence_as(like, tf.unstack(packed))
+
+
+def _has_stepped(optimizer: "RMSprop") -> bool:
+    """Whether the counter is above zero, asked without a look at tapes, scopes and strategies."""
+    counter = optimizer._iterations._value
+    return bool(read_variable_op(counter.handle, counter.dtype).numpy() > 0)
 
 
 def _placement(optimizer: "RMSprop") -> str:

@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import operator
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import keras
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 # On a CPU so many elements are taken through the whole update at a time: with their slots and
-# temporaries they stay in a core's cache, where op after op over all weights would not.
-BLOCK = 2**16
+# temporaries they stay near the cores, where op after op over all weights would not.
+BLOCK = 2**20
+# torch adds up the squares of a norm in float32, one after the other: over 16 million elements
+# that is off by 8e-4, over so many by 1e-6. The norms of such pieces are joined in float64.
+NORM_BLOCK = 2**14
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -109,12 +113,10 @@ def _run_in_place(
     counter = read(optimizer._iterations)
     calls = int(_value_of(optimizer, "calls", counter))
     done = calls // plan.accumulation_steps
-    parameters = [
-        Parameter(*(None if owner is None else owner._value for owner in owners))
-        for owners in optimizer._parameters
-    ]
-    present = {i: g for i, g in enumerate(gradients) if g is not None}
-    batch = _unscaled(plan, numbers, list(present.values()))
+    present = tuple(i for i, g in enumerate(gradients) if g is not None)
+    layout = _layout_of(optimizer, present, plan.decayed)
+    parameters = layout.parameters
+    batch = _unscaled(plan, numbers, [g for g in gradients if g is not None])
 
     # Every call asks for the rate, also one that makes no step: a callable may count.
     rate = _learning_rate(optimizer, calls)
@@ -126,9 +128,12 @@ def _run_in_place(
         batch = _accumulated(plan, [parameters[i] for i in present], batch)
     if completes:
         step = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
-        batch = _clipped(plan, numbers, batch)
-        for block in _blocks(plan, parameters, list(present), batch):
-            _advance(plan, numbers, step, block)
+        scales = _clip_scales(plan, numbers, batch)
+        pieces = [_split(g, size) for g, size in zip(batch, layout.piece_sizes, strict=True)]
+        for block in layout.blocks:
+            members = [pieces[place][k] for place, k in block.sources]
+            members = [g if g.dtype is block.dtype else g.to(block.dtype) for g in members]
+            _advance(plan, numbers, step, block, _clipped(plan, numbers, block, members, scales))
         if plan.accumulation_steps > 1:
             torch._foreach_zero_(_existing(p.accumulator for p in parameters))
 
@@ -143,8 +148,11 @@ def _run_in_place(
 
 
 def _unscaled(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Tensors:
-    wide = [_step.widen(g) for g in gradients]
+    wide = [g if g.dtype in _WIDE else _step.widen(g) for g in gradients]
     return torch._foreach_div(wide, numbers.loss_scale) if plan.scaled_loss else wide
+
+
+_WIDE = frozenset({torch.float32, torch.float64})
 
 
 def _accumulated(plan: _step.Plan, parameters: list[Parameter], gradients: Tensors) -> Tensors:
@@ -154,112 +162,191 @@ def _accumulated(plan: _step.Plan, parameters: list[Parameter], gradients: Tenso
     return torch._foreach_div(sums, plan.accumulation_steps)
 
 
-def _clipped(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Tensors:
-    if plan.clip is None or not gradients:
-        return gradients
-    limit = numbers.clip
-    if plan.clip == "value":
-        clipped = torch._foreach_clamp_min(gradients, -limit)
-        torch._foreach_clamp_max_(clipped, limit)
-        return clipped
+def _clip_scales(
+    plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors
+) -> torch.Tensor | None:
+    """The factors, one in float64 for each gradient, that clip norms; None without that."""
+    if plan.clip not in ("norm", "global_norm") or not gradients:
+        return None
     # One vector for all norms, so that the scales cost a few operations and not a few for each.
-    norms = torch._foreach_norm(gradients)
-    gathered = torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms])
+    pieces = [_split(g, NORM_BLOCK) for g in gradients]
+    norms = torch._foreach_norm(list(itertools.chain.from_iterable(pieces)))
+    squares = torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).square_()
     if plan.clip == "global_norm":
-        gathered = torch.linalg.vector_norm(gathered).expand(len(gradients))
-    # norm - norm is 0 for a finite norm and NaN otherwise.
-    scales = torch.where(gathered > limit, limit / gathered, 1.0) + (gathered - gathered)
-    return torch._foreach_mul(
-        gradients,
-        [s.to(g.device, g.dtype) for s, g in zip(scales.unbind(), gradients, strict=True)],
-    )
+        lengths = squares.sum().sqrt().expand(len(gradients))
+    else:
+        counts = torch.tensor([len(split) for split in pieces], device=squares.device)
+        lengths = torch.segment_reduce(squares, "sum", lengths=counts).sqrt()
+    # lengths - lengths is 0 for finite norms and NaN otherwise.
+    return torch.where(lengths > numbers.clip, numbers.clip / lengths, 1.0) + (lengths - lengths)
+
+
+def _split(tensor: torch.Tensor, size: int) -> Tensors:
+    """The tensor, or where it has more than `size` elements its flat pieces of that size."""
+    return (tensor,) if tensor.numel() <= size else tensor.reshape(-1).split(size)
 
 
 class _Block(NamedTuple):
-    """Tensors of one device and dtype that go through the update together.
+    """Tensors of one device and dtype that go through the update together."""
 
-    `weights` are views of the weights themselves, or copies in the slots' wider dtype.
-    """
-
+    # Of the slots, and of the arithmetic.
+    dtype: torch.dtype
     decayed: bool
-    gradients: Tensors
+    # For each tensor its gradient's place among those present, and which piece of it belongs.
+    sources: list[tuple[int, int]]
     weights: Tensors
     square_averages: Tensors
     gradient_averages: Tensors
     momentums: Tensors
-    # Narrow weights and their wide copies, to be rounded back at the end.
-    narrow: Tensors
+    # Memory for the roots, flat and as a view for each tensor; None where a list of tensors goes
+    # through an operation as fast as one.
+    scratch: torch.Tensor | None
+    roots: Tensors
 
 
-def _blocks(
-    plan: _step.Plan, parameters: list[Parameter], present: list[int], gradients: Tensors
-) -> Iterator[_Block]:
-    """Sort the present parameters into blocks of like tensors."""
-    alike: dict[tuple[Any, ...], list[tuple[Parameter, torch.Tensor]]] = {}
-    for i, gradient in zip(present, gradients, strict=True):
-        p = parameters[i]
-        kind = (p.weight.device, p.weight.dtype, p.square_average.dtype, plan.decayed[i])
-        alike.setdefault(kind, []).append((p, gradient.to(p.square_average.dtype)))
-    for (device, narrow, wide, decayed), members in alike.items():
-        limit = BLOCK if device.type == "cpu" else 2**62
-        for pieces in _in_blocks(members, limit):
-            ps = [p for p, _ in pieces]
-            weights = [p.weight for p in ps]
-            yield _Block(
-                decayed=decayed,
-                gradients=[g for _, g in pieces],
-                weights=weights if narrow == wide else [w.to(wide) for w in weights],
-                square_averages=[p.square_average for p in ps],
-                gradient_averages=_existing(p.gradient_average for p in ps),
-                momentums=_existing(p.momentum for p in ps),
-                narrow=[] if narrow == wide else weights,
-            )
+class _Layout(NamedTuple):
+    """The blocks that a step goes through, good for as long as the tensors are the same."""
+
+    # The variables, and the tensors they held, one after the other and by parameter.
+    owners: tuple[Parameter, ...]
+    tensors: list[torch.Tensor | None]
+    parameters: list[Parameter]
+    # Which variables have a gradient, and which of all variables decay.
+    present: tuple[int, ...]
+    decayed: tuple[bool, ...]
+    # For each gradient the size of the pieces it is to be split into.
+    piece_sizes: list[int]
+    blocks: list[_Block]
 
 
-def _in_blocks(
-    members: list[tuple[Parameter, torch.Tensor]], limit: int
-) -> Iterator[list[tuple[Parameter, torch.Tensor]]]:
-    """Gather small tensors, and split large ones, into lists of about `limit` elements."""
-    block: list[tuple[Parameter, torch.Tensor]] = []
-    size = 0
-    for p, gradient in members:
-        p = p._replace(accumulator=None, average=None)
-        tensors = [*_existing(p), gradient]
-        if gradient.numel() > limit and all(t.is_contiguous() for t in tensors):
-            flat = Parameter(*(None if t is None else t.view(-1).split(limit) for t in p))
+# Sorting the tensors of a large model takes as long as a step of its smaller ones.
+_layouts: "weakref.WeakKeyDictionary[RMSprop, _Layout]" = weakref.WeakKeyDictionary()
+
+
+def _layout_of(
+    optimizer: "RMSprop", present: tuple[int, ...], decayed: tuple[bool, ...]
+) -> _Layout:
+    owners = optimizer._parameters
+    tensors = [None if v is None else v._value for parameter in owners for v in parameter]
+    layout = _layouts.get(optimizer)
+    if (
+        layout is None
+        or layout.owners is not owners
+        or (layout.present, layout.decayed) != (present, decayed)
+        or not all(map(operator.is_, layout.tensors, tensors))
+    ):
+        width = len(Parameter._fields)
+        starts = range(0, len(tensors), width)
+        parameters = [Parameter(*tensors[start : start + width]) for start in starts]
+        sizes, blocks = _blocks([parameters[i] for i in present], [decayed[i] for i in present])
+        layout = _Layout(owners, tensors, parameters, present, decayed, sizes, blocks)
+        _layouts[optimizer] = layout
+    return layout
+
+
+def _blocks(parameters: list[Parameter], decayed: list[bool]) -> tuple[list[int], list[_Block]]:
+    """Sort parameters into blocks of like tensors of about `BLOCK` elements.
+
+    Returns: for each parameter the size of the pieces it is split into, and the blocks.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for place, (p, decays) in enumerate(zip(parameters, decayed, strict=True)):
+        kind = (p.weight.device, p.weight.dtype, p.square_average.dtype, decays)
+        alike.setdefault(kind, []).append(place)
+    piece_sizes, blocks = [0] * len(parameters), []
+    for (device, _, dtype, decays), places in alike.items():
+        on_cpu = device.type == "cpu"
+        limit = BLOCK if on_cpu else _NO_LIMIT
+        gathered: list[list[tuple[tuple[int, int], Parameter]]] = [[]]
+        sizes = [0]
+        for place in places:
+            p = parameters[place]._replace(accumulator=None, average=None)
+            whole = not all(t.is_contiguous() for t in _existing(p))
+            piece_sizes[place] = _NO_LIMIT if whole else limit
             absent = itertools.repeat(None)
-            columns = zip(*(absent if t is None else t for t in flat), strict=False)
-            for column, g in zip(columns, gradient.view(-1).split(limit), strict=False):
-                yield [(Parameter(*column), g)]
-            continue
-        if block and size + gradient.numel() > limit:
-            yield block
-            block, size = [], 0
-        block.append((p, gradient))
-        size += gradient.numel()
-    if block:
-        yield block
+            columns = [absent if t is None else _split(t, piece_sizes[place]) for t in p]
+            for k, piece in enumerate(zip(*columns, strict=False)):
+                if sizes[-1] and sizes[-1] + piece[0].numel() > limit:
+                    gathered.append([])
+                    sizes.append(0)
+                gathered[-1].append(((place, k), Parameter(*piece)))
+                sizes[-1] += piece[0].numel()
+        scratch = torch.empty(max(sizes), dtype=dtype) if on_cpu else None
+        blocks += [_block(dtype, decays, members, scratch) for members in gathered]
+    return piece_sizes, blocks
+
+
+_NO_LIMIT = 2**62
+
+
+def _block(
+    dtype: torch.dtype,
+    decayed: bool,
+    members: list[tuple[tuple[int, int], Parameter]],
+    scratch: torch.Tensor | None,
+) -> _Block:
+    sources, pieces = [source for source, _ in members], [piece for _, piece in members]
+    weights = [p.weight for p in pieces]
+    roots: Tensors = []
+    if scratch is not None:
+        sizes = [w.numel() for w in weights]
+        scratch = scratch[: sum(sizes)]
+        roots = [r.view(w.shape) for r, w in zip(scratch.split(sizes), weights, strict=True)]
+    return _Block(
+        dtype,
+        decayed,
+        sources,
+        weights,
+        square_averages=[p.square_average for p in pieces],
+        gradient_averages=_existing(p.gradient_average for p in pieces),
+        momentums=_existing(p.momentum for p in pieces),
+        scratch=scratch,
+        roots=roots,
+    )
+
+
+def _clipped(
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    block: _Block,
+    gradients: Tensors,
+    scales: torch.Tensor | None,
+) -> Tensors:
+    if plan.clip == "value":
+        clipped = torch._foreach_clamp_min(gradients, -numbers.clip)
+        torch._foreach_clamp_max_(clipped, numbers.clip)
+        return clipped
+    if scales is None:
+        return gradients
+    # A scalar of a wider dtype would widen a gradient that is a scalar too.
+    chosen = scales[[place for place, _ in block.sources]]
+    return torch._foreach_mul(gradients, chosen.to(gradients[0].device, block.dtype).unbind())
 
 
 def _advance(
-    plan: _step.Plan, numbers: _step.Numbers, step: StepCoefficients, block: _Block
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    step: StepCoefficients,
+    block: _Block,
+    gradients: Tensors,
 ) -> None:
     """Take a block through negation, penalty, decay and update."""
-    g, w = block.gradients, block.weights
+    narrow = block.weights[0].dtype != block.dtype
+    weights = [w.to(block.dtype) for w in block.weights] if narrow else block.weights
     if plan.maximize:
-        g = torch._foreach_neg(g)
+        gradients = torch._foreach_neg(gradients)
     if plan.l2:
-        g = torch._foreach_add(g, w, alpha=numbers.l2)
+        gradients = torch._foreach_add(gradients, weights, alpha=numbers.l2)
     if block.decayed:
-        torch._foreach_mul_(w, 1.0 - step.learning_rate * numbers.weight_decay)
-    _update(plan.form, step, block._replace(gradients=g))
-    if block.narrow:
-        torch._foreach_copy_(block.narrow, w)
+        torch._foreach_mul_(weights, 1.0 - step.learning_rate * numbers.weight_decay)
+    _update(plan.form, step, block._replace(weights=weights), gradients)
+    if narrow:
+        torch._foreach_copy_(block.weights, weights)
 
 
-def _update(form: Form, step: StepCoefficients, block: _Block) -> None:
+def _update(form: Form, step: StepCoefficients, block: _Block, g: Tensors) -> None:
     """`_rule.update` for a block, in place."""
-    g, w, s, m, b = block[1:6]
+    w, s, m, b = block[3:7]
     lr, keep, weight, momentum, epsilon = step
     if m:
         deviation = torch._foreach_sub(g, m)
@@ -270,16 +357,7 @@ def _update(form: Form, step: StepCoefficients, block: _Block) -> None:
         torch._foreach_mul_(s, keep)
         torch._foreach_addcmul_(s, g, g, weight)
 
-    if form.epsilon_inside_sqrt:
-        r = torch._foreach_add(s, epsilon)
-        torch._foreach_sqrt_(r)
-    else:
-        r = torch._foreach_sqrt(s)
-        torch._foreach_add_(r, epsilon)
-    if form.guards_zero_root:
-        for root in r:
-            root.masked_fill_(root == 0.0, torch.inf)
-
+    r = _roots(form, epsilon, block)
     if not b:
         torch._foreach_addcdiv_(w, g, r, -lr)
         return
@@ -291,6 +369,30 @@ def _update(form: Form, step: StepCoefficients, block: _Block) -> None:
         torch._foreach_addcdiv_(w, g, r, -lr)
     else:
         torch._foreach_add_(w, b, alpha=-outside)
+
+
+def _roots(form: Form, epsilon: float, block: _Block) -> Tensors:
+    """`_rule.root` for a block; where it can be zero, infinity, by which g / r is zero."""
+    averages, inside = block.square_averages, form.epsilon_inside_sqrt
+    if block.scratch is None:
+        roots = torch._foreach_add(averages, epsilon) if inside else torch._foreach_sqrt(averages)
+        memory = roots
+    else:
+        # On a CPU an operation costs more to start than a small tensor takes.
+        torch._foreach_copy_(block.roots, averages)
+        roots, memory = block.roots, [block.scratch]
+        if inside:
+            block.scratch.add_(epsilon)
+        else:
+            block.scratch.sqrt_()
+    if inside:
+        torch._foreach_sqrt_(memory)
+    else:
+        torch._foreach_add_(memory, epsilon)
+    if form.guards_zero_root:
+        for root in memory:
+            root.masked_fill_(root == 0.0, torch.inf)
+    return roots
 
 
 def _average(
