@@ -42,7 +42,13 @@ LARGEST_DENSE = 4_000_000
 
 TARGETS = {"graph": {"keras": 100.0}, "xla": {"keras": 15.0}}
 
-EXACT = (OURS, "dense rule", "tf_keras")
+# Beside the largest of the common tables stands ours on a small one: the time is to be flat in
+# the number of rows, within a factor of 1.5.
+LARGE, SMALL = 4_000_000, 100_000
+ON_SMALL = f"ours, {SMALL:,} rows"
+FLAT = 1.0 / 1.5
+
+EXACT = (OURS, ON_SMALL, "dense rule", "tf_keras")
 
 Array = NDArray[Any]
 
@@ -111,14 +117,19 @@ def _measure(mode: str, size: int, ids: int, settings: Settings) -> Result:
         "tf_keras legacy": functools.partial(_tf_keras, legacy=True),
         "TF1 kernel": _kernel,
     }
+    embeddings = dict.fromkeys(makers, embedding)
+    targets = TARGETS.get(mode, {}) if (size, ids) == (1_000_000, 1024) else {}
+    if (size, ids) == (LARGE, 1024):
+        makers[ON_SMALL], embeddings[ON_SMALL] = makers[OURS], Embedding(SMALL, ids)
+        targets = {ON_SMALL: FLAT}
     return compare(
         {
-            name: functools.partial(_contender, name, make, embedding, mode)
+            name: functools.partial(_contender, name, make, embeddings[name], mode)
             for name, make in makers.items()
         },
-        embedding.check,
+        lambda name, contender: embeddings[name].check(name, contender),
         settings,
-        TARGETS.get(mode) if (size, ids) == (1_000_000, 1024) else None,
+        targets,
     )
 
 

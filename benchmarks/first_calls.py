@@ -27,13 +27,12 @@ def rows(backend: str) -> Iterator[Row]:
                 "plain",
                 case,
                 functools.partial(_measure, backend, mode, case),
-                quick=mode == "eager" and case == "mlp",
             )
 
 
 def _measure(backend: str, mode: str, case: str, settings: Settings) -> Result:
     """Start-up is what the first calls took beyond as many later ones."""
-    names = (OURS, "keras") if settings.quick else (OURS, *PEERS[backend])
+    names = (OURS, *PEERS[backend])
     entries: dict[str, Entry] = {}
     reports: dict[str, list[child.Report]] = {name: [] for name in names}
     for _ in range(settings.processes):

@@ -23,7 +23,7 @@ def rows(backend: str) -> Iterator[Row]:
                         case,
                         functools.partial(_measure, backend, mode, config, case),
                         quick=config == "plain"
-                        and case in (("scalar", "mlp", "conv160") if mode == "eager" else ("mlp",)),
+                        and case in (("scalar", "mlp") if mode == "eager" else ("mlp",)),
                     )
 
 

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import gc
 import json
+import logging
 import sys
 import time
 import warnings
@@ -27,6 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     # Peers warn of what they do on purpose; the table has no room for it.
     warnings.simplefilter("ignore")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     settings = QUICK if options.quick else Settings()
     with options.output.open("w") as output:
 
