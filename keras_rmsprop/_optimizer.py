@@ -123,8 +123,9 @@ class RMSprop(keras.optimizers.Optimizer):
         lazy: whether the rows of a table that a batch does not touch wait with the decay of
             their averages, so that a step costs the rows touched and not the table. The
             weights are those of `lazy=False`. It acts where gradients come as
-            `tf.IndexedSlices`, so on the TensorFlow backend; a gradient that comes dense, and
-            `gradient_accumulation_steps`, whose sums are dense, cost what they cost without it.
+            `tf.IndexedSlices`, so on the TensorFlow backend; a gradient that comes dense costs
+            what it costs without it, and so does any under `gradient_accumulation_steps`, whose
+            sums are dense, and under a distribution strategy, which sums over replicas.
             Excludes what moves rows without a gradient: `momentum`, `weight_decay`, `l2` and
             `use_ema`, and constraints on the tables. Default False.
         skip_nonfinite: whether a call whose gradients hold a NaN, an infinity, or a value whose

@@ -107,15 +107,15 @@ def test_the_many_tensor_case_is_what_its_name_says():
     assert round(problem.parameters / 1e6, 1) == 3.7
 
 
-def test_contenders_take_turns():
+def test_contenders_take_turns_and_each_round_begins_with_another():
     turns = []
     named = {
         name: Contender(lambda name=name: turns.append(name), lambda: None, None)
-        for name in ("a", "b")
+        for name in ("a", "b", "c")
     }
-    measure.take_turns(named, TINY)
-    blocks = [name for i, name in enumerate(turns) if i == 0 or turns[i - 1] != name]
-    assert blocks == ["a", "b"] * (1 + TINY.rounds)  # warm-up, then the rounds
+    measure.take_turns(named, rounds=4, seconds=0.0)
+    blocks = "".join(name for i, name in enumerate(turns) if i == 0 or turns[i - 1] != name)
+    assert blocks == "abc" + "abc" + "bca" + "cab" + "abc"  # warm-up, then the rounds
 
 
 def test_ratios_are_taken_within_a_round():

@@ -64,15 +64,41 @@ def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
     sizes: list[list[int]] = []
     original = engine._advance
 
-    def recorded(plan: Any, numbers: Any, step: Any, block: Any) -> None:
+    def recorded(plan: Any, numbers: Any, step: Any, block: Any, gradients: Any) -> None:
         sizes.append([w.numel() for w in block.weights])
-        original(plan, numbers, step, block)
+        original(plan, numbers, step, block, gradients)
 
     monkeypatch.setattr(engine, "_advance", recorded)
     variables = [keras.Variable(np.ones(n, np.float32)) for n in (1, 2, 10, 2)]
     optimizer = keras_rmsprop.RMSprop()
     optimizer.apply([torch.ones(n) for n in (1, 2, 10, 2)], variables)
-    assert sorted(sizes) == [[1, 2], [2], [2], [4], [4]]
+    assert sorted(sizes) == [[1, 2], [2, 2], [4], [4]]
+
+
+def test_tensors_whose_memory_is_replaced_are_found_again(float64, monkeypatch):
+    monkeypatch.setattr(engine, "BLOCK", 2)
+
+    def begin(training: Training) -> None:
+        def move_and_apply(gradients: list[torch.Tensor]) -> None:
+            for variable in [*training.variables, *training.optimizer.variables]:
+                # As `torch.nn.Module.to` does with the memory of its parameters.
+                variable.value.data = variable.value.data.clone()
+            training.apply(gradients)
+
+        training.feed = move_and_apply
+
+    twins.assert_same_course(*courses(Situation(lambda: EVERYTHING, begin=begin)))
+
+
+def test_a_norm_of_millions_of_elements_is_as_exact_as_float32():
+    gradient = np.random.default_rng(0).standard_normal(2**22).astype(np.float32)
+    variable = keras.Variable(np.zeros(2**22, np.float32))
+    optimizer = keras_rmsprop.RMSprop(clipnorm=1.0, rho=0.0, epsilon=1.0)
+    optimizer.apply([torch.tensor(gradient)], [variable])
+    # torch's own norm of so many is off by 2e-4.
+    length = np.linalg.norm(gradient.astype(np.float64))
+    (square_average,) = models.values(optimizer._square_averages)
+    np.testing.assert_allclose(square_average, (gradient / length) ** 2, rtol=5e-6)
 
 
 def test_memory_that_is_not_contiguous_is_no_obstacle(float64, monkeypatch):

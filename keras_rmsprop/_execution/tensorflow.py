@@ -105,7 +105,7 @@ def is_rows(gradient: Any) -> bool:
 
 def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
     """Return the gradient as one value per weight, rows of equal ids summed."""
-    if type(gradient) is EagerTensor:
+    if isinstance(gradient, EagerTensor):
         return gradient
     if _sparse.is_sparse(gradient):
         return _sparse.densify(gradient, variable.shape)
@@ -354,14 +354,16 @@ def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ..
     tensors: list[tf.Tensor] = []
     dtypes: list[tuple[int, ...]] = []
     for g in gradients:
-        if type(g) is EagerTensor:
+        if isinstance(g, EagerTensor):
             # Comparing types and dtypes as Python objects costs as much as a small step.
             tensors.append(g)
             dtypes.append((g._datatype_enum(),))
         else:
-            parts = [] if g is None else [g.values, g.indices] if _sparse.is_sparse(g) else [g]
-            tensors += parts
-            dtypes.append(tuple(part.dtype.as_datatype_enum for part in parts))
+            parts = () if g is None else (g.values, g.indices) if _sparse.is_sparse(g) else (g,)
+            # Rows may have been put together from NumPy's arrays.
+            converted = [tf.convert_to_tensor(part) for part in parts]
+            tensors += converted
+            dtypes.append(tuple(part.dtype.as_datatype_enum for part in converted))
     return tensors, tuple(dtypes)
 
 

@@ -205,11 +205,13 @@ class _Block(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """The blocks that a step goes through, good for as long as the tensors are the same."""
+    """The blocks that a step goes through, good for as long as the tensors are where they are."""
 
-    # The variables, and the tensors they held, one after the other and by parameter.
+    # The variables, the tensors they held, and where; one after the other and by parameter.
     owners: tuple[Parameter, ...]
     tensors: list[torch.Tensor | None]
+    # `module.to(...)` puts other memory into the same tensors.
+    addresses: list[int]
     parameters: list[Parameter]
     # Which variables have a gradient, and which of all variables decay.
     present: tuple[int, ...]
@@ -228,18 +230,20 @@ def _layout_of(
 ) -> _Layout:
     owners = optimizer._parameters
     tensors = [None if v is None else v._value for parameter in owners for v in parameter]
+    addresses = [t.data_ptr() for t in tensors if t is not None]
     layout = _layouts.get(optimizer)
     if (
         layout is None
         or layout.owners is not owners
         or (layout.present, layout.decayed) != (present, decayed)
+        or layout.addresses != addresses
         or not all(map(operator.is_, layout.tensors, tensors))
     ):
         width = len(Parameter._fields)
         starts = range(0, len(tensors), width)
         parameters = [Parameter(*tensors[start : start + width]) for start in starts]
         sizes, blocks = _blocks([parameters[i] for i in present], [decayed[i] for i in present])
-        layout = _Layout(owners, tensors, parameters, present, decayed, sizes, blocks)
+        layout = _Layout(owners, tensors, addresses, parameters, present, decayed, sizes, blocks)
         _layouts[optimizer] = layout
     return layout
 
@@ -374,6 +378,8 @@ def _update(form: Form, step: StepCoefficients, block: _Block, g: Tensors) -> No
 def _roots(form: Form, epsilon: float, block: _Block) -> Tensors:
     """`_rule.root` for a block; where it can be zero, infinity, by which g / r is zero."""
     averages, inside = block.square_averages, form.epsilon_inside_sqrt
+    roots: Tensors
+    memory: Tensors
     if block.scratch is None:
         roots = torch._foreach_add(averages, epsilon) if inside else torch._foreach_sqrt(averages)
         memory = roots
