@@ -577,78 +577,68 @@ def test_accumulated_gradients_are_dense_and_it_says_so(rng, caplog):
     )
 
 
-def copy_of_state(optimizer):
-    return {name: np.array(value) for name, value in optimizer.state_dict().items()}
-
-
 @needs_sparse_gradients
 @pytest.mark.usefixtures("float64")
-def test_a_saved_run_goes_on_bit_for_bit(rng):
+def test_a_table_that_is_added_later_leaves_the_first_ones_rows_as_they_are(rng):
     import tensorflow as tf
 
-    start = rng.normal(size=(ROWS, 3))
+    starts = [rng.normal(size=(ROWS, 3)), rng.normal(size=(9, 2))]
     batches = [
-        tf.IndexedSlices(tf.constant(rng.normal(size=(2, 3))), tf.constant(rng.integers(0, 9, 2)))
-        for _ in range(12)
+        [
+            tf.IndexedSlices(tf.constant(rng.normal(size=(4, width))), rng.integers(0, rows, 4))
+            for rows, width in ((ROWS, 3), (9, 2))
+        ]
+        for _ in range(20)
     ]
-
-    def started():
-        table = keras.Variable(start, dtype="float64", name="table")
-        optimizer = keras_rmsprop.RMSprop(0.01, centered=True, lazy=True)
-        optimizer.build([table])
-        return optimizer, table
-
-    optimizer, table = started()
-    for rows in batches[:6]:
-        optimizer.apply([rows], [table])
-    resumed, copy = started()
-    resumed.load_state_dict(copy_of_state(optimizer))
-    copy.assign(table)
-    for rows in batches[6:]:
-        optimizer.apply([rows], [table])
-        resumed.apply([rows], [copy])
-    np.testing.assert_array_equal(copy.numpy(), table.numpy())
-    for name, value in copy_of_state(optimizer).items():
-        np.testing.assert_array_equal(value, copy_of_state(resumed)[name])
-
-
-@needs_sparse_gradients
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("to_lazy", [False, True], ids="to_lazy={}".format)
-def test_the_state_of_a_lazy_run_and_of_a_dense_one_load_into_each_other(rng, to_lazy):
-    import tensorflow as tf
-
-    start = rng.normal(size=(ROWS, 3))
-    batches = [
-        tf.IndexedSlices(tf.constant(rng.normal(size=(2, 3))), tf.constant(rng.integers(0, 9, 2)))
-        for _ in range(12)
-    ]
-
-    def started(lazy):
-        table = keras.Variable(start, dtype="float64", name="table")
+    weights = []
+    for lazy in (True, False):
+        tables = [keras.Variable(start, dtype="float64") for start in starts]
         optimizer = keras_rmsprop.RMSprop(0.01, bias_correction=True, lazy=lazy)
-        optimizer.build([table])
-        return optimizer, table
+        for t, rows in enumerate(batches):
+            if t == 10:
+                optimizer.add_variables(tables)
+            present = len(tables) if t >= 10 else 1
+            optimizer.apply(rows[:present], tables[:present])
+        weights.append([table.numpy() for table in tables])
+    for lazy, dense in zip(*weights, strict=True):
+        np.testing.assert_allclose(lazy, dense, rtol=0, atol=1e-14)
 
-    def saved(optimizer):
-        store = {}
-        optimizer.save_own_variables(store)
-        return store
 
-    optimizer, table = started(not to_lazy)
-    for rows in batches[:6]:
-        optimizer.apply([rows], [table])
-    resumed, copy = started(to_lazy)
-    resumed.load_own_variables(saved(optimizer))
-    assert not resumed.load_report.initialized
-    assert not resumed.load_report.dropped
-    copy.assign(table)
-    for rows in batches[6:]:
-        optimizer.apply([rows], [table])
-        resumed.apply([rows], [copy])
-    np.testing.assert_allclose(copy.numpy(), table.numpy(), rtol=0, atol=1e-14)
-    np.testing.assert_allclose(
-        resumed.effective_learning_rate(copy).numpy(),
-        optimizer.effective_learning_rate(table).numpy(),
-        rtol=1e-12,
-    )
+@needs_sparse_gradients
+@pytest.mark.usefixtures("float64")
+def test_tf1s_sparse_kernel_lets_averages_go_stale_and_this_does_not(rng):
+    import tensorflow as tf
+
+    start = rng.normal(size=(3, 2))
+    g = rng.normal(size=(1, 2))
+    # Row 0 has a gradient at the first step and at the last, row 1 in between.
+    ids = [0] + [1] * 20 + [0]
+    reference = Reference([start], rho=0.9, epsilon=1e-7)
+    table = keras.Variable(start, dtype="float64")
+    optimizer = keras_rmsprop.RMSprop(0.01, lazy=True)
+    var = tf.Variable(start)
+    slots = [tf.Variable(tf.zeros_like(var)) for _ in range(2)]
+    lr, rho, momentum, epsilon = (tf.constant(x, "float64") for x in (0.01, 0.9, 0.0, 1e-7))
+    for i in ids:
+        dense = np.zeros_like(start)
+        dense[i] = g
+        reference.apply([dense], 0.01)
+        optimizer.apply([tf.IndexedSlices(tf.constant(g), tf.constant([i]))], [table])
+        tf.raw_ops.ResourceSparseApplyRMSProp(
+            var=var.handle,
+            ms=slots[0].handle,
+            mom=slots[1].handle,
+            lr=lr,
+            rho=rho,
+            momentum=momentum,
+            epsilon=epsilon,
+            grad=g,
+            indices=[i],
+        )
+    (want,) = reference.weights
+    np.testing.assert_allclose(table.numpy(), want, rtol=0, atol=1e-14)
+    # The average of row 0 stood at its value of 21 steps ago: the last move came out too small.
+    last_move = 0.01 / np.sqrt(0.1 + 0.1 * 0.9**21)
+    stale_move = 0.01 / np.sqrt(0.1 + 0.1 * 0.9)
+    off = np.abs(var.numpy() - want)[0]
+    np.testing.assert_allclose(off, last_move - stale_move, rtol=1e-4)
