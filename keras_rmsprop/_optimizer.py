@@ -14,7 +14,7 @@ from keras import backend, ops
 # Keras has no public way to hold lists of variables that are not one's own.
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
-from keras_rmsprop import _deferred, _describe, _rule, _state, _step, _validation
+from keras_rmsprop import _deferred, _describe, _gradients, _rule, _state, _step, _validation
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._execution import engine
 from keras_rmsprop._roster import Roster
@@ -312,7 +312,7 @@ class RMSprop(keras.optimizers.Optimizer):
         def added(variable: Any, field: str) -> keras.Variable | None:
             if "correction" in field and not self.bias_correction:
                 return None
-            name = f"{_name(variable)}_{field}".replace("/", "_").replace(":", "_")
+            name = f"{_gradients.name_of(variable)}_{field}".replace("/", "_").replace(":", "_")
             shape = variable.shape[:1] if field in _deferred.ROW_FIELDS else ()
             dtype = "float64" if "correction" in field else "int64"
             return self.add_variable(shape, dtype=dtype, name=name)
@@ -722,32 +722,14 @@ class RMSprop(keras.optimizers.Optimizer):
             chosen = list(self._trainable_variables)
         else:
             chosen = list(variables)
-        if len(gradients) != len(chosen):
-            raise ValueError(
-                f"`apply` needs one gradient (or None) for each variable, received "
-                f"{len(gradients)} gradients for {len(chosen)} variables."
-            )
-        if all(gradient is None for gradient in gradients):
-            raise ValueError("No gradients provided for any variable.")
+        _gradients.check_present(gradients, chosen)
         if self.built:
             keys = [self._position(variable) for variable in chosen]
             shapes = [self._roster.shapes[position] for position in keys]
         else:
             keys = [self._var_key(variable) for variable in chosen]
             shapes = [tuple(variable.shape) for variable in chosen]
-        if len(set(keys)) != len(keys):
-            twice = next(v for v, key in zip(chosen, keys, strict=True) if keys.count(key) > 1)
-            raise ValueError(
-                f"The variable {_name(twice)!r} occurs more than once in one call of `apply`. "
-                "Add its gradients up and pass it once."
-            )
-        for gradient, variable, shape in zip(gradients, chosen, shapes, strict=True):
-            received = shape if gradient is None else engine.shape_of(gradient)
-            if not _fits(received, shape):
-                raise ValueError(
-                    f"The gradient of {_name(variable)!r} has shape {received}, but the variable "
-                    f"has shape {shape}."
-                )
+        _gradients.check_match(gradients, chosen, keys, shapes)
         if self.built:
             return keys
         with keras.name_scope(self.name, caller=self):
@@ -824,16 +806,3 @@ def _read(owners: Any) -> Any:
 def _pairs(owners: Any, values: Any) -> list[tuple[Any, Tensor]]:
     """The variables of a named tuple, each with its value."""
     return [two for two in zip(owners, values, strict=True) if two[0] is not None]
-
-
-def _fits(received: Sequence[int | None], shape: Sequence[int]) -> bool:
-    """Whether a shape of which not all may be known yet can be `shape`."""
-    return received == shape or (
-        len(received) == len(shape)
-        and all(a is None or a == b for a, b in zip(received, shape, strict=True))
-    )
-
-
-def _name(variable: Any) -> str:
-    """A variable's name for a message; a raw tf.Variable has no path."""
-    return str(getattr(variable, "path", None) or variable.name)

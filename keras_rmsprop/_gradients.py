@@ -1,0 +1,65 @@
+"""What `apply` was given: are there gradients, and does each belong to its variable?"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from keras_rmsprop._execution import engine
+from keras_rmsprop._rule import Tensor
+
+
+def check_present(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> None:
+    """Check that there is a gradient, and one entry for each variable.
+
+    Raises: ValueError, also if all gradients are None.
+    """
+    if len(gradients) != len(variables):
+        raise ValueError(
+            f"`apply` needs one gradient (or None) for each variable, received "
+            f"{len(gradients)} gradients for {len(variables)} variables."
+        )
+    if all(gradient is None for gradient in gradients):
+        raise ValueError("No gradients provided for any variable.")
+
+
+def check_match(
+    gradients: Sequence[Tensor | None],
+    variables: Sequence[Any],
+    keys: Sequence[Hashable],
+    shapes: Sequence[tuple[int, ...]],
+) -> None:
+    """Check that no variable occurs twice and that every gradient has its variable's shape.
+
+    Args:
+        gradients: a gradient or None for each variable.
+        variables: the variables, asked for nothing but their names.
+        keys: what identifies each variable.
+        shapes: the shape of each.
+
+    Raises: ValueError that names the variable.
+    """
+    if len(set(keys)) != len(keys):
+        twice = next(v for v, key in zip(variables, keys, strict=True) if keys.count(key) > 1)
+        raise ValueError(
+            f"The variable {name_of(twice)!r} occurs more than once in one call of `apply`. "
+            "Add its gradients up and pass it once."
+        )
+    for gradient, variable, shape in zip(gradients, variables, shapes, strict=True):
+        received = shape if gradient is None else engine.shape_of(gradient)
+        if not _fits(received, shape):
+            raise ValueError(
+                f"The gradient of {name_of(variable)!r} has shape {received}, but the variable "
+                f"has shape {shape}."
+            )
+
+
+def name_of(variable: Any) -> str:
+    """A variable's name for a message; a raw tf.Variable has no path."""
+    return str(getattr(variable, "path", None) or variable.name)
+
+
+def _fits(received: Sequence[int | None], shape: Sequence[int]) -> bool:
+    """Whether a shape of which not all may be known yet can be `shape`."""
+    return received == shape or (
+        len(received) == len(shape)
+        and all(a is None or a == b for a, b in zip(received, shape, strict=True))
+    )
