@@ -149,6 +149,14 @@ def _difference(
     return Difference(off / allowed, off / scale if scale else np.inf)
 
 
+class NonNegative(keras.constraints.Constraint):
+    """Not Keras's NonNeg, whose `ops.maximum` rounds float64 on torch."""
+
+    def __call__(self, w: Any) -> Any:
+        """Return w with zero for what is below."""
+        return ops.relu(w)
+
+
 class Driver:
     """A `keras_rmsprop.RMSprop` of a variant, led through a problem step by step."""
 
@@ -161,8 +169,7 @@ class Driver:
             for i, start in enumerate(problem.starts)
         ]
         if self.levels.get("constraint") == "constrained":
-            # Not keras.constraints.NonNeg, whose `ops.maximum` rounds float64 on torch.
-            self.variables[-1].constraint = ops.relu
+            self.variables[-1].constraint = NonNegative()
         self.optimizer = rmsprop(
             learning_rate=self._learning_rate(), jit_compile=jit_compile, **variant.arguments
         )

@@ -18,6 +18,13 @@ import pytest
 BACKEND = keras.backend.backend()
 
 
+def since_keras(version: str, reason: str) -> pytest.MarkDecorator:
+    """Skip a test under the older ones of the supported Keras versions."""
+    installed = tuple(map(int, keras.__version__.split(".")[:2]))
+    older = installed < tuple(map(int, version.split(".")))
+    return pytest.mark.skipif(older, reason=f"Keras {version} is the first that {reason}")
+
+
 def pytest_report_header() -> str:
     """Name the backend: the suite runs once under each."""
     return f"keras {keras.__version__}, KERAS_BACKEND={BACKEND}"

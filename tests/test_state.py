@@ -13,7 +13,7 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import _state
 from tests import models
-from tests.conftest import BACKEND
+from tests.conftest import BACKEND, since_keras
 from tests.data import write as written
 from tests.models import Array
 
@@ -785,6 +785,7 @@ def test_lazy_weights_written_by_version_0_1_are_read():
         )
 
 
+@since_keras("3.13", "knows the `quantization_config` of the file's layers")
 def test_a_model_written_by_version_0_1_is_read_in_safe_mode():
     network = keras.saving.load_model(written.HERE / "everything.keras", safe_mode=True)
     models.assert_identical(network.get_weights(), written.weights())
