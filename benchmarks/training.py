@@ -87,6 +87,7 @@ def rows(backend: str) -> Iterator[Row]:
 def _measure(backend: str, case: str, settings: Settings) -> Result:
     task = TASKS[case]
     x, y = task.data()
+    keras.utils.set_random_seed(0)
     start = [np.asarray(w) for w in task.model(keras).get_weights()]
     # The weights after the first `fit` of the first contender: all have to arrive there.
     arrived: list[list[Array]] = []

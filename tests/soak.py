@@ -338,7 +338,7 @@ class Bounds:
             if pattern[i]:
                 length = float(np.max(np.abs(parameter.weight - start)))
                 ulp = float(np.spacing(np.max(np.abs(start)).astype(self.dtype)))
-                kept = 1.0 - rate * reference.weight_decay if reference.decayed[i] else 1.0
+                kept = 1.0 - rate * (reference.weight_decay or 0.0) if reference.decayed[i] else 1.0
                 self.squares[i] = (
                     kept**2 * self.squares[i] + (2.0 * (self.tolerance * length + ulp)) ** 2
                 )
