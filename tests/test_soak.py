@@ -75,7 +75,7 @@ def test_a_wrong_rho_is_noticed(spoiled: list[str]) -> None:
     "found",
     [
         {"traces": (4, 5)},
-        {"memory": np.linspace(600 * MIB, 607 * MIB, 40)},
+        {"memory": np.linspace(600 * MIB, 625 * MIB, 40)},
         {"objects": np.linspace(0, 200, 40)},
         {"shares": {"weight": 1.01}},
         {"shares": {"weight": np.nan}},
