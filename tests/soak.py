@@ -6,7 +6,14 @@ steps a few weights with the optimizer, compiled as by default, and with the flo
 beside it, on the same random gradients. Every so often it changes a number, takes the gradients
 of some weights away, gives a batch with a NaN, or saves the state, wipes it out and loads it
 again. It fails if memory grows, if a step is traced after the warm-up, or if a weight or a slot
-strays further from the reference than the bounds allow.
+strays further from the reference than `Bounds` allows. A typical output, on two busy cores:
+
+    200,000 steps in float32 on jax, 710 s. Traces: 4 in the warm-up, 0 after. Memory: 556.7 to
+    556.8 MiB, grown by 0.08 and 0 objects. Deviation over bound: weight 0.59, square_average
+    0.31, gradient_average 0.04, momentum 0.14, average 0.34.
+
+On TensorFlow 200,000 steps gave 4 traces, none after the warm-up, and took the weights to 0.71
+of their bound. On torch the decayed weights exceed it: see `tests.test_soak`.
 """
 
 import argparse
