@@ -232,7 +232,6 @@ def test_a_compiled_step_follows_it_too(arguments: dict[str, Any], problem: Prob
 
 # Magnitudes from the smallest number to the largest.
 
-SHAPE = (3,)
 RATE = 2.0**-6
 
 
@@ -246,14 +245,14 @@ def exponents_of(dtype: str) -> tuple[int, int, int]:
 def of_magnitude(least: int, most: int) -> st.SearchStrategy[float]:
     """Zeros, and numbers of either sign between these powers of two."""
     return st.builds(
-        lambda factor, exponent: math.ldexp(factor, exponent),
+        math.ldexp,
         st.sampled_from([1.0, -1.0, 1.25, -1.75, 0.0]),
         st.integers(least, most),
     )
 
 
 def moderate(dtype: str) -> st.SearchStrategy[float]:
-    """Numbers whose squares, and the squares of their sums, are within range."""
+    """Numbers whose squares are within range, and so are sums of squares and squared sums."""
     least, root, most = exponents_of(dtype)
     return of_magnitude(least, min(root - 6, most))
 
