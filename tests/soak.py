@@ -13,7 +13,7 @@ strays further from the reference than `Bounds` allows. A typical output, on two
     0.31, gradient_average 0.04, momentum 0.14, average 0.34.
 
 On TensorFlow 200,000 steps gave 4 traces, none after the warm-up, and took the weights to 0.71
-of their bound. On torch the decayed weights exceed it: see `tests.test_soak`.
+of their bound.
 """
 
 import argparse

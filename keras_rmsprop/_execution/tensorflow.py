@@ -383,9 +383,10 @@ def _unpack(like: _step.Numbers, packed: tf.Tensor) -> _step.Numbers:
 
 
 def _has_stepped(optimizer: "RMSprop") -> bool:
-    """Whether the counter is above zero, asked without a look at tapes, scopes and strategies."""
+    """Whether `iterations` is above zero, asked without a look at tapes, scopes and strategies."""
     counter = optimizer._iterations._value
-    return bool(read_variable_op(counter.handle, counter.dtype).numpy() > 0)
+    calls = read_variable_op(counter.handle, counter.dtype).numpy()
+    return bool(calls >= (optimizer.gradient_accumulation_steps or 1))
 
 
 def _placement(optimizer: "RMSprop") -> str:

@@ -342,7 +342,9 @@ def _advance(
     if plan.l2:
         gradients = torch._foreach_add(gradients, weights, alpha=numbers.l2)
     if block.decayed:
-        torch._foreach_mul_(weights, 1.0 - step.learning_rate * numbers.weight_decay)
+        # Not times 1 - decay: rounded to float32, that is off by a hundredth of a decay of 4e-6.
+        decay = step.learning_rate * numbers.weight_decay
+        torch._foreach_add_(weights, weights, alpha=-decay)
     _update(plan.form, step, block._replace(weights=weights), gradients)
     if narrow:
         torch._foreach_copy_(block.weights, weights)
