@@ -128,10 +128,11 @@ class RMSprop(keras.optimizers.Optimizer):
             sums are dense, and under a distribution strategy, which sums over replicas.
             Excludes what moves rows without a gradient: `momentum`, `weight_decay`, `l2` and
             `use_ema`, and constraints on the tables. Default False.
-        skip_nonfinite: whether a call whose gradients hold a NaN, an infinity, or a value whose
-            square overflows leaves weights, slots and counter as they are and only adds one to
-            `skipped_steps`. The gradients are judged unscaled and summed over replicas, before
-            accumulation and clipping. Default False.
+        skip_nonfinite: whether a call whose gradients hold a NaN, an infinity, a value whose
+            square overflows its average, or a norm to be clipped that overflows, leaves weights,
+            slots and counter as they are and only adds one to `skipped_steps`. The gradients are
+            judged unscaled and summed over replicas, before accumulation and clipping. Default
+            False.
         jit_compile: whether an eager step, and one inside a plain `tf.function`, runs as one
             compiled call: True insists, False never does, "auto" does where it can and falls
             back to running op by op, without changing what is computed. Default "auto".

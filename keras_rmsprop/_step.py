@@ -10,7 +10,8 @@
 it can be traced as a whole; `_execution` reads the variables, runs it and writes them back.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,12 @@ def step(
             i: g / _rule.number_in(numbers.loss_scale, dtype_of(g)) for i, g in present.items()
         }
 
-    finite = all_finite(present.values()) if plan.skip_nonfinite else None
+    shares = shares or {}
+    finite: Tensor | None = None
+    if plan.skip_nonfinite:
+        owners = [parameters[i] for i in present]
+        counted_as = [shares.get(i) for i in present]
+        finite = all_finite(plan, list(present.values()), owners, counted_as)
     completes: Tensor | None = None
     if plan.accumulation_steps > 1:
         completes = (calls + 1) % plan.accumulation_steps == 0
@@ -132,7 +138,6 @@ def step(
                 emptied = ops.where(completes, ops.zeros_like(total), total)
                 results[i] = results[i]._replace(accumulator=emptied)
 
-    shares = shares or {}
     clipped = clip(plan, numbers, list(present.values()), [shares.get(i) for i in present])
     for (i, _), gradient in zip(present.items(), clipped, strict=True):
         before = results[i]
@@ -158,15 +163,36 @@ def step(
     )
 
 
-def all_finite(gradients: Iterable[Tensor]) -> Tensor:
-    """Whether no gradient holds a NaN, an infinity, or a value whose square overflows.
+def all_finite(
+    plan: Plan,
+    gradients: Sequence[Tensor],
+    parameters: Sequence[Parameter],
+    shares: Sequence[Tensor | None],
+) -> Tensor:
+    """Whether a step with these gradients leaves every number finite.
 
-    An infinite square average would freeze its weight for good.
+    A NaN or an infinity would make weights NaN. A square that overflows its average would freeze
+    the weight for good, and a norm that overflows leaves no direction to clip to.
+
+    Args:
+        plan: what the step does.
+        gradients: dense tensors, or rows of a table.
+        parameters: for each gradient the weight with its slots.
+        shares: for each what its rows count in a sum, see `step`.
     """
     verdict: Tensor = True
-    for g in gradients:
-        limit = float(np.sqrt(np.finfo(dtype_of(g)).max))
+    for g, parameter in zip(gradients, parameters, strict=True):
+        # A gradient may be wider than the average that takes its square.
+        dtypes = {dtype_of(g), dtype_of(parameter.square_average)}
+        limit = math.sqrt(min(float(np.finfo(dtype).max) for dtype in dtypes))
+        if parameter.gradient_average is not None:
+            # The deviation from a mean can be twice as large as any of the gradients.
+            limit /= 2.0
         verdict = ops.logical_and(verdict, ops.all(ops.abs(g) <= limit))
+    if plan.clip in ("norm", "global_norm") and gradients:
+        squares = [_sum_of_squares(g, share) for g, share in zip(gradients, shares, strict=True)]
+        for total in _totals(squares)[:1] if plan.clip == "global_norm" else squares:
+            verdict = ops.logical_and(verdict, ops.isfinite(total))
     return verdict
 
 
@@ -191,13 +217,18 @@ def clip(
         _sum_of_squares(gradient, share) for gradient, share in zip(gradients, shares, strict=True)
     ]
     if plan.clip == "global_norm":
-        widest = widest_dtype(squares)
-        first, *others = (ops.cast(square, widest) for square in squares)
-        squares = [sum(others, first)] * len(gradients)
+        squares = _totals(squares)
     return [
         g * _clip_scale(numbers.clip, square, dtype_of(g))
         for g, square in zip(gradients, squares, strict=True)
     ]
+
+
+def _totals(squares: Sequence[Tensor]) -> list[Tensor]:
+    """The sum over all, in the widest of their dtypes, in the place of each."""
+    widest = widest_dtype(squares)
+    first, *others = (ops.cast(square, widest) for square in squares)
+    return [sum(others, first)] * len(squares)
 
 
 def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:

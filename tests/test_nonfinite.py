@@ -62,6 +62,31 @@ def test_a_training_with_bad_batches_ends_where_one_without_them_does(
         assert int(optimizer._iterations) == len(good)
 
 
+@pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
+@pytest.mark.parametrize(
+    ("options", "bad", "dtype"),
+    [
+        ({}, 1e30, "float64"),
+        ({"clipnorm": 1.0}, 1.5e19, "float32"),
+        ({"global_clipnorm": 1.0}, 1.5e19, "float32"),
+        ({"centered": True, "rho": 0.5}, 1.5e19, "float32"),
+    ],
+    ids=["wider_than_its_average", "norm", "global_norm", "far_from_the_mean"],
+)
+def test_what_overflows_only_within_the_step_is_skipped_too(
+    options: dict[str, Any], bad: float, dtype: str, jit_compile: Any
+) -> None:
+    weights = []
+    for stream in ([1.0, 0.5, 1.0], [1.0, bad, 0.5, -bad, 1.0]):
+        variable = keras.Variable([1.0, 2.0], dtype="float32")
+        optimizer = RMSprop(0.125, skip_nonfinite=True, jit_compile=jit_compile, **options)
+        for g in stream:
+            optimizer.apply([ops.convert_to_tensor(np.full(2, g, dtype))], [variable])
+        assert optimizer.skipped_steps == len(stream) - 3
+        weights += values([variable])
+    np.testing.assert_array_equal(*weights)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cls", [keras.optimizers.RMSprop, RMSprop], ids=["keras", "ours"])
 def test_without_the_option_one_nan_stays_for_good(cls: Any, rng: np.random.Generator) -> None:

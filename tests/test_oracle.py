@@ -280,14 +280,37 @@ def test_a_global_norm_is_summed_in_the_widest_dtype(order: int) -> None:
     np.testing.assert_allclose(wide, expected, rtol=1e-15)
 
 
+def finite(*gradients: Any, clip: str | None = None, **slots: Any) -> bool:
+    """The verdict on gradients of float32 weights, with other slots than the square average."""
+    parameter = Parameter(tensor(1.0), tensor(0.0), **slots)
+    owners = [parameter] * len(gradients)
+    plan = a_plan(clip=clip)
+    return bool(_step.all_finite(plan, gradients, owners, [None] * len(gradients)))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gradients_are_finite_as_long_as_their_squares_are(dtype: str) -> None:
-    limit = float(np.sqrt(np.finfo(dtype).max))
-    fine, over = tensor(limit, -limit, dtype=dtype), np.nextafter(np.asarray(limit, dtype), np.inf)
-    assert bool(_step.all_finite([fine, tensor(1.0)]))
+def test_gradients_are_finite_as_long_as_their_squares_fit_the_average(dtype: str) -> None:
+    limit = float(np.sqrt(np.finfo(np.float32).max))
+    fine, over = tensor(limit, -limit, dtype=dtype), np.nextafter(np.float32(limit), np.inf)
+    assert finite(fine, tensor(1.0))
     for bad in (float(over), -float(over), np.inf, np.nan):
-        assert not bool(_step.all_finite([tensor(1.0, bad, dtype=dtype), fine]))
-        assert not bool(_step.all_finite([fine, tensor(1.0, bad, dtype=dtype)]))
+        assert not finite(tensor(1.0, bad, dtype=dtype), fine)
+        assert not finite(fine, tensor(1.0, bad, dtype=dtype))
+
+
+def test_a_deviation_from_the_mean_can_overflow_before_the_gradient_does() -> None:
+    limit = float(np.sqrt(np.finfo(np.float32).max))
+    assert not finite(tensor(0.6 * limit), gradient_average=tensor(0.0))
+    assert finite(tensor(0.4 * limit), gradient_average=tensor(0.0))
+
+
+def test_a_norm_that_overflows_is_not_finite_where_norms_are_clipped() -> None:
+    large = tensor(1.5e19)
+    assert finite(large, large)
+    assert finite(large, large, clip="value")
+    assert finite(large, large, clip="norm")
+    assert not finite(large, large, clip="global_norm")
+    assert not finite(tensor(1.5e19, 1.5e19), clip="norm")
 
 
 def test_a_call_with_a_bad_gradient_changes_nothing_but_the_count_of_such_calls() -> None:

@@ -120,9 +120,11 @@ def _run_in_place(
 
     # Every call asks for the rate, also one that makes no step: a callable may count.
     rate = _learning_rate(optimizer, calls)
-    if plan.skip_nonfinite and not bool(_step.all_finite(batch)):
-        read(optimizer._skipped_steps).add_(1)
-        return
+    if plan.skip_nonfinite:
+        owners, shares = [parameters[i] for i in present], [None] * len(present)
+        if not bool(_step.all_finite(plan, batch, owners, shares)):
+            read(optimizer._skipped_steps).add_(1)
+            return
     completes = (calls + 1) % plan.accumulation_steps == 0
     if plan.accumulation_steps > 1:
         batch = _accumulated(plan, [parameters[i] for i in present], batch)
