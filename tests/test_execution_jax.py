@@ -3,6 +3,7 @@
 import gc
 import logging
 import pathlib
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -403,3 +404,24 @@ def test_a_fallback_asks_a_callable_rate_once(float64, monkeypatch, caplog):
     got, want = (list(twins.train(situation, mode)) for mode in ("auto", False))
     models.assert_identical(got[-1], want[-1])
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight_decay": 0.004}, {"momentum": 0.9}, {"centered": True}],
+    ids=["plain", "decay", "momentum", "centered"],
+)
+def test_a_jitted_step_becomes_no_more_kernels_than_that_of_keras(options):
+    def kernels(optimizer: keras.optimizers.Optimizer) -> int:
+        variables = [keras.Variable(np.ones(shape, "float32")) for shape in ((8, 4), (4,), (4, 2))]
+        optimizer.build(variables)
+        weights = [v.value for v in variables]
+        state = [v.value for v in optimizer.variables]
+        step = jax.jit(optimizer.stateless_apply).lower(state, weights, weights).compile()
+        entry = step.as_text().partition("ENTRY")[2]
+        return len(re.findall(r" (?:fusion|reduce|call|custom-call|copy|while)\(", entry))
+
+    ours, theirs = (
+        kernels(cls(0.01, **options)) for cls in (keras_rmsprop.RMSprop, keras.optimizers.RMSprop)
+    )
+    assert 0 < ours <= theirs
