@@ -8,7 +8,7 @@ from benchmarks.measure import Settings, describe
 from benchmarks.registry import Row
 from benchmarks.results import BREAK_EVEN, OURS, Comparison, Entry, Figure, Result
 
-CASES = {"eager": ("scalar", "mlp", "conv160"), "graph": ("conv160",), "xla": ("conv160",)}
+CASES = {"eager": ("mlp", "conv160"), "graph": ("conv160",), "xla": ("conv160",)}
 CASES["jit"] = CASES["graph"]
 PEERS = {
     "tensorflow": ("keras", "tf_keras"),

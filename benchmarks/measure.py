@@ -36,7 +36,7 @@ class Settings:
     patience: int = 4
     rounds: int = 7
     # Fresh processes per contender, where each gives one value only.
-    processes: int = 3
+    processes: int = 2
 
 
 QUICK = Settings(quick=True, seconds=0.1, patience=1, rounds=3, processes=1)

@@ -6,6 +6,7 @@ Started by `python -m benchmarks`, once per backend, with KERAS_BACKEND set.
 import argparse
 import dataclasses
 import gc
+import itertools
 import json
 import logging
 import sys
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only")
+    parser.add_argument("--skip", type=int, default=0, help="rows that another process had")
     options = parser.parse_args()
     # Peers warn of what they do on purpose; the table has no room for it.
     warnings.simplefilter("ignore")
@@ -36,7 +38,8 @@ def main() -> None:
             print(json.dumps(line), file=output, flush=True)
 
         tell(device=contenders.on(options.backend).device())
-        for row in registry.rows(options.backend, quick=options.quick, only=options.only):
+        rows = registry.rows(options.backend, quick=options.quick, only=options.only)
+        for row in itertools.islice(rows, options.skip, None):
             tell(started=row.name)
             start = time.perf_counter()
             record = measure(options.backend, row, settings)

@@ -212,8 +212,10 @@ def test_the_rows_have_names_of_their_own_and_every_suite_has_some():
 
 
 def test_rows_are_picked_by_a_part_of_their_name():
-    picked = [row.name for row in registry.rows(BACKEND, quick=True, only="eager/plain/mlp")]
+    picked = [row.name for row in registry.rows(BACKEND, quick=False, only="eager/plain/mlp")]
     assert picked == ["steps/eager/plain/mlp", "first_calls/eager/plain/mlp"]
+    quick = [row.name for row in registry.rows(BACKEND, quick=True, only="eager/plain/mlp")]
+    assert quick == ["steps/eager/plain/mlp"]
 
 
 def test_a_first_call_is_measured_alone():
@@ -247,3 +249,30 @@ def test_a_process_that_dies_leaves_a_row_that_says_so(monkeypatch):
     device, (row,) = command.run_worker(BACKEND, quick=True, only=None)
     assert device == "not started"
     assert row.result.entries[OURS].failure == "the process ended with code 1"
+
+
+DYING_WORKER = """
+import json, os, sys
+
+skip = int(sys.argv[sys.argv.index("--skip") + 1])
+with open(sys.argv[2], "w", buffering=1) as output:
+    print(json.dumps({"device": "here"}), file=output)
+    for case in ("first", "second", "third")[skip:]:
+        print(json.dumps({"started": f"suite/mode/config/{case}"}), file=output)
+        if case == "second":
+            os._exit(9)
+        row = {"backend": "any", "suite": "suite", "mode": "mode", "config": "config"}
+        result = {"unit": "ms", "entries": {}, "comparisons": []}
+        done = {**row, "case": case, "size": None, "result": result}
+        print(json.dumps({"done": done}), file=output)
+"""
+
+
+def test_after_a_process_that_died_another_goes_on_with_the_next_row(monkeypatch, tmp_path):
+    (tmp_path / "dying_worker.py").write_text(DYING_WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(command, "WORKER", "dying_worker")
+    device, records = command.run_worker(BACKEND, quick=True, only=None)
+    assert device == "here"
+    assert [record.case for record in records] == ["first", "second", "third"]
+    assert records[1].result.entries[OURS].failure == "the process ended with code 9"
