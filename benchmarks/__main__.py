@@ -75,7 +75,8 @@ def run_worker(backend: str, *, quick: bool, only: str | None) -> tuple[str, lis
     If the process dies, as for want of memory, the row it died in says so, and another process
     goes on after it.
     """
-    device, records = "not started", []
+    device = "not started"
+    records: list[Record] = []
     while True:
         code, device, measured, died_in = _run_process(backend, quick, only, len(records), device)
         records += measured
