@@ -191,8 +191,8 @@ def all_finite(
         verdict = ops.logical_and(verdict, ops.all(ops.abs(g) <= limit))
     if plan.clip in ("norm", "global_norm") and gradients:
         squares = [_sum_of_squares(g, share) for g, share in zip(gradients, shares, strict=True)]
-        for total in _totals(squares)[:1] if plan.clip == "global_norm" else squares:
-            verdict = ops.logical_and(verdict, ops.isfinite(total))
+        for square in [_total(squares)] if plan.clip == "global_norm" else squares:
+            verdict = ops.logical_and(verdict, ops.isfinite(square))
     return verdict
 
 
@@ -217,18 +217,18 @@ def clip(
         _sum_of_squares(gradient, share) for gradient, share in zip(gradients, shares, strict=True)
     ]
     if plan.clip == "global_norm":
-        squares = _totals(squares)
+        squares = [_total(squares)] * len(gradients)
     return [
         g * _clip_scale(numbers.clip, square, dtype_of(g))
         for g, square in zip(gradients, squares, strict=True)
     ]
 
 
-def _totals(squares: Sequence[Tensor]) -> list[Tensor]:
-    """The sum over all, in the widest of their dtypes, in the place of each."""
+def _total(squares: Sequence[Tensor]) -> Tensor:
+    """The sum over all, in the widest of their dtypes."""
     widest = widest_dtype(squares)
     first, *others = (ops.cast(square, widest) for square in squares)
-    return [sum(others, first)] * len(squares)
+    return sum(others, first)
 
 
 def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:

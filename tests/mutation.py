@@ -53,6 +53,9 @@ EQUIVALENT: dict[str, list[Change]] = {
             "zip(gradients, bounds, strict=True)]",
             "_sum_of_squares(gradient, share) for gradient, share in "
             "zip(gradients, shares, strict=True)",
+            "squares = [_sum_of_squares(g, share) for g, share in "
+            "zip(gradients, shares, strict=True)]",
+            "for g, parameter in zip(gradients, parameters, strict=True):",
             "for g, square in zip(gradients, squares, strict=True)",
             "for a, b in zip(new, old, strict=True)",
         )

@@ -313,6 +313,22 @@ def test_a_norm_that_overflows_is_not_finite_where_norms_are_clipped() -> None:
     assert not finite(tensor(1.5e19, 1.5e19), clip="norm")
 
 
+def test_a_row_that_repeats_another_does_not_make_its_norm_overflow() -> None:
+    rows = ops.reshape(tensor(1.5e19, 0.0, 1.5e19, 0.0), (2, 2))
+    zero = ops.convert_to_tensor(0)
+    for share, calls in ((tensor(1.0, 0.0), 1), (tensor(1.0, 1.0), 0)):
+        _, counters = _step.step(
+            a_plan(clip="norm", skip_nonfinite=True),
+            NUMBERS._replace(clip=1.0),
+            _step.Counters(zero, zero),
+            0.5,
+            [Parameter(rows, 0.0 * rows)],
+            [rows],
+            shares={0: share},
+        )
+        assert (int(counters.calls), int(counters.skipped)) == (calls, 1 - calls)
+
+
 def test_a_call_with_a_bad_gradient_changes_nothing_but_the_count_of_such_calls() -> None:
     weights = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
     optimizer = rmsprop(
