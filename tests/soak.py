@@ -12,7 +12,8 @@ strays further from the reference than `Bounds` allows. A typical output, on two
     556.8 MiB, grown by 0.08 and 0 objects. Deviation over bound: weight 0.59, square_average
     0.31, gradient_average 0.04, momentum 0.14, average 0.34.
 
-On TensorFlow 200,000 steps gave 4 traces, none after the warm-up, and took the weights to 0.71
+On torch they took 320 s, grew by 0.01 MiB and came to 0.60 of the weights' bound. On
+TensorFlow 200,000 steps gave 4 traces, none after the warm-up, and took the weights to 0.71
 of their bound.
 """
 
