@@ -38,6 +38,18 @@ class Table(NamedTuple):
     lines: Sequence[Line]
 
 
+def _eager(name: str, backend: str) -> list[Line]:
+    """The lines of a backend's eager steps, one for each set of options."""
+    titles = {
+        "plain": f"{name}, eager",
+        "clipnorm+decay": "with clipnorm, weight decay",
+        "global_clipnorm+ema": "with global clipnorm, EMA",
+    }
+    return [
+        Line(title, backend, "steps", "eager", config, "keras") for config, title in titles.items()
+    ]
+
+
 _STEPS = {
     "scalar": "one scalar",
     "mlp": "6 tensors",
@@ -57,21 +69,12 @@ TABLES = (
         "one step, against `keras.optimizers.RMSprop`",
         _STEPS,
         [
-            Line(title, backend, "steps", mode, config, "keras")
-            for title, backend, mode, config in (
-                ("TensorFlow, eager", "tensorflow", "eager", "plain"),
-                ("with clipnorm, weight decay", "tensorflow", "eager", "clipnorm+decay"),
-                ("with global clipnorm, EMA", "tensorflow", "eager", "global_clipnorm+ema"),
-                ("TensorFlow, `tf.function`", "tensorflow", "graph", "plain"),
-                ("TensorFlow, XLA", "tensorflow", "xla", "plain"),
-                ("JAX, eager", "jax", "eager", "plain"),
-                ("with clipnorm, weight decay", "jax", "eager", "clipnorm+decay"),
-                ("with global clipnorm, EMA", "jax", "eager", "global_clipnorm+ema"),
-                ("JAX, `jax.jit`", "jax", "jit", "plain"),
-                ("torch, eager", "torch", "eager", "plain"),
-                ("with clipnorm, weight decay", "torch", "eager", "clipnorm+decay"),
-                ("with global clipnorm, EMA", "torch", "eager", "global_clipnorm+ema"),
-            )
+            *_eager("TensorFlow", "tensorflow"),
+            Line("TensorFlow, `tf.function`", "tensorflow", "steps", "graph", "plain", "keras"),
+            Line("TensorFlow, XLA", "tensorflow", "steps", "xla", "plain", "keras"),
+            *_eager("JAX", "jax"),
+            Line("JAX, `jax.jit`", "jax", "steps", "jit", "plain", "keras"),
+            *_eager("torch", "torch"),
         ],
     ),
     Table(

@@ -1,6 +1,7 @@
 """One backend's process: measures its rows and writes each to a file as soon as it is done.
 
-Started by `python -m benchmarks`, once per backend, with KERAS_BACKEND set.
+Started by `python -m benchmarks` with KERAS_BACKEND set, once per backend, and again for the rows
+after one that it died in.
 """
 
 import argparse

@@ -118,11 +118,10 @@ def step(
             i: g / _rule.number_in(numbers.loss_scale, dtype_of(g)) for i, g in present.items()
         }
 
-    shares = shares or {}
+    counted_as = [(shares or {}).get(i) for i in present]
     finite: Tensor | None = None
     if plan.skip_nonfinite:
         owners = [parameters[i] for i in present]
-        counted_as = [shares.get(i) for i in present]
         finite = all_finite(plan, list(present.values()), owners, counted_as)
     completes: Tensor | None = None
     if plan.accumulation_steps > 1:
@@ -138,7 +137,7 @@ def step(
                 emptied = ops.where(completes, ops.zeros_like(total), total)
                 results[i] = results[i]._replace(accumulator=emptied)
 
-    clipped = clip(plan, numbers, list(present.values()), [shares.get(i) for i in present])
+    clipped = clip(plan, numbers, list(present.values()), counted_as)
     for (i, _), gradient in zip(present.items(), clipped, strict=True):
         before = results[i]
         after = _advance(plan, numbers, done, learning_rate, i, before, gradient, update)

@@ -96,6 +96,11 @@ def trained(distribution: Any, how: str, bad: int | None, **options: Any) -> dic
     with distribution.scope():
         two = compiled(**options)
         train(two, data)
+    return compared(begin, one, two)
+
+
+def compared(begin: Any, one: Any, two: Any) -> dict[str, Any]:
+    """What is to be compared of two models that started alike."""
     return {
         "start": begin,
         "one": weights(one),
@@ -122,13 +127,7 @@ def carried_over(distribution: Any, path: pathlib.Path, to_two: bool) -> dict[st
     with second_place:
         second = keras.saving.load_model(path)
         by_loop(second, data, range(HALF, STEPS))
-    return {
-        "start": begin,
-        "one": weights(whole),
-        "two": [weights(second)],
-        "states": [state(whole), state(second)],
-        "lie_apart": lie_apart(second),
-    }
+    return compared(begin, whole, second)
 
 
 def main(path: pathlib.Path) -> None:

@@ -1,7 +1,7 @@
 """What the engines share: the op-by-op way to run a step, and when a step can be compiled."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
 
@@ -16,15 +16,29 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLOATING",
+    "as_written",
     "changes",
     "in_stateless_scope",
     "is_compilable",
+    "is_rows",
     "read_counters",
     "run_plainly",
 ]
 
 # The dtypes of weights and slots that every backend's compiler takes.
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def as_written(function: _Function) -> _Function:
+    """Return the function, where nothing rewrites Python's code."""
+    return function
+
+
+def is_rows(_: Any) -> bool:
+    """Whether a gradient is the rows of a table and their ids, where it never is."""
+    return False
 
 
 def run_plainly(

@@ -4,8 +4,8 @@ import contextlib
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import keras
@@ -13,10 +13,16 @@ import numpy as np
 
 from keras_rmsprop import _step
 from keras_rmsprop._execution._plain import (
+    as_written as as_written,  # of the engine's interface, as is_rows is
+)
+from keras_rmsprop._execution._plain import (
     in_stateless_scope,
     is_compilable,
     read_counters,
     run_plainly,
+)
+from keras_rmsprop._execution._plain import (
+    is_rows as is_rows,
 )
 from keras_rmsprop._rule import Coefficients, Parameter
 
@@ -25,16 +31,9 @@ if TYPE_CHECKING:
 
 Gradients = Sequence[jax.Array | None]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
-
-
-def as_written(function: _Function) -> _Function:
-    """Return the function: nothing here rewrites Python's code."""
-    return function
 
 
 _log = logging.getLogger(__name__)
@@ -71,11 +70,6 @@ def copy(value: jax.Array) -> jax.Array:
 def shape_of(gradient: jax.Array) -> tuple[int, ...]:
     """Return the gradient's shape."""
     return gradient.shape
-
-
-def is_rows(_: Any) -> bool:
-    """Whether a gradient is the rows of a table and their ids: here it never is."""
-    return False
 
 
 def dense(gradient: Any, _: keras.Variable) -> jax.Array:

@@ -4,14 +4,23 @@ import contextlib
 import itertools
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import torch
 
 from keras_rmsprop import _rule, _step
-from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly
+from keras_rmsprop._execution._plain import (
+    as_written as as_written,  # of the engine's interface, as is_rows is
+)
+from keras_rmsprop._execution._plain import (
+    in_stateless_scope,
+    run_plainly,
+)
+from keras_rmsprop._execution._plain import (
+    is_rows as is_rows,
+)
 from keras_rmsprop._rule import Form, Parameter, StepCoefficients
 
 if TYPE_CHECKING:
@@ -26,16 +35,9 @@ BLOCK = 2**20
 # that is off by 8e-4, over so many by 1e-6. The norms of such pieces are joined in float64.
 NORM_BLOCK = 2**14
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
-
-
-def as_written(function: _Function) -> _Function:
-    """Return the function: nothing here rewrites Python's code."""
-    return function
 
 
 @torch.no_grad()
@@ -77,11 +79,6 @@ def copy(value: torch.Tensor) -> torch.Tensor:
 def shape_of(gradient: torch.Tensor) -> tuple[int, ...]:
     """Return the gradient's shape."""
     return tuple(gradient.shape)
-
-
-def is_rows(_: Any) -> bool:
-    """Whether a gradient is the rows of a table and their ids: here it never is."""
-    return False
 
 
 def dense(gradient: Any, _: keras.Variable) -> torch.Tensor:
