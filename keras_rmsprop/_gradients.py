@@ -25,7 +25,7 @@ def check_match(
     gradients: Sequence[Tensor | None],
     variables: Sequence[Any],
     keys: Sequence[Hashable],
-    shapes: Sequence[tuple[int, ...]],
+    shapes: list[tuple[int, ...]],
 ) -> None:
     """Check that no variable occurs twice and that every gradient has its variable's shape.
 
@@ -43,12 +43,17 @@ def check_match(
             f"The variable {name_of(twice)!r} occurs more than once in one call of `apply`. "
             "Add its gradients up and pass it once."
         )
-    for gradient, variable, shape in zip(gradients, variables, shapes, strict=True):
-        received = shape if gradient is None else engine.shape_of(gradient)
-        if not _fits(received, shape):
+    received = [
+        shape if gradient is None else engine.shape_of(gradient)
+        for gradient, shape in zip(gradients, shapes, strict=True)
+    ]
+    if received == shapes:
+        return
+    for variable, given, shape in zip(variables, received, shapes, strict=True):
+        if not _fits(given, shape):
             raise ValueError(
-                f"The gradient of {name_of(variable)!r} has shape {received}, but the variable "
-                f"has shape {shape}."
+                f"The gradient of {name_of(variable)!r} has shape {tuple(given)}, but the "
+                f"variable has shape {shape}."
             )
 
 

@@ -1,6 +1,7 @@
 """Which variables was the optimizer built with, where is each, and which slots has it?"""
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_rmsprop._deferred import Progress
@@ -24,12 +25,19 @@ class Roster:
         self.takes_gradients_as_values = any(
             getattr(p.weight, "overwrite_with_gradient", False) for p in self.parameters
         )
-        self._positions = {id(p.weight): i for i, p in enumerate(self.parameters)}
+        self._weights = [p.weight for p in self.parameters]
+        self._positions = {id(weight): i for i, weight in enumerate(self._weights)}
+
+    def lists(self, variables: Sequence[Any]) -> bool:
+        """Whether `variables` are all those of the build, the very objects and in its order."""
+        return len(variables) == len(self._weights) and all(
+            map(operator.is_, variables, self._weights)
+        )
 
     def position(self, variable: Any) -> int | None:
         """The position of `variable`, or None if it is not the very object of the build."""
         position = self._positions.get(id(variable))
         # A copied optimizer has other objects, and an id may be taken again.
-        if position is not None and self.parameters[position].weight is variable:
+        if position is not None and self._weights[position] is variable:
             return position
         return None

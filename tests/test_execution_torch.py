@@ -55,12 +55,14 @@ def test_the_update_in_place_equals_the_rule(float64, variant):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7], ids="{} elements".format)
 def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
-    monkeypatch.setattr(engine, "BLOCK", size)
+    monkeypatch.setattr(engine, "PIECE", size)
+    monkeypatch.setattr(engine, "BLOCK", 2 * size)
     twins.assert_same_course(*courses(Situation(lambda: EVERYTHING)))
 
 
 def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK", 4)
+    monkeypatch.setattr(engine, "PIECE", 4)
+    monkeypatch.setattr(engine, "BLOCK", 6)
     sizes: list[list[int]] = []
     original = engine._advance
 
@@ -69,14 +71,16 @@ def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
         original(plan, numbers, step, block, gradients)
 
     monkeypatch.setattr(engine, "_advance", recorded)
-    variables = [keras.Variable(np.ones(n, np.float32)) for n in (1, 2, 10, 2)]
+    counts = (1, 2, 3, 10, 4, 3)
+    variables = [keras.Variable(np.ones(n, np.float32)) for n in counts]
     optimizer = keras_rmsprop.RMSprop()
-    optimizer.apply([torch.ones(n) for n in (1, 2, 10, 2)], variables)
-    assert sorted(sizes) == [[1, 2], [2, 2], [4], [4]]
+    optimizer.apply([torch.ones(n) for n in counts], variables)
+    # The remainder of the split tensor leaves room for the first that follows.
+    assert sizes == [[1, 2, 3], [4], [4], [2, 4], [3]]
 
 
 def test_tensors_whose_memory_is_replaced_are_found_again(float64, monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK", 2)
+    monkeypatch.setattr(engine, "PIECE", 2)
 
     def begin(training: Training) -> None:
         def move_and_apply(gradients: list[torch.Tensor]) -> None:
@@ -102,7 +106,7 @@ def test_a_norm_of_millions_of_elements_is_as_exact_as_float32():
 
 
 def test_memory_that_is_not_contiguous_is_no_obstacle(float64, monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK", 2)
+    monkeypatch.setattr(engine, "PIECE", 2)
 
     def begin(training: Training) -> None:
         training.feed = lambda g: training.apply([g[0], g[1].t().contiguous().t()])

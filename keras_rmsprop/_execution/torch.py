@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
-# On a CPU so many elements are taken through the whole update at a time: with their slots and
-# temporaries they stay near the cores, where op after op over all weights would not.
-BLOCK = 2**20
+# On a CPU a tensor with more elements than a piece goes through the whole update piece by piece:
+# with their slots and temporaries they stay near the cores, where op after op over all would not.
+PIECE = 2**20
+# Smaller tensors go together, about so many elements at a time: each time costs 0.2 ms.
+BLOCK = 2**22
 # torch adds up the squares of a norm in float32, one after the other: over 16 million elements
 # that is off by 8e-4, over so many by 1e-6. The norms of such pieces are joined in float64.
 NORM_BLOCK = 2**14
@@ -78,7 +80,7 @@ def copy(value: torch.Tensor) -> torch.Tensor:
 
 def shape_of(gradient: torch.Tensor) -> tuple[int, ...]:
     """Return the gradient's shape."""
-    return tuple(gradient.shape)
+    return gradient.shape
 
 
 def dense(gradient: Any, _: keras.Variable) -> torch.Tensor:
@@ -128,7 +130,9 @@ def _run_in_place(
     if completes:
         step = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
         scales = _clip_scales(plan, numbers, batch)
-        pieces = [_split(g, size) for g, size in zip(batch, layout.piece_sizes, strict=True)]
+        pieces: list[Tensors] = [(g,) for g in batch]
+        for place, size in layout.splits:
+            pieces[place] = _split(batch[place], size)
         for block in layout.blocks:
             members = [pieces[place][k] for place, k in block.sources]
             members = [g if g.dtype is block.dtype else g.to(block.dtype) for g in members]
@@ -206,18 +210,28 @@ class _Block(NamedTuple):
 class _Layout(NamedTuple):
     """The blocks that a step goes through, good for as long as the tensors are where they are."""
 
-    # The variables, the tensors they held, and where; one after the other and by parameter.
     owners: tuple[Parameter, ...]
-    tensors: list[torch.Tensor | None]
+    # The variables one after the other, the tensors they held, and where.
+    variables: list[keras.Variable]
+    tensors: list[torch.Tensor]
     # `module.to(...)` puts other memory into the same tensors.
     addresses: list[int]
+    # The tensors by parameter.
     parameters: list[Parameter]
     # Which variables have a gradient, and which of all variables decay.
     present: tuple[int, ...]
     decayed: tuple[bool, ...]
-    # For each gradient the size of the pieces it is to be split into.
-    piece_sizes: list[int]
+    # For each gradient that is split its place among those present, and the size of its pieces.
+    splits: list[tuple[int, int]]
     blocks: list[_Block]
+
+    def holds(self) -> bool:
+        """Whether the tensors are where they were."""
+        tensors = [v._value for v in self.variables]
+        return (
+            all(map(operator.is_, tensors, self.tensors))
+            and list(map(torch.Tensor.data_ptr, tensors)) == self.addresses
+        )
 
 
 # Sorting the tensors of a large model takes as long as a step of its smaller ones.
@@ -228,55 +242,66 @@ def _layout_of(
     optimizer: "RMSprop", present: tuple[int, ...], decayed: tuple[bool, ...]
 ) -> _Layout:
     owners = optimizer._parameters
-    tensors = [None if v is None else v._value for parameter in owners for v in parameter]
-    addresses = [t.data_ptr() for t in tensors if t is not None]
     layout = _layouts.get(optimizer)
     if (
         layout is None
         or layout.owners is not owners
         or (layout.present, layout.decayed) != (present, decayed)
-        or layout.addresses != addresses
-        or not all(map(operator.is_, layout.tensors, tensors))
+        or not layout.holds()
     ):
-        width = len(Parameter._fields)
-        starts = range(0, len(tensors), width)
-        parameters = [Parameter(*tensors[start : start + width]) for start in starts]
-        sizes, blocks = _blocks([parameters[i] for i in present], [decayed[i] for i in present])
-        layout = _Layout(owners, tensors, addresses, parameters, present, decayed, sizes, blocks)
-        _layouts[optimizer] = layout
+        variables = [v for parameter in owners for v in parameter if v is not None]
+        tensors = [v._value for v in variables]
+        parameters = [Parameter(*(None if v is None else v._value for v in p)) for p in owners]
+        splits, blocks = _blocks([parameters[i] for i in present], [decayed[i] for i in present])
+        layout = _layouts[optimizer] = _Layout(
+            owners,
+            variables,
+            tensors,
+            [t.data_ptr() for t in tensors],
+            parameters,
+            present,
+            decayed,
+            splits,
+            blocks,
+        )
     return layout
 
 
-def _blocks(parameters: list[Parameter], decayed: list[bool]) -> tuple[list[int], list[_Block]]:
-    """Sort parameters into blocks of like tensors of about `BLOCK` elements.
+def _blocks(
+    parameters: list[Parameter], decayed: list[bool]
+) -> tuple[list[tuple[int, int]], list[_Block]]:
+    """Sort parameters into blocks of like tensors, see `PIECE` and `BLOCK`.
 
-    Returns: for each parameter the size of the pieces it is split into, and the blocks.
+    Returns: the parameters that are split, each with the size of its pieces, and the blocks.
     """
     alike: dict[tuple[Any, ...], list[int]] = {}
     for place, (p, decays) in enumerate(zip(parameters, decayed, strict=True)):
         kind = (p.weight.device, p.weight.dtype, p.square_average.dtype, decays)
         alike.setdefault(kind, []).append(place)
-    piece_sizes, blocks = [0] * len(parameters), []
+    splits, blocks = [], []
     for (device, _, dtype, decays), places in alike.items():
         on_cpu = device.type == "cpu"
-        limit = BLOCK if on_cpu else _NO_LIMIT
+        piece_size, limit = (PIECE, BLOCK) if on_cpu else (_NO_LIMIT, _NO_LIMIT)
         gathered: list[list[tuple[tuple[int, int], Parameter]]] = [[]]
         sizes = [0]
         for place in places:
             p = parameters[place]._replace(accumulator=None, average=None)
-            whole = not all(t.is_contiguous() for t in _existing(p))
-            piece_sizes[place] = _NO_LIMIT if whole else limit
-            absent = itertools.repeat(None)
-            columns = [absent if t is None else _split(t, piece_sizes[place]) for t in p]
-            for k, piece in enumerate(zip(*columns, strict=False)):
-                if sizes[-1] and sizes[-1] + piece[0].numel() > limit:
+            pieces = [p]
+            if p.weight.numel() > piece_size and all(t.is_contiguous() for t in _existing(p)):
+                splits.append((place, piece_size))
+                absent = itertools.repeat(None)
+                columns = [absent if t is None else _split(t, piece_size) for t in p]
+                pieces = [Parameter(*tensors) for tensors in zip(*columns, strict=False)]
+            for k, piece in enumerate(pieces):
+                full = len(pieces) > 1 or sizes[-1] + piece.weight.numel() > limit
+                if sizes[-1] and full:
                     gathered.append([])
                     sizes.append(0)
-                gathered[-1].append(((place, k), Parameter(*piece)))
-                sizes[-1] += piece[0].numel()
+                gathered[-1].append(((place, k), piece))
+                sizes[-1] += piece.weight.numel()
         scratch = torch.empty(max(sizes), dtype=dtype) if on_cpu else None
         blocks += [_block(dtype, decays, members, scratch) for members in gathered]
-    return piece_sizes, blocks
+    return splits, blocks
 
 
 _NO_LIMIT = 2**62
@@ -357,9 +382,9 @@ def _update(form: Form, step: StepCoefficients, block: _Block, g: Tensors) -> No
         deviation = torch._foreach_sub(g, m)
         torch._foreach_add_(m, deviation, alpha=weight)
         torch._foreach_addcmul_(s, deviation, deviation, weight)
-        torch._foreach_mul_(s, keep)
+        _scale(s, keep)
     else:
-        torch._foreach_mul_(s, keep)
+        _scale(s, keep)
         torch._foreach_addcmul_(s, g, g, weight)
 
     r = _roots(form, epsilon, block)
@@ -367,7 +392,7 @@ def _update(form: Form, step: StepCoefficients, block: _Block, g: Tensors) -> No
         torch._foreach_addcdiv_(w, g, r, -lr)
         return
     inside, outside = (lr, 1.0) if form.lr_in_momentum else (1.0, lr)
-    torch._foreach_mul_(b, momentum)
+    _scale(b, momentum)
     torch._foreach_addcdiv_(b, g, r, inside)
     if form.nesterov:
         torch._foreach_add_(w, b, alpha=-outside * momentum)
@@ -386,12 +411,16 @@ def _roots(form: Form, epsilon: float, block: _Block) -> Tensors:
         memory = roots
     else:
         # On a CPU an operation costs more to start than a small tensor takes.
-        torch._foreach_copy_(block.roots, averages)
-        roots, memory = block.roots, [block.scratch]
-        if inside:
-            block.scratch.add_(epsilon)
+        flat = block.scratch
+        roots, memory = block.roots, [flat]
+        if len(roots) == 1:
+            flat = averages[0].reshape(-1)
         else:
-            block.scratch.sqrt_()
+            torch._foreach_copy_(roots, averages)
+        if inside:
+            torch.add(flat, epsilon, out=block.scratch)
+        else:
+            torch.sqrt(flat, out=block.scratch)
     if inside:
         torch._foreach_sqrt_(memory)
     else:
@@ -411,11 +440,23 @@ def _average(
     if done == 0:
         torch._foreach_copy_(averages, weights)
     else:
-        torch._foreach_mul_(averages, numbers.ema_momentum)
+        _scale(averages, numbers.ema_momentum)
         wide = [w.to(a.dtype) for w, a in zip(weights, averages, strict=True)]
         torch._foreach_add_(averages, wide, alpha=numbers.one_minus_ema_momentum)
     if plan.ema_overwrite_frequency and (done + 1) % plan.ema_overwrite_frequency == 0:
         torch._foreach_copy_(weights, averages)
+
+
+def _scale(tensors: Tensors, factor: float) -> None:
+    """Multiply every tensor by a number, in place."""
+    first = tensors[0]
+    if first.device.type != "cpu":
+        torch._foreach_mul_(tensors, factor)
+    else:
+        # A number would be made a tensor anew for each of the list, which takes twice as long as
+        # a small one's product.
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype))
 
 
 def _existing(tensors: Iterable[torch.Tensor | None]) -> Tensors:
