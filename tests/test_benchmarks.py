@@ -118,6 +118,54 @@ def test_contenders_take_turns_and_each_round_begins_with_another():
     assert blocks == "abc" + "abc" + "bca" + "cab" + "abc"  # warm-up, then the rounds
 
 
+def test_each_turn_begins_with_a_call_that_is_not_timed(monkeypatch):
+    events = []
+    contender = Contender(lambda: events.append("step"), lambda: events.append("wait"), None)
+    monkeypatch.setattr(measure, "_calls_per_block", lambda _: 2)
+    measure.take_turns({"a": contender}, rounds=1, seconds=0.0)
+    assert events == ["step", "wait", "step", "step", "wait"]
+
+
+def test_where_a_target_is_close_all_are_built_anew_and_their_rounds_pooled(monkeypatch):
+    built, seconds = [], iter([1.0, 2.0, 3.0])
+
+    def builder(name: str) -> Callable[[], Contender]:
+        return lambda: (built.append(name), idle())[1]
+
+    def one_round(contenders, rounds, budget):
+        time = next(seconds)
+        return {name: [time if name == OURS else 2 * time * time] for name in contenders}
+
+    monkeypatch.setattr(measure, "take_turns", one_round)
+    deviations = iter([1.0, 2.0, 5.0, 4.0, 3.0, 6.0])
+    result = compare(
+        {OURS: builder(OURS), "keras": builder("keras")},
+        lambda *_: next(deviations),
+        dataclasses.replace(TINY, builds=3),
+        {"keras": 2.0},
+    )
+    assert built == [OURS, "keras", "keras", OURS, OURS, "keras"]
+    assert result.entries[OURS].figure == Figure.of([1e3, 2e3, 3e3])
+    assert result.entries[OURS].deviation == 4.0
+    assert result.comparisons[0].figure == Figure.of([2.0, 4.0, 6.0])
+
+
+def test_a_contender_that_fails_when_built_anew_has_failed(monkeypatch):
+    attempts = iter([idle(), None])
+
+    def once() -> Contender:
+        contender = next(attempts)
+        if contender is None:
+            raise MemoryError("no room")
+        return contender
+
+    settings = dataclasses.replace(TINY, builds=3)
+    result = compare({OURS: idle, "keras": once}, lambda *_: 0.0, settings, {"keras": 2.0})
+    assert result.entries["keras"] == Entry(failure="MemoryError: no room")
+    assert result.comparisons == []
+    assert result.entries[OURS].figure is not None
+
+
 def test_ratios_are_taken_within_a_round():
     times = {OURS: [1.0, 10.0, 1.0], "keras": [2.0, 20.0, 2.0]}
     (comparison,) = measure.ratios(times, {"keras": 2.5})
