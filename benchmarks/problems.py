@@ -79,11 +79,22 @@ class Problem:
 
     def forget(self) -> None:
         """Drop the arrays, so that only the contenders' own copies take memory."""
-        for name in ("start", "gradients"):
+        for name in ("start", "gradients", "_expected"):
             self.__dict__.pop(name, None)
 
     def expected(self, **convention: Any) -> list[Array]:
         """The (sampled) weights after the checked steps, by the reference."""
+        key = tuple(sorted(convention.items()))
+        if key not in self._expected:
+            self._expected[key] = self._after_checked_steps(convention)
+        return self._expected[key]
+
+    @functools.cached_property
+    def _expected(self) -> dict[tuple[tuple[str, Any], ...], list[Array]]:
+        """What the reference gave, by convention; it takes seconds for a large tensor."""
+        return {}
+
+    def _after_checked_steps(self, convention: Mapping[str, Any]) -> list[Array]:
         reference = Reference(
             [self._sample(w) for w in self.start],
             epsilon=EPSILON,
