@@ -12,17 +12,12 @@ import keras
 import numpy as np
 
 from keras_rmsprop import _step
-from keras_rmsprop._execution._plain import (
-    as_written as as_written,  # of the engine's interface, as is_rows is
-)
+from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._plain import (
     in_stateless_scope,
     is_compilable,
     read_counters,
     run_plainly,
-)
-from keras_rmsprop._execution._plain import (
-    is_rows as is_rows,
 )
 from keras_rmsprop._rule import Coefficients, Parameter
 
@@ -34,7 +29,7 @@ Gradients = Sequence[jax.Array | None]
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
-
+as_written, is_rows = _plain.as_written, _plain.is_rows
 
 _log = logging.getLogger(__name__)
 

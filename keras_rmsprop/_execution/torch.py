@@ -11,16 +11,8 @@ import keras
 import torch
 
 from keras_rmsprop import _rule, _step
-from keras_rmsprop._execution._plain import (
-    as_written as as_written,  # of the engine's interface, as is_rows is
-)
-from keras_rmsprop._execution._plain import (
-    in_stateless_scope,
-    run_plainly,
-)
-from keras_rmsprop._execution._plain import (
-    is_rows as is_rows,
-)
+from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly
 from keras_rmsprop._rule import Form, Parameter, StepCoefficients
 
 if TYPE_CHECKING:
@@ -40,6 +32,7 @@ NORM_BLOCK = 2**14
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
+as_written, is_rows = _plain.as_written, _plain.is_rows
 
 
 @torch.no_grad()
@@ -376,7 +369,8 @@ def _advance(
 
 def _update(form: Form, step: StepCoefficients, block: _Block, g: Tensors) -> None:
     """`_rule.update` for a block, in place."""
-    w, s, m, b = block[3:7]
+    w, s = block.weights, block.square_averages
+    m, b = block.gradient_averages, block.momentums
     lr, keep, weight, momentum, epsilon = step
     if m:
         deviation = torch._foreach_sub(g, m)
