@@ -346,7 +346,12 @@ class _CompiledStep:
     def _call(self, packed: tf.Tensor, arguments: list[tf.Tensor]) -> None:
         # The public call would record the step on any tape that watches the weights, and give
         # out every intermediate result for a gradient that nobody can take of an assignment.
-        self._concrete._inference_function.call_flat(packed, *arguments, *self._captured)
+        function = self._concrete._inference_function
+        if tf.executing_eagerly():
+            # Without the checks of each argument against the function's definition.
+            context.context().call_function(function.name, [packed, *arguments, *self._captured], 0)
+        else:
+            function.call_flat(packed, *arguments, *self._captured)
 
 
 def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:
