@@ -23,7 +23,7 @@ from benchmarks.results import OURS, Comparison, Entry, Figure, Result
 Array = NDArray[np.float32]
 
 # Ratios so close to one that where the arrays happen to lie could decide.
-CLOSE = (0.5, 2.0)
+CLOSE = (0.5, 1.0)
 # A block should outlast the clock's and the scheduler's grain.
 BLOCK_SECONDS = 0.05
 

@@ -75,9 +75,11 @@ def builders(mode: str, problem: Problem) -> Builders:
             lambda: [v.numpy() for v in variables],
         )
 
+    large = problem.parameters >= limit.TRIAD_FROM
     return {
         **{name: functools.partial(keras_contender, name) for name in _keras.OPTIMIZERS},
         "tf_keras": functools.partial(tf_keras_contender, False),
         "tf_keras legacy": functools.partial(tf_keras_contender, True),
         limit.NAME: functools.partial(limit.fused_loop, problem),
+        **({limit.TRIAD: functools.partial(limit.triad, problem)} if large else {}),
     }
