@@ -60,6 +60,18 @@ def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
     twins.assert_same_course(*courses(Situation(lambda: EVERYTHING)))
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 16, 17], ids="{} elements".format)
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "elsewhere"])
+def test_roots_are_taken_of_every_element(monkeypatch, count, in_place):
+    monkeypatch.setattr(engine, "ROOTS_PER_THREAD", 2)
+    values = torch.arange(count, dtype=torch.float64)
+    expected = np.sqrt(np.arange(count))
+    roots = values if in_place else torch.full((count,), torch.nan, dtype=torch.float64)
+    engine._take_root(values, roots)
+    # MKL rounds a root up or down.
+    np.testing.assert_allclose(roots.numpy(), expected, rtol=4e-16)
+
+
 def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
     monkeypatch.setattr(engine, "PIECE", 4)
     monkeypatch.setattr(engine, "BLOCK", 6)

@@ -25,6 +25,8 @@ Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 PIECE = 2**20
 # Smaller tensors go together, about so many elements at a time: each time costs 0.2 ms.
 BLOCK = 2**22
+# torch shares out square roots among threads in portions of so many.
+ROOTS_PER_THREAD = 2**11
 # torch adds up the squares of a norm in float32, one after the other: over 16 million elements
 # that is off by 8e-4, over so many by 1e-6. The norms of such pieces are joined in float64.
 NORM_BLOCK = 2**14
@@ -402,6 +404,10 @@ def _roots(form: Form, epsilon: float, block: _Block) -> Tensors:
     memory: Tensors
     if block.scratch is None:
         roots = torch._foreach_add(averages, epsilon) if inside else torch._foreach_sqrt(averages)
+        if inside:
+            torch._foreach_sqrt_(roots)
+        else:
+            torch._foreach_add_(roots, epsilon)
         memory = roots
     else:
         # On a CPU an operation costs more to start than a small tensor takes.
@@ -412,17 +418,25 @@ def _roots(form: Form, epsilon: float, block: _Block) -> Tensors:
         else:
             torch._foreach_copy_(roots, averages)
         if inside:
-            torch.add(flat, epsilon, out=block.scratch)
-        else:
-            torch.sqrt(flat, out=block.scratch)
-    if inside:
-        torch._foreach_sqrt_(memory)
-    else:
-        torch._foreach_add_(memory, epsilon)
+            flat = torch.add(flat, epsilon, out=block.scratch)
+        _take_root(flat, block.scratch)
+        if not inside:
+            block.scratch.add_(epsilon)
     if form.guards_zero_root:
         for root in memory:
             root.masked_fill_(root == 0.0, torch.inf)
     return roots
+
+
+def _take_root(values: torch.Tensor, roots: torch.Tensor) -> None:
+    """Write the square roots of flat memory; the two may be the same."""
+    if ROOTS_PER_THREAD < values.numel() <= 8 * ROOTS_PER_THREAD:
+        # A second thread gains little here, and on a busy machine is waited for for milliseconds.
+        pieces = zip(values.split(ROOTS_PER_THREAD), roots.split(ROOTS_PER_THREAD), strict=True)
+        for value, root in pieces:
+            torch.sqrt(value, out=root)
+    else:
+        torch.sqrt(values, out=roots)
 
 
 def _average(
