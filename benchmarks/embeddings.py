@@ -132,7 +132,7 @@ def _measure(mode: str, size: int, ids: int, settings: Settings) -> Result:
         },
         lambda name, contender: embeddings[name].check(name, contender),
         # Tables of gigabytes are not built anew.
-        dataclasses.replace(settings, builds=1, close_patience=settings.patience),
+        dataclasses.replace(settings, builds=0),
         targets,
     )
 

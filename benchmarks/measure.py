@@ -5,15 +5,18 @@
 in one process, each turn a block of calls that ends when the device has finished. A ratio is
 taken within a round, so that what slows the machine for a while slows both sides of it. Each turn
 begins with a call that is not timed, so that none pays for what the one before it left in the
-caches. Where in memory a contender's arrays happened to come to lie can make a tenth of its time,
-for as long as it lives: where a target is close to one, all are built anew several times.
+caches.
+
+Where a target is close to one, two medians are to be told apart that differ by 3 %. So ours and
+that peer then take many more turns, without the others between them, and are built anew several
+times: where in memory the arrays happened to come to lie can make a tenth of the time.
 """
 
 import collections
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +25,10 @@ from benchmarks.results import OURS, Comparison, Entry, Figure, Result
 
 Array = NDArray[np.float32]
 
-# Ratios so close to one that where the arrays happen to lie could decide.
-CLOSE = (0.5, 1.0)
-# A block should outlast the clock's and the scheduler's grain.
-BLOCK_SECONDS = 0.05
+# Targets that are so close to one, or to what was seen, that chance could decide.
+CLOSE = (0.5, 2.0)
+# A block should outlast the clock's grain, and be short beside what slows the machine for a while.
+BLOCK_SECONDS = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +38,18 @@ class Settings:
     quick: bool = False
     # Per row: time to fill with rounds, once every contender had `rounds` turns.
     seconds: float = 2.0
-    # So many times longer where a target is to be judged, and where that is close to one: there
-    # two medians are to be told apart that differ by 3 %, so all contenders are built several
-    # times as well.
-    patience: int = 4
-    close_patience: int = 16
-    builds: int = 3
     rounds: int = 7
+    # So many times longer where a target is to be judged.
+    patience: int = 4
+    # Where that is close to one: seconds for the two alone, and how often they are built.
+    close_seconds: float = 30.0
+    builds: int = 4
     # Fresh processes per contender, where each gives one value only.
     processes: int = 2
 
 
 QUICK = Settings(
-    quick=True, seconds=0.1, patience=1, close_patience=1, builds=1, rounds=3, processes=1
+    quick=True, seconds=0.1, rounds=3, patience=1, close_seconds=0.1, builds=1, processes=1
 )
 
 
@@ -90,56 +92,58 @@ def compare(
         settings: how long to measure.
         targets: for a peer's name, how many times faster ours has to be.
     """
-    builds, patience = 1, settings.patience if targets else 1
-    if any(CLOSE[0] <= target <= CLOSE[1] for target in (targets or {}).values()):
-        builds, patience = settings.builds, settings.close_patience
-    order = collections.deque(builders)
+    targets = targets or {}
+    close = {peer for peer, target in targets.items() if CLOSE[0] <= target <= CLOSE[1]}
     deviations: dict[str, float] = {}
     failures: dict[str, str] = {}
-    times: dict[str, list[float]] = {name: [] for name in builders}
-    for _ in range(builds):
-        contenders: dict[str, Contender] = {}
-        for name in order:
-            if name not in failures:
-                try:
-                    contenders[name], deviation = _checked(builders[name], name, check)
-                    deviations[name] = max(deviation, deviations.get(name, 0.0))
-                except Exception as error:  # the failure is a result
-                    failures[name] = describe(error)
-        turns = take_turns(contenders, settings.rounds, settings.seconds * patience / builds)
-        for name, seconds in turns.items():
-            times[name] += seconds
-        contenders.clear()
+
+    def build(names: Iterable[str]) -> dict[str, Contender]:
+        contenders = {}
+        for name in names:
+            try:
+                contender = builders[name]()
+                deviations[name] = max(check(name, contender), deviations.get(name, 0.0))
+                contenders[name] = contender
+            except Exception as error:  # the failure is a result
+                failures[name] = describe(error)
+        return contenders
+
+    seconds = settings.seconds * (settings.patience if targets else 1)
+    sittings = [take_turns(build(builders), settings.rounds, seconds)]
+    two = collections.deque(name for name in builders if name == OURS or name in close)
+    for _ in range(settings.builds if len(two) > 1 and OURS in two else 0):
         gc.collect()
         # The first one built gets the memory that was freed last.
-        order.rotate(-1)
-    timed = {name: values for name, values in times.items() if name not in failures}
-    entries = {name: Entry(failure=failure) for name, failure in failures.items()} | {
-        name: Entry(Figure.of([1e3 * t for t in values]), deviation=deviations[name])
-        for name, values in timed.items()
-    }
-    in_order = {name: entries[name] for name in builders}
-    return Result("ms", in_order, ratios(timed, targets or {}))
+        two.rotate(-1)
+        contenders = build(name for name in two if name not in failures)
+        seconds = settings.close_seconds / settings.builds
+        sittings.append(take_turns(contenders, settings.rounds, seconds))
+        del contenders
 
-
-def _checked(build: Callable[[], Contender], name: str, check: Check) -> tuple[Contender, float]:
-    contender = build()
-    return contender, check(name, contender)
-
-
-def ratios(times: Mapping[str, Sequence[float]], targets: Mapping[str, float]) -> list[Comparison]:
-    """Compare ours with each peer, round by round."""
-    if OURS not in times:
-        return []
-    return [
-        Comparison(
-            peer,
-            Figure.of([theirs / ours for theirs, ours in zip(values, times[OURS], strict=True)]),
-            target=targets.get(peer),
+    entries = {}
+    for name in builders:
+        times = [t for sitting in sittings for t in sitting.get(name, ())]
+        entries[name] = (
+            Entry(failure=failures[name])
+            if name in failures
+            else Entry(Figure.of([1e3 * t for t in times]), deviation=deviations[name])
         )
-        for peer, values in times.items()
-        if peer != OURS
+    peers = [name for name in builders if name != OURS and name not in failures]
+    timed = peers if OURS in builders and OURS not in failures else []
+    return Result("ms", entries, [ratio(sittings, peer, targets.get(peer)) for peer in timed])
+
+
+def ratio(
+    sittings: Sequence[Mapping[str, Sequence[float]]], peer: str, target: float | None
+) -> Comparison:
+    """Compare ours with a peer, round by round of the sittings that both took part in."""
+    values = [
+        theirs / ours
+        for sitting in sittings
+        if OURS in sitting and peer in sitting
+        for theirs, ours in zip(sitting[peer], sitting[OURS], strict=True)
     ]
+    return Comparison(peer, Figure.of(values), target=target)
 
 
 def take_turns(

@@ -140,28 +140,43 @@ def test_each_turn_begins_with_a_call_that_is_not_timed(monkeypatch):
     assert events == ["step", "wait", "step", "step", "wait"]
 
 
-def test_where_a_target_is_close_all_are_built_anew_and_their_rounds_pooled(monkeypatch):
-    built, seconds = [], iter([1.0, 2.0, 3.0])
+def test_where_a_target_is_close_the_two_are_built_anew_and_their_rounds_pooled(monkeypatch):
+    built, sittings = [], []
+    times = iter([1.0, 2.0, 3.0])
 
     def builder(name: str) -> Callable[[], Contender]:
         return lambda: (built.append(name), idle())[1]
 
-    def one_round(contenders, rounds, budget):
-        time = next(seconds)
+    def one_round(contenders, rounds, seconds):
+        sittings.append((set(contenders), seconds))
+        time = next(times)
         return {name: [time if name == OURS else 2 * time * time] for name in contenders}
 
     monkeypatch.setattr(measure, "take_turns", one_round)
-    deviations = iter([1.0, 2.0, 5.0, 4.0, 3.0, 6.0])
+    deviations = iter([1.0, 2.0, 3.0, 7.0, 4.0, 5.0, 6.0])
+    settings = Settings(seconds=2.0, patience=3, close_seconds=8.0, builds=2)
     result = compare(
-        {OURS: builder(OURS), "keras": builder("keras")},
+        {OURS: builder(OURS), "keras": builder("keras"), "torch": builder("torch")},
         lambda *_: next(deviations),
-        dataclasses.replace(TINY, builds=3),
-        {"keras": 0.97},
+        settings,
+        {"keras": 0.97, "torch": 18.0},
     )
-    assert built == [OURS, "keras", "keras", OURS, OURS, "keras"]
+    assert sittings == [({OURS, "keras", "torch"}, 6.0), *[({OURS, "keras"}, 4.0)] * 2]
+    assert built == [OURS, "keras", "torch", "keras", OURS, OURS, "keras"]
     assert result.entries[OURS].figure == Figure.of([1e3, 2e3, 3e3])
-    assert result.entries[OURS].deviation == 4.0
-    assert result.comparisons[0].figure == Figure.of([2.0, 4.0, 6.0])
+    assert result.entries[OURS].deviation == 5.0
+    close, far = result.comparisons
+    assert (close.figure, close.target) == (Figure.of([2.0, 4.0, 6.0]), 0.97)
+    assert (far.figure, far.target) == (Figure.of([2.0]), 18.0)
+
+
+def test_where_no_target_is_close_nothing_is_built_anew(monkeypatch):
+    sittings = []
+    monkeypatch.setattr(
+        measure, "take_turns", lambda c, *_: sittings.append(c) or {name: [1.0] for name in c}
+    )
+    compare({OURS: idle, "keras": idle}, lambda *_: 0.0, Settings(), {"keras": 18.0})
+    assert len(sittings) == 1
 
 
 def test_a_contender_that_fails_when_built_anew_has_failed(monkeypatch):
@@ -182,7 +197,7 @@ def test_a_contender_that_fails_when_built_anew_has_failed(monkeypatch):
 
 def test_ratios_are_taken_within_a_round():
     times = {OURS: [1.0, 10.0, 1.0], "keras": [2.0, 20.0, 2.0]}
-    (comparison,) = measure.ratios(times, {"keras": 2.5})
+    comparison = measure.ratio([times], "keras", 2.5)
     assert comparison == Comparison("keras", Figure(2.0, 2.0, 2.0), target=2.5)
     assert comparison.met is False
 
