@@ -381,18 +381,13 @@ class RMSprop(keras.optimizers.Optimizer):
             self._filter_empty_gradients(gradients, [variables[i] for i in positions])
         if self._roster.takes_gradients_as_values:
             self._overwrite_with_gradients(aligned)
-        engine.run(
-            self,
-            [
-                # The rows of a table that decays late stay rows.
-                gradient
-                if gradient is None or (progress is not None and engine.is_rows(gradient))
-                else engine.dense(gradient, variable)
-                for gradient, variable, progress in zip(
-                    aligned, variables, self._progress, strict=True
-                )
-            ],
-        )
+        given = zip(aligned, variables, self._progress, strict=True)
+        for i, (gradient, variable, progress) in enumerate(given):
+            # The rows of a table that decays late stay rows.
+            late = progress is not None and engine.is_rows(gradient)
+            if gradient is not None and not late:
+                aligned[i] = engine.dense(gradient, variable)
+        engine.run(self, aligned)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again, without its state."""
@@ -603,11 +598,6 @@ class RMSprop(keras.optimizers.Optimizer):
             position = self._get_variable_index(variable)
         return position
 
-    def _positions(self, variables: Sequence[Any]) -> list[int]:
-        if self._roster.lists(variables):
-            return list(range(len(variables)))
-        return [self._position(variable) for variable in variables]
-
     @property
     def _counters(self) -> _step.Counters:
         """The variables that count the steps."""
@@ -735,10 +725,11 @@ class RMSprop(keras.optimizers.Optimizer):
         else:
             chosen = list(variables)
         _gradients.check_present(gradients, chosen)
-        if self.built:
-            keys, shapes = self._positions(chosen), self._roster.shapes
-            if not self._roster.lists(chosen):
-                shapes = [shapes[position] for position in keys]
+        if self.built and self._roster.lists(chosen):
+            keys, shapes = list(range(len(chosen))), self._roster.shapes
+        elif self.built:
+            keys = [self._position(variable) for variable in chosen]
+            shapes = [self._roster.shapes[position] for position in keys]
         else:
             keys = [self._var_key(variable) for variable in chosen]
             shapes = [tuple(variable.shape) for variable in chosen]

@@ -23,6 +23,7 @@ __all__ = [
     "is_rows",
     "read_counters",
     "run_plainly",
+    "shape_of",
 ]
 
 # The dtypes of weights and slots that every backend's compiler takes.
@@ -39,6 +40,12 @@ def as_written(function: _Function) -> _Function:
 def is_rows(_: Any) -> bool:
     """Whether a gradient is the rows of a table and their ids, where it never is."""
     return False
+
+
+def shape_of(gradient: Any) -> tuple[int, ...]:
+    """Return the gradient's shape, where it is always known."""
+    shape: tuple[int, ...] = gradient.shape
+    return shape
 
 
 def run_plainly(

@@ -29,7 +29,7 @@ Gradients = Sequence[jax.Array | None]
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
-as_written, is_rows = _plain.as_written, _plain.is_rows
+as_written, is_rows, shape_of = _plain.as_written, _plain.is_rows, _plain.shape_of
 
 _log = logging.getLogger(__name__)
 
@@ -60,11 +60,6 @@ def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
 def copy(value: jax.Array) -> jax.Array:
     """Return an array of its own, so that donating one buffer does not take the other."""
     return value.copy()
-
-
-def shape_of(gradient: jax.Array) -> tuple[int, ...]:
-    """Return the gradient's shape."""
-    return gradient.shape
 
 
 def dense(gradient: Any, _: keras.Variable) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import operator
 import weakref
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,7 @@ NORM_BLOCK = 2**14
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
-as_written, is_rows = _plain.as_written, _plain.is_rows
+as_written, is_rows, shape_of = _plain.as_written, _plain.is_rows, _plain.shape_of
 
 
 @torch.no_grad()
@@ -71,11 +72,6 @@ def write(pairs: Iterable[tuple[Any, torch.Tensor]]) -> None:
 def copy(value: torch.Tensor) -> torch.Tensor:
     """Return the value; assigning it copies it into the variable's own memory."""
     return value
-
-
-def shape_of(gradient: torch.Tensor) -> tuple[int, ...]:
-    """Return the gradient's shape."""
-    return gradient.shape
 
 
 def dense(gradient: Any, _: keras.Variable) -> torch.Tensor:
@@ -126,8 +122,8 @@ def _run_in_place(
         step = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
         scales = _clip_scales(plan, numbers, batch)
         pieces: list[Tensors] = [(g,) for g in batch]
-        for place, size in layout.splits:
-            pieces[place] = _split(batch[place], size)
+        for place in layout.split:
+            pieces[place] = _split(batch[place], PIECE)
         for block in layout.blocks:
             members = [pieces[place][k] for place, k in block.sources]
             members = [g if g.dtype is block.dtype else g.to(block.dtype) for g in members]
@@ -216,8 +212,8 @@ class _Layout(NamedTuple):
     # Which variables have a gradient, and which of all variables decay.
     present: tuple[int, ...]
     decayed: tuple[bool, ...]
-    # For each gradient that is split its place among those present, and the size of its pieces.
-    splits: list[tuple[int, int]]
+    # The places among the gradients present of those that are split into pieces.
+    split: list[int]
     blocks: list[_Block]
 
     def holds(self) -> bool:
@@ -245,9 +241,9 @@ def _layout_of(
         or not layout.holds()
     ):
         variables = [v for parameter in owners for v in parameter if v is not None]
-        tensors = [v._value for v in variables]
         parameters = [Parameter(*(None if v is None else v._value for v in p)) for p in owners]
-        splits, blocks = _blocks([parameters[i] for i in present], [decayed[i] for i in present])
+        tensors = _existing(itertools.chain.from_iterable(parameters))
+        split, blocks = _blocks([parameters[i] for i in present], [decayed[i] for i in present])
         layout = _layouts[optimizer] = _Layout(
             owners,
             variables,
@@ -256,36 +252,34 @@ def _layout_of(
             parameters,
             present,
             decayed,
-            splits,
+            split,
             blocks,
         )
     return layout
 
 
-def _blocks(
-    parameters: list[Parameter], decayed: list[bool]
-) -> tuple[list[tuple[int, int]], list[_Block]]:
+def _blocks(parameters: list[Parameter], decayed: list[bool]) -> tuple[list[int], list[_Block]]:
     """Sort parameters into blocks of like tensors, see `PIECE` and `BLOCK`.
 
-    Returns: the parameters that are split, each with the size of its pieces, and the blocks.
+    Returns: the places of the parameters that are split into pieces, and the blocks.
     """
     alike: dict[tuple[Any, ...], list[int]] = {}
     for place, (p, decays) in enumerate(zip(parameters, decayed, strict=True)):
         kind = (p.weight.device, p.weight.dtype, p.square_average.dtype, decays)
         alike.setdefault(kind, []).append(place)
-    splits, blocks = [], []
+    split, blocks = [], []
     for (device, _, dtype, decays), places in alike.items():
         on_cpu = device.type == "cpu"
-        piece_size, limit = (PIECE, BLOCK) if on_cpu else (_NO_LIMIT, _NO_LIMIT)
+        piece_size, limit = (PIECE, BLOCK) if on_cpu else (math.inf, math.inf)
         gathered: list[list[tuple[tuple[int, int], Parameter]]] = [[]]
         sizes = [0]
         for place in places:
             p = parameters[place]._replace(accumulator=None, average=None)
             pieces = [p]
             if p.weight.numel() > piece_size and all(t.is_contiguous() for t in _existing(p)):
-                splits.append((place, piece_size))
+                split.append(place)
                 absent = itertools.repeat(None)
-                columns = [absent if t is None else _split(t, piece_size) for t in p]
+                columns = [absent if t is None else _split(t, PIECE) for t in p]
                 pieces = [Parameter(*tensors) for tensors in zip(*columns, strict=False)]
             for k, piece in enumerate(pieces):
                 full = len(pieces) > 1 or sizes[-1] + piece.weight.numel() > limit
@@ -296,10 +290,7 @@ def _blocks(
                 sizes[-1] += piece.weight.numel()
         scratch = torch.empty(max(sizes), dtype=dtype) if on_cpu else None
         blocks += [_block(dtype, decays, members, scratch) for members in gathered]
-    return splits, blocks
-
-
-_NO_LIMIT = 2**62
+    return split, blocks
 
 
 def _block(
@@ -403,10 +394,11 @@ def _roots(form: Form, epsilon: float, block: _Block) -> Tensors:
     roots: Tensors
     memory: Tensors
     if block.scratch is None:
-        roots = torch._foreach_add(averages, epsilon) if inside else torch._foreach_sqrt(averages)
         if inside:
+            roots = torch._foreach_add(averages, epsilon)
             torch._foreach_sqrt_(roots)
         else:
+            roots = torch._foreach_sqrt(averages)
             torch._foreach_add_(roots, epsilon)
         memory = roots
     else:
@@ -418,9 +410,9 @@ def _roots(form: Form, epsilon: float, block: _Block) -> Tensors:
         else:
             torch._foreach_copy_(roots, averages)
         if inside:
-            flat = torch.add(flat, epsilon, out=block.scratch)
-        _take_root(flat, block.scratch)
-        if not inside:
+            _take_root(torch.add(flat, epsilon, out=block.scratch), block.scratch)
+        else:
+            _take_root(flat, block.scratch)
             block.scratch.add_(epsilon)
     if form.guards_zero_root:
         for root in memory:
@@ -467,7 +459,7 @@ def _scale(tensors: Tensors, factor: float) -> None:
         torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype))
 
 
-def _existing(tensors: Iterable[torch.Tensor | None]) -> Tensors:
+def _existing(tensors: Iterable[torch.Tensor | None]) -> list[torch.Tensor]:
     return [t for t in tensors if t is not None]
 
 
