@@ -18,7 +18,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +66,7 @@ def fused_loop(problem: Problem) -> Contender:
     for (w, s), g in zip(flat, problem.gradients, strict=True):
         # A thread costs more than a small tensor.
         count = threads.workers if w.size > 100_000 else 1
-        edges = np.linspace(0, w.size, count + 1).astype(int)
-        parts.append([(w[a:b], s[a:b], g.reshape(-1)[a:b]) for a, b in itertools.pairwise(edges)])
+        parts.append(_shares(w, s, g.reshape(-1), count=count))
 
     def step() -> None:
         for tensor in parts:
@@ -86,17 +85,22 @@ def triad(problem: Problem) -> Contender:
     if COMPILER is None:
         raise NotComparableError("there is no C compiler")
     size = 5 * problem.parameters // 3
-    a, b, c = (np.ones(size, np.float32) for _ in range(3))
+    arrays = [np.ones(size, np.float32) for _ in range(3)]
     function, threads = _library(COMPILER).triad, _threads()
     function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_size_t, ctypes.c_float]
     function.restype = None
-    edges = np.linspace(0, size, threads.workers + 1).astype(int)
-    parts = [(a[i:j], b[i:j], c[i:j]) for i, j in itertools.pairwise(edges)]
+    parts = _shares(*arrays, count=threads.workers)
 
-    def run(part: tuple[Array, Array, Array]) -> None:
+    def run(part: Sequence[Array]) -> None:
         function(*(array.ctypes.data for array in part), part[0].size, 0.5)
 
     return Contender(lambda: list(threads.pool.map(run, parts)), wait=lambda: None, weights=None)
+
+
+def _shares(*arrays: Array, count: int) -> list[list[Array]]:
+    """Cut flat arrays of one size into so many parts."""
+    edges = np.linspace(0, arrays[0].size, count + 1).astype(int)
+    return [[array[i:j] for array in arrays] for i, j in itertools.pairwise(edges)]
 
 
 class _Threads:

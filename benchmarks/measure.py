@@ -48,9 +48,7 @@ class Settings:
     processes: int = 2
 
 
-QUICK = Settings(
-    quick=True, seconds=0.1, rounds=3, patience=1, close_seconds=0.1, builds=1, processes=1
-)
+QUICK = Settings(quick=True, seconds=0.1, rounds=3, patience=1, builds=0, processes=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +108,16 @@ def compare(
 
     seconds = settings.seconds * (settings.patience if targets else 1)
     sittings = [take_turns(build(builders), settings.rounds, seconds)]
-    two = collections.deque(name for name in builders if name == OURS or name in close)
+    two = collections.deque(
+        name for name in builders if name not in failures and (name == OURS or name in close)
+    )
     for _ in range(settings.builds if len(two) > 1 and OURS in two else 0):
         gc.collect()
         # The first one built gets the memory that was freed last.
         two.rotate(-1)
-        contenders = build(name for name in two if name not in failures)
+        left = [name for name in two if name not in failures]
         seconds = settings.close_seconds / settings.builds
-        sittings.append(take_turns(contenders, settings.rounds, seconds))
-        del contenders
+        sittings.append(take_turns(build(left), settings.rounds, seconds))
 
     entries = {}
     for name in builders:
