@@ -4,17 +4,20 @@
 
 in one process, each turn a block of calls that ends when the device has finished. A ratio is
 taken within a round, so that what slows the machine for a while slows both sides of it. Each turn
-begins with a call that is not timed, so that none pays for what the one before it left in the
-caches.
+of single steps begins with one that is not timed, so that none pays for what the turn before it
+left in the caches.
 
 Where a target is close to one, two medians are to be told apart that differ by 3 %. So ours and
-that peer then take many more turns, without the others between them, and are built anew several
-times: where in memory the arrays happened to come to lie can make a tenth of the time.
+that peer then take more turns, without the others between them, until the median of their ratio
+is known within `PRECISION` or `close_seconds` are over. Meanwhile they are built anew again and
+again: where in memory the arrays happened to come to lie can make a tenth of the time.
 """
 
 import collections
 import dataclasses
 import gc
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -29,6 +32,8 @@ Array = NDArray[np.float32]
 CLOSE = (0.5, 2.0)
 # A block should outlast the clock's grain, and be short beside what slows the machine for a while.
 BLOCK_SECONDS = 0.02
+# Standard error of a ratio that a close target is judged by: a fourth of the 3 % in question.
+PRECISION = 0.0075
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +46,18 @@ class Settings:
     rounds: int = 7
     # So many times longer where a target is to be judged.
     patience: int = 4
-    # Where that is close to one: seconds for the two alone, and how often they are built.
-    close_seconds: float = 30.0
+    # Where that is close to one: at most so long with the two alone, at least so many times built
+    # anew, each time for so many seconds.
+    close_seconds: float = 180.0
     builds: int = 4
+    sitting_seconds: float = 8.0
     # Fresh processes per contender, where each gives one value only.
     processes: int = 2
 
 
-QUICK = Settings(quick=True, seconds=0.1, rounds=3, patience=1, builds=0, processes=1)
+QUICK = Settings(
+    quick=True, seconds=0.1, rounds=3, patience=1, close_seconds=0.0, builds=0, processes=1
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +120,20 @@ def compare(
     two = collections.deque(
         name for name in builders if name not in failures and (name == OURS or name in close)
     )
-    for _ in range(settings.builds if len(two) > 1 and OURS in two else 0):
-        gc.collect()
+    deadline = time.perf_counter() + settings.close_seconds
+    for built in itertools.count():
         # The first one built gets the memory that was freed last.
         two.rotate(-1)
         left = [name for name in two if name not in failures]
-        seconds = settings.close_seconds / settings.builds
-        sittings.append(take_turns(build(left), settings.rounds, seconds))
+        if OURS not in left or len(left) < 2:
+            break
+        known = all(
+            uncertainty(ratios(sittings, name)) <= PRECISION for name in left if name != OURS
+        )
+        if built >= settings.builds and (known or time.perf_counter() >= deadline):
+            break
+        gc.collect()
+        sittings.append(take_turns(build(left), settings.rounds, settings.sitting_seconds))
 
     entries = {}
     for name in builders:
@@ -129,20 +145,31 @@ def compare(
         )
     peers = [name for name in builders if name != OURS and name not in failures]
     timed = peers if OURS in builders and OURS not in failures else []
-    return Result("ms", entries, [ratio(sittings, peer, targets.get(peer)) for peer in timed])
+    comparisons = [
+        Comparison(peer, Figure.of(ratios(sittings, peer)), target=targets.get(peer))
+        for peer in timed
+    ]
+    return Result("ms", entries, comparisons)
 
 
-def ratio(
-    sittings: Sequence[Mapping[str, Sequence[float]]], peer: str, target: float | None
-) -> Comparison:
-    """Compare ours with a peer, round by round of the sittings that both took part in."""
-    values = [
+def ratios(sittings: Sequence[Mapping[str, Sequence[float]]], peer: str) -> list[float]:
+    """Divide a peer's time by ours, round by round of the sittings that both took part in."""
+    return [
         theirs / ours
         for sitting in sittings
         if OURS in sitting and peer in sitting
         for theirs, ours in zip(sitting[peer], sitting[OURS], strict=True)
     ]
-    return Comparison(peer, Figure.of(values), target=target)
+
+
+def uncertainty(values: Sequence[float]) -> float:
+    """Return the standard error of the median, as a fraction of it, from the quartiles.
+
+    The notch of a box plot: McGill, Tukey and Larsen, "Variations of Box Plots", The American
+    Statistician 32 (1978).
+    """
+    figure = Figure.of(values)
+    return 1.25 * (figure.high - figure.low) / (1.35 * math.sqrt(len(values)) * figure.median)
 
 
 def take_turns(
@@ -156,7 +183,8 @@ def take_turns(
     done = 0
     while contenders and (done < rounds or time.perf_counter() < deadline):
         for name in order:
-            contenders[name].step()
+            if contenders[name].steps_per_call == 1:
+                contenders[name].step()
             times[name].append(seconds_per_step(contenders[name], calls[name]))
         order.rotate(-1)
         done += 1

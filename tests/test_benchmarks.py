@@ -1,6 +1,7 @@
 """The harness of the benchmarks: it measures the right thing and hides nothing. No timings."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -29,7 +30,7 @@ BACKEND = keras.backend.backend()
 # Keras's variables under NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-TINY = Settings(quick=True, seconds=0.0, rounds=2, processes=1)
+TINY = Settings(quick=True, seconds=0.0, rounds=2, close_seconds=0.0, builds=0, processes=1)
 SHAPES = [(), (3,), (2, 5)]
 
 
@@ -138,6 +139,14 @@ def test_each_turn_begins_with_a_call_that_is_not_timed(monkeypatch):
     assert events == ["step", "wait", "step", "step", "wait"]
 
 
+def test_a_call_of_many_steps_is_its_own_warm_up(monkeypatch):
+    events = []
+    contender = Contender(lambda: events.append("fit"), lambda: None, None, steps_per_call=10)
+    monkeypatch.setattr(measure, "_calls_per_block", lambda _: 1)
+    measure.take_turns({"a": contender}, rounds=1, seconds=0.0)
+    assert events == ["fit"]
+
+
 def test_where_a_target_is_close_the_two_are_built_anew_and_their_rounds_pooled(monkeypatch):
     built, sittings = [], []
     times = iter([1.0, 2.0, 3.0])
@@ -152,7 +161,7 @@ def test_where_a_target_is_close_the_two_are_built_anew_and_their_rounds_pooled(
 
     monkeypatch.setattr(measure, "take_turns", one_round)
     deviations = iter([1.0, 2.0, 3.0, 7.0, 4.0, 5.0, 6.0])
-    settings = Settings(seconds=2.0, patience=3, close_seconds=8.0, builds=2)
+    settings = Settings(seconds=2.0, patience=3, close_seconds=0.0, builds=2, sitting_seconds=4.0)
     result = compare(
         {OURS: builder(OURS), "keras": builder("keras"), "torch": builder("torch")},
         lambda *_: next(deviations),
@@ -186,18 +195,55 @@ def test_a_contender_that_fails_when_built_anew_has_failed(monkeypatch):
             raise MemoryError("no room")
         return contender
 
-    settings = dataclasses.replace(TINY, builds=3)
+    settings = dataclasses.replace(TINY, builds=3, sitting_seconds=0.0)
     result = compare({OURS: idle, "keras": once}, lambda *_: 0.0, settings, {"keras": 0.97})
     assert result.entries["keras"] == Entry(failure="MemoryError: no room")
     assert result.comparisons == []
     assert result.entries[OURS].figure is not None
 
 
+def test_a_close_pair_goes_on_until_its_ratio_is_known(monkeypatch):
+    rounds = []
+
+    def one_sitting(contenders, *_):
+        rounds.append([0.9, 1.0, 1.1])
+        return {name: [1.0] * 3 if name == OURS else rounds[-1] for name in contenders}
+
+    monkeypatch.setattr(measure, "take_turns", one_sitting)
+    compare({OURS: idle, "keras": idle}, lambda *_: 0.0, Settings(builds=1), {"keras": 0.97})
+    pooled = [[0.9, 1.0, 1.1] * n for n in range(1, len(rounds) + 1)]
+    first = next(i for i, p in enumerate(pooled) if measure.uncertainty(p) <= measure.PRECISION)
+    assert first > 1
+    assert len(rounds) == first + 1
+
+
+def test_a_close_pair_does_not_go_on_for_ever(monkeypatch):
+    monkeypatch.setattr(measure.time, "perf_counter", itertools.count().__next__)
+    sittings = []
+
+    def one_sitting(contenders, *_):
+        sittings.append([0.5, 1.0, 1.5])
+        return {name: [1.0] * 3 if name == OURS else sittings[-1] for name in contenders}
+
+    monkeypatch.setattr(measure, "take_turns", one_sitting)
+    settings = Settings(builds=1, close_seconds=3.0)
+    compare({OURS: idle, "keras": idle}, lambda *_: 0.0, settings, {"keras": 0.97})
+    assert len(sittings) == 1 + 1 + 2  # all together, the one build, and those before the end
+
+
+def test_the_uncertainty_is_that_of_the_median():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(2.0, 0.3, (2000, 101))
+    seen = np.std(np.median(samples, axis=1)) / 2.0
+    told = np.mean([measure.uncertainty(list(sample)) for sample in samples])
+    assert told == pytest.approx(seen, rel=0.1)
+
+
 def test_ratios_are_taken_within_a_round():
     times = {OURS: [1.0, 10.0, 1.0], "keras": [2.0, 20.0, 2.0]}
-    comparison = measure.ratio([times], "keras", 2.5)
-    assert comparison == Comparison("keras", Figure(2.0, 2.0, 2.0), target=2.5)
-    assert comparison.met is False
+    assert measure.ratios([times, {OURS: [5.0]}], "keras") == [2.0, 2.0, 2.0]
+    figure = Figure.of(measure.ratios([times], "keras"))
+    assert Comparison("keras", figure, target=2.5).met is False
 
 
 def test_a_call_of_several_steps_counts_as_several():
