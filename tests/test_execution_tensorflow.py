@@ -116,6 +116,42 @@ def test_a_step_runs_op_by_op_exactly_when_no_step_was_made():
     assert len(compiled_steps(resumed.optimizer)) == 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clipnorm": 1.0, "momentum": 0.5, "weight_decay": 0.1},
+        {"use_ema": True, "ema_momentum": 0.7, "bias_correction": True},
+        {"skip_nonfinite": True, "centered": True},
+        {"gradient_accumulation_steps": 2},
+    ],
+    ids=str,
+)
+def test_a_counter_set_back_makes_the_next_step_op_by_op_to_the_bit(options, monkeypatch):
+    compiled, op_by_op = (
+        Training({**options, "jit_compile": mode}, ("float32", "bfloat16")) for mode in MODES
+    )
+    for t in range(4):
+        compiled.step(t)
+    op_by_op.optimizer.build(op_by_op.variables)
+    compiled.optimizer._iterations.assign(0)
+    for mine, theirs in zip(
+        [*op_by_op.variables, *op_by_op.optimizer.variables],
+        [*compiled.variables, *compiled.optimizer.variables],
+        strict=True,
+    ):
+        mine.assign(theirs.value)
+    traces = twins.count_traces(monkeypatch)
+    first = options.get("gradient_accumulation_steps", 1)
+    for t in range(first):
+        compiled.step(t)
+    assert len(traces) == first
+    for t in range(first):
+        op_by_op.step(t)
+    assert all(map(np.array_equal, compiled.state(), op_by_op.state()))
+    compiled.step(first)
+    assert len(traces) == 2 * first  # the compiled step there is goes on
+
+
 def test_calls_that_only_accumulate_come_before_the_first_step():
     training = Training({"gradient_accumulation_steps": 2})
     for t in range(2):
