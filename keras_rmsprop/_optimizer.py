@@ -375,7 +375,8 @@ class RMSprop(keras.optimizers.Optimizer):
         aligned: list[Tensor | None] = [None] * len(self._parameters)
         for gradient, position in zip(gradients, positions, strict=True):
             aligned[position] = gradient
-        variables = self._trainable_variables
+        # Keras's own list is tracked, which makes every look at it several times slower.
+        variables = self._roster.weights
         if any(gradient is None for gradient in gradients):
             # Warns of the variables without a gradient, in Keras's own words.
             self._filter_empty_gradients(gradients, [variables[i] for i in positions])
@@ -656,7 +657,7 @@ class RMSprop(keras.optimizers.Optimizer):
             "global_norm": self.global_clipnorm,
         }
         decays = bool(self.weight_decay)
-        variables = self._trainable_variables
+        variables = self._roster.weights
         return _step.Plan(
             form=self._form(),
             skip_nonfinite=self.skip_nonfinite,
@@ -667,8 +668,8 @@ class RMSprop(keras.optimizers.Optimizer):
             accumulation_steps=self.gradient_accumulation_steps or 1,
             use_ema=self.use_ema,
             ema_overwrite_frequency=self.ema_overwrite_frequency if self.use_ema else None,
-            decayed=tuple(decays and self._use_weight_decay(v) for v in variables),
-            constraints=tuple(getattr(v, "constraint", None) for v in variables),
+            decayed=tuple([decays and self._use_weight_decay(v) for v in variables]),
+            constraints=tuple([getattr(v, "constraint", None) for v in variables]),
         )
 
     def _numbers(self) -> _step.Numbers:
@@ -721,7 +722,7 @@ class RMSprop(keras.optimizers.Optimizer):
                     "`apply` was given gradients without variables, and the optimizer is not "
                     "built. Pass the variables, or call `optimizer.build(variables)` first."
                 )
-            chosen = list(self._trainable_variables)
+            chosen = self._roster.weights
         else:
             chosen = list(variables)
         _gradients.check_present(gradients, chosen)
@@ -758,7 +759,7 @@ class RMSprop(keras.optimizers.Optimizer):
         except AttributeError:
             return  # __init__ is still setting them, and has checked them together.
         if self.built:
-            lazy = any(progress is not None for progress in self._progress)
+            lazy = self._roster.is_lazy
             has_buffer = bool(self._momentums)
             _validation.check_change(
                 name, settings[name], value, has_momentum_buffer=has_buffer, counts_rows=lazy

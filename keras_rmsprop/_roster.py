@@ -21,23 +21,25 @@ class Roster:
         self.parameters = tuple(parameters)
         self.progress = tuple(progress)
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
+        self.weights = [p.weight for p in self.parameters]
+        # Whether tables may wait with the decay of their rows.
+        self.is_lazy = any(table is not None for table in self.progress)
         # Such as float8 scales.
         self.takes_gradients_as_values = any(
             getattr(p.weight, "overwrite_with_gradient", False) for p in self.parameters
         )
-        self._weights = [p.weight for p in self.parameters]
-        self._positions = {id(weight): i for i, weight in enumerate(self._weights)}
+        self._positions = {id(weight): i for i, weight in enumerate(self.weights)}
 
     def lists(self, variables: Sequence[Any]) -> bool:
         """Whether `variables` are all those of the build, the very objects and in its order."""
-        return len(variables) == len(self._weights) and all(
-            map(operator.is_, variables, self._weights)
+        return len(variables) == len(self.weights) and all(
+            map(operator.is_, variables, self.weights)
         )
 
     def position(self, variable: Any) -> int | None:
         """The position of `variable`, or None if it is not the very object of the build."""
         position = self._positions.get(id(variable))
         # A copied optimizer has other objects, and an id may be taken again.
-        if position is not None and self._weights[position] is variable:
+        if position is not None and self.weights[position] is variable:
             return position
         return None
