@@ -9,9 +9,9 @@ is in benchmarks/published. It begins:
 
     tensorflow | steps | eager | plain [ms]
       case    contender      median  quartiles      ours is             quartiles    target
-      scalar  keras_rmsprop  0.218   [0.172 0.306]
-              keras          2.43    [1.96 2.74]    10.5 times as fast  [9.36 12.3]  >= 10   met
-              tf_keras       1.44    [1.11 1.76]    6.01 times as fast  [5.3 7.36]
+      scalar  keras_rmsprop  0.191   [0.154 0.224]
+              keras          2.5     [2.14 2.73]     13.2 times as fast   [11.7 15]    >= 10   met
+              tf_keras       1.47    [1.34 1.6]      7.77 times as fast   [6.92 9.08]
 """
 
 import argparse
