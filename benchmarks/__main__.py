@@ -8,10 +8,10 @@ A process per backend; results go to benchmarks/output as table, JSON and pictur
 is in benchmarks/published. It begins:
 
     tensorflow | steps | eager | plain [ms]
-      case    contender      median  quartiles      ours is             quartiles    target
+      case    contender      median  quartiles        ours is             quartiles    target
       scalar  keras_rmsprop  0.191   [0.154 0.224]
-              keras          2.5     [2.14 2.73]     13.2 times as fast   [11.7 15]    >= 10   met
-              tf_keras       1.47    [1.34 1.6]      7.77 times as fast   [6.92 9.08]
+              keras          2.5     [2.14 2.73]      13.2 times as fast  [11.7 15]    >= 10   met
+              tf_keras       1.47    [1.34 1.6]       7.77 times as fast  [6.92 9.08]
 """
 
 import argparse

@@ -117,14 +117,12 @@ def compare(
 
     seconds = settings.seconds * (settings.patience if targets else 1)
     sittings = [take_turns(build(builders), settings.rounds, seconds)]
-    two = collections.deque(
-        name for name in builders if name not in failures and (name == OURS or name in close)
-    )
+    order = collections.deque(name for name in builders if name == OURS or name in close)
     deadline = time.perf_counter() + settings.close_seconds
     for built in itertools.count():
         # The first one built gets the memory that was freed last.
-        two.rotate(-1)
-        left = [name for name in two if name not in failures]
+        order.rotate(-1)
+        left = [name for name in order if name not in failures]
         if OURS not in left or len(left) < 2:
             break
         known = all(

@@ -744,9 +744,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def _overwrite_with_gradients(self, aligned: list[Tensor | None]) -> None:
         """Give variables such as float8 scales their gradient as value, and take it away."""
         gradients = [g for g in aligned if g is not None]
-        variables = [
-            v for v, g in zip(self._trainable_variables, aligned, strict=True) if g is not None
-        ]
+        variables = [v for v, g in zip(self._roster.weights, aligned, strict=True) if g is not None]
         _, others = self._overwrite_variables_directly_with_gradients(gradients, variables)
         left = {self._position(variable) for variable in others}
         for i in set(range(len(aligned))) - left:
@@ -759,7 +757,7 @@ class RMSprop(keras.optimizers.Optimizer):
         except AttributeError:
             return  # __init__ is still setting them, and has checked them together.
         if self.built:
-            lazy = self._roster.is_lazy
+            lazy = any(progress is not None for progress in self._progress)
             has_buffer = bool(self._momentums)
             _validation.check_change(
                 name, settings[name], value, has_momentum_buffer=has_buffer, counts_rows=lazy

@@ -22,8 +22,6 @@ class Roster:
         self.progress = tuple(progress)
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
         self.weights = [p.weight for p in self.parameters]
-        # Whether tables may wait with the decay of their rows.
-        self.is_lazy = any(table is not None for table in self.progress)
         # Such as float8 scales.
         self.takes_gradients_as_values = any(
             getattr(p.weight, "overwrite_with_gradient", False) for p in self.parameters

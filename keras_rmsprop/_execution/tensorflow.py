@@ -187,7 +187,7 @@ _NOTHING = Parameter(None)
 
 
 def _all_dense(optimizer: "RMSprop", gradients: Gradients) -> Sequence[tf.Tensor | None]:
-    variables = optimizer._trainable_variables
+    variables = optimizer._roster.weights
     return [
         None if g is None else dense(g, variable)
         for g, variable in zip(gradients, variables, strict=True)
