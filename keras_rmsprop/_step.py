@@ -86,6 +86,7 @@ def step(
     gradients: Sequence[Tensor | None],
     update: Update | None = None,
     shares: Mapping[int, Tensor] | None = None,
+    flags: Mapping[int, Tensor] | None = None,
 ) -> tuple[list[Parameter], Counters]:
     """Make one whole step.
 
@@ -99,9 +100,13 @@ def step(
         update: how one parameter is advanced; by default `_rule.update`.
         shares: for a parameter that is given as rows of a table, what each row counts in a sum
             over all: 0 where it repeats another. Every row counts 1 by default.
+        flags: for a parameter of which only the running step knows whether it has a gradient,
+            that as a scalar bool; where it is False the gradient must be zeros, and everything
+            is as if it were None.
 
     Returns: the parameters and the counters after the step.
     """
+    flags = flags or {}
     if update is None:
 
         def update(_: int, step: StepCoefficients, parameter: Parameter, g: Tensor) -> Parameter:
@@ -126,22 +131,23 @@ def step(
     completes: Tensor | None = None
     if plan.accumulation_steps > 1:
         completes = (calls + 1) % plan.accumulation_steps == 0
-        sums = {}
         for i, g in present.items():
             accumulator = parameters[i].accumulator
-            sums[i] = accumulator + ops.cast(g, dtype_of(accumulator))
-        present = {i: total / plan.accumulation_steps for i, total in sums.items()}
-        for i, parameter in enumerate(parameters):
-            if parameter.accumulator is not None:
-                total = sums.get(i, parameter.accumulator)
-                emptied = ops.where(completes, ops.zeros_like(total), total)
-                results[i] = results[i]._replace(accumulator=emptied)
+            total = accumulator + ops.cast(g, dtype_of(accumulator))
+            present[i] = total / plan.accumulation_steps
+            # The sum of a variable without a gradient in the completing call waits for one.
+            taken = completes if i not in flags else ops.logical_and(completes, flags[i])
+            emptied = ops.where(taken, ops.zeros_like(total), total)
+            results[i] = results[i]._replace(accumulator=emptied)
 
     clipped = clip(plan, numbers, list(present.values()), counted_as)
     for (i, _), gradient in zip(present.items(), clipped, strict=True):
         before = results[i]
         after = _advance(plan, numbers, done, learning_rate, i, before, gradient, update)
-        results[i] = after if completes is None else select(completes, after, before)
+        for condition in (completes, flags.get(i)):
+            if condition is not None:
+                after = select(condition, after, before)
+        results[i] = after
 
     if plan.use_ema:
         results = [_average(plan, numbers, done, parameter) for parameter in results]
@@ -150,6 +156,8 @@ def step(
         if constraint is not None:
             weight = results[i].weight
             constrained = ops.cast(constraint(weight), dtype_of(weight))
+            if i in flags:
+                constrained = ops.where(flags[i], constrained, weight)
             results[i] = results[i]._replace(weight=constrained)
     counted = counters._replace(calls=calls + 1)
     if finite is None:

@@ -179,7 +179,8 @@ class Reference:
         if completes:
             for gradient, (parameter, _, decayed) in zip(self._clip(batch), present, strict=True):
                 self._update(parameter, gradient, learning_rate, decayed)
-            for parameter in self.parameters:
+            # The sum of a weight without a gradient in this call waits for the next.
+            for parameter, _, _ in present:
                 parameter.accumulator = np.zeros_like(parameter.weight)
 
         if self.use_ema:

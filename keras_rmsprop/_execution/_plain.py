@@ -1,6 +1,6 @@
 """What the engines share: the op-by-op way to run a step, and when a step can be compiled."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
@@ -8,7 +8,7 @@ import keras
 # Keras has no public way to ask for the scope; tests/test_optimizer.py checks that it exists.
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from keras_rmsprop import _step
+from keras_rmsprop import _interrupts, _step
 from keras_rmsprop._rule import Parameter, Tensor
 
 if TYPE_CHECKING:
@@ -19,11 +19,13 @@ __all__ = [
     "as_written",
     "changes",
     "in_stateless_scope",
-    "is_compilable",
     "is_rows",
     "read_counters",
+    "refuse",
     "run_plainly",
     "shape_of",
+    "why_op_by_op",
+    "write_whole",
 ]
 
 # The dtypes of weights and slots that every backend's compiler takes.
@@ -102,12 +104,49 @@ def changes(
     ]
 
 
-def is_compilable(optimizer: "RMSprop", plan: _step.Plan) -> bool:
-    """Whether the step consists of nothing but this package's and Keras's own code.
+def write_whole(
+    pairs: Iterable[tuple[Any, Any]],
+    keep: Callable[[Any], Any],
+    assign: Callable[[Any, Any], None],
+) -> None:
+    """Assign each value to its variable, or none of them if that fails half-way.
+
+    Args:
+        pairs: variables and their new values, all computed.
+        keep: gives a variable's value as something that outlives the assignment.
+        assign: gives a variable a value.
+    """
+    kept: list[tuple[Any, Any]] = []
+    with _interrupts.deferred():
+        try:
+            for variable, value in pairs:
+                kept.append((variable, keep(variable)))
+                assign(variable, value)
+        except BaseException:
+            for variable, value in reversed(kept):
+                assign(variable, value)
+            raise
+
+
+def why_op_by_op(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
+    """Why the step must run op by op, None if it may be compiled.
 
     An `update_step` or a constraint of a user's may do anything, such as print or count.
     """
-    return optimizer._update_hook() is None and all(
-        constraint is None or type(constraint).__module__.startswith("keras.src.")
-        for constraint in plan.constraints
+    if optimizer._update_hook() is not None:
+        return f"{type(optimizer).__name__} has an `update_step` of its own"
+    for constraint in plan.constraints:
+        if constraint is not None and not type(constraint).__module__.startswith("keras.src."):
+            return f"the constraint {type(constraint).__name__} is not one of Keras's own"
+    return None
+
+
+def refuse(reason: str) -> None:
+    """Refuse to run op by op where the user insists on a compiled step.
+
+    Raises: ValueError with the reason.
+    """
+    raise ValueError(
+        f"`jit_compile=True` asks for a compiled step, but {reason}. Nothing has changed. Pass "
+        '`jit_compile="auto"` to run such a step op by op.'
     )

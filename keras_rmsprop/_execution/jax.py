@@ -15,9 +15,9 @@ from keras_rmsprop import _step
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._plain import (
     in_stateless_scope,
-    is_compilable,
     read_counters,
     run_plainly,
+    why_op_by_op,
 )
 from keras_rmsprop._rule import Coefficients, Parameter
 
@@ -90,7 +90,7 @@ def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients)
     before: otherwise a resumed run would round differently from one that was not stopped.
     """
     mode = optimizer.jit_compile
-    if mode is False or in_stateless_scope() or not is_compilable(optimizer, plan):
+    if mode is False or in_stateless_scope() or why_op_by_op(optimizer, plan) is not None:
         return False
     disabled = jax.config.jax_disable_jit  # type: ignore[attr-defined]
     if disabled or keras.distribution.distribution() is not None:

@@ -16,7 +16,7 @@ from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
 from keras_rmsprop import _sparse, _step
 from keras_rmsprop._deferred import Progress
-from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope, is_compilable
+from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope, why_op_by_op
 from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients)
     before: otherwise a resumed run would round differently from one that was not stopped.
     """
     mode = optimizer.jit_compile
-    if mode is False or in_stateless_scope() or not is_compilable(optimizer, plan):
+    if mode is False or in_stateless_scope() or why_op_by_op(optimizer, plan) is not None:
         return False
     if tf.config.functions_run_eagerly() or is_op_determinism_enabled():
         return False

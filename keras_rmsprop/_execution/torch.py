@@ -129,7 +129,7 @@ def _run_in_place(
             members = [g if g.dtype is block.dtype else g.to(block.dtype) for g in members]
             _advance(plan, numbers, step, block, _clipped(plan, numbers, block, members, scales))
         if plan.accumulation_steps > 1:
-            torch._foreach_zero_(_existing(p.accumulator for p in parameters))
+            torch._foreach_zero_([parameters[i].accumulator for i in present])
 
     if plan.use_ema:
         _average(plan, numbers, done, [p for p in parameters if p.average is not None])
