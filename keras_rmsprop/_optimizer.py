@@ -1,7 +1,7 @@
 """RMSprop, the optimizer a user constructs."""
 
-import itertools
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from keras.src.utils.tracking import no_automatic_dependency_tracking
 from keras_rmsprop import _deferred, _describe, _gradients, _rule, _state, _step, _validation
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._execution import engine
-from keras_rmsprop._roster import Roster
+from keras_rmsprop._roster import Roster, is_fixed, is_overwritten
 from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ KERAS_PRIVATE_NAMES = {
     "_learning_rate": "the rate as given: a variable, a schedule or a callable",
     "_model_variables_moving_average": "the averages that `build` creates for `use_ema`",
     "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
-    "_overwrite_variables_directly_with_gradients": "float8 scales, which come as gradients",
     "_trainable_variables": "the variables the optimizer was built with",
     "_trainable_variables_indices": "the position of each built variable, by `_var_key`",
     "_use_weight_decay": "whether a variable was excluded from weight decay",
@@ -92,7 +91,8 @@ class RMSprop(keras.optimizers.Optimizer):
             root mean square. Default False.
         weight_decay: None, or decoupled decay >= 0: w <- w - learning_rate * weight_decay * w
             before the update. Default None. torch's `weight_decay` is `l2` here.
-        clipnorm: None, or the norm > 0 that no variable's gradient exceeds. Default None.
+        clipnorm: None, or the norm > 0 that no variable's gradient exceeds. Default None. In
+            this and the other optional numbers 0 stands for None, as in Keras.
         clipvalue: None, or the size > 0 that no element of a gradient exceeds. Default None.
         global_clipnorm: None, or the norm > 0 that the gradient of all variables together does
             not exceed. Default None. At most one of the three clips can be set.
@@ -105,7 +105,8 @@ class RMSprop(keras.optimizers.Optimizer):
         loss_scale_factor: None, or a factor > 0 by which `scale_loss` multiplies the loss and
             `apply` divides the gradients. Default None.
         gradient_accumulation_steps: None, or the number of calls (an integer >= 2) whose mean
-            gradient makes one step. Default None.
+            gradient makes one step. A variable without a gradient in the call that completes
+            the step is not moved by it, and keeps its sum for the next. Default None.
         name: name of the optimizer, which prefixes those of its variables. Default None.
         nesterov: whether the step looks ahead along the momentum buffer; needs `momentum`.
             Default False.
@@ -134,12 +135,14 @@ class RMSprop(keras.optimizers.Optimizer):
             judged unscaled and summed over replicas, before accumulation and clipping. Default
             False.
         jit_compile: whether an eager step, and one inside a plain `tf.function`, runs as one
-            compiled call: True insists, False never does, "auto" does where it can and falls
-            back to running op by op, without changing what is computed. Default "auto".
+            compiled call: True insists, and raises with the reason where that cannot be; False
+            never does; "auto" does where it can and falls back to running op by op, without
+            changing what is computed. Default "auto".
 
     Raises:
-        ValueError: if an argument has the wrong type or lies outside its range, or if two
-            exclude each other; the message names what was received and what is accepted.
+        ValueError: if an argument is unknown, has the wrong type or lies outside its range, or if
+            two exclude each other; the message names what was received and what is accepted.
+            Only `decay`, from the Keras of old, is ignored with a warning, as Keras does.
 
     Sources: Hinton, "Neural Networks for Machine Learning", lecture 6e (2012); Graves,
     arXiv:1308.0850 (2013) for `centered` and `momentum`; West, CACM 22 (1979) 532-535 for the
@@ -319,7 +322,9 @@ class RMSprop(keras.optimizers.Optimizer):
             return self.add_variable(shape, dtype=dtype, name=name)
 
         return [
-            Progress(*(added(v, field) for field in Progress._fields)) if len(v.shape) else None
+            Progress(*(added(v, field) for field in Progress._fields))
+            if len(v.shape) and not is_overwritten(v) and not is_fixed(v)
+            else None
             for v in variables
         ]
 
@@ -327,7 +332,9 @@ class RMSprop(keras.optimizers.Optimizer):
         """Advance one variable and its slots by one step.
 
         `apply` runs all variables together; this is the hook that Keras documents for one. A
-        subclass that overrides it is called for each variable.
+        subclass that overrides it, or `assign`, is called for each variable, once for each step:
+        not for a call that only accumulates or that `skip_nonfinite` skips. In a traced function,
+        which has to see the step either way, what it wrote to variables is undone then.
 
         Args:
             gradient: the gradient after clipping, of the variable's shape.
@@ -342,9 +349,14 @@ class RMSprop(keras.optimizers.Optimizer):
         dtype = _step.dtype_of(before.square_average)
         step = _rule.step_coefficients(self._form(), self._coefficients(), learning_rate, t, dtype)
         after = _rule.update(self._form(), step, before, engine.dense(gradient, variable))
-        for owner, value in zip(owners, after, strict=True):
+        for owner, value in zip(owners[1:], after[1:], strict=True):
             if owner is not None:
                 self.assign(owner, value)
+        if self._overrides("assign_sub"):
+            # How Keras's own `update_step` moves the weight.
+            self.assign_sub(owners.weight, before.weight - after.weight)
+        else:
+            self.assign(owners.weight, after.weight)
         progress = self._progress[index]
         if progress is not None:
             now = _deferred.count(self._form(), self._coefficients(), _read(progress), t)
@@ -368,7 +380,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 in number or shape, if a variable is unknown or occurs twice. Nothing has
                 changed then.
         """
-        gradients = list(grads)
+        gradients = [g if g is None or hasattr(g, "shape") else _as_tensor(g) for g in grads]
         if not gradients:
             return
         positions = self._positions_of(gradients, trainable_variables)
@@ -380,8 +392,8 @@ class RMSprop(keras.optimizers.Optimizer):
         if any(gradient is None for gradient in gradients):
             # Warns of the variables without a gradient, in Keras's own words.
             self._filter_empty_gradients(gradients, [variables[i] for i in positions])
-        if self._roster.takes_gradients_as_values:
-            self._overwrite_with_gradients(aligned)
+        for i in self._roster.fixed:
+            aligned[i] = None
         given = zip(aligned, variables, self._progress, strict=True)
         for i, (gradient, variable, progress) in enumerate(given):
             # The rows of a table that decays late stay rows.
@@ -483,7 +495,8 @@ class RMSprop(keras.optimizers.Optimizer):
         Args:
             variable: one of the variables the optimizer was built with.
 
-        Returns: a tensor of the variable's shape, float32 or wider.
+        Returns: a tensor of the variable's shape, float32 or wider; NaN for a variable that takes
+            its gradient as its value, such as a float8 scale, or that holds integers.
         Raises: ValueError if the optimizer is not built, or not with this variable.
         """
         if not self.built:
@@ -491,8 +504,11 @@ class RMSprop(keras.optimizers.Optimizer):
                 "The effective learning rate needs the running averages, which do not exist "
                 "before the optimizer is built. Make a step, or call `optimizer.build(variables)`."
             )
-        settled, _ = self._settled(self._position(variable))
+        position = self._position(variable)
+        settled, _ = self._settled(position)
         square_average = settled.square_average
+        if square_average is None:
+            return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
         rate = _rule.number_in(self._current_learning_rate(), dtype)
         epsilon = self._coefficients().epsilon
@@ -589,7 +605,8 @@ class RMSprop(keras.optimizers.Optimizer):
             self._accumulated_gradients if self.gradient_accumulation_steps else absent,
             self._model_variables_moving_average if self.use_ema else absent,
         )
-        return itertools.starmap(Parameter, zip(*columns, strict=True))
+        for owners in zip(*columns, strict=True):
+            yield Parameter(owners[0]) if is_fixed(owners[0]) else Parameter(*owners)
 
     def _position(self, variable: Any) -> int:
         """The position of a variable among the built ones."""
@@ -657,18 +674,20 @@ class RMSprop(keras.optimizers.Optimizer):
             "global_norm": self.global_clipnorm,
         }
         decays = bool(self.weight_decay)
+        overwrites_every = self.ema_overwrite_frequency or None
         variables = self._roster.weights
         return _step.Plan(
             form=self._form(),
             skip_nonfinite=self.skip_nonfinite,
-            clip=next((kind for kind, limit in clips.items() if limit is not None), None),
+            clip=next((kind for kind, limit in clips.items() if limit), None),
             maximize=self.maximize,
             scaled_loss=self.loss_scale_factor is not None,
             l2=self.l2 > 0.0,
             accumulation_steps=self.gradient_accumulation_steps or 1,
             use_ema=self.use_ema,
-            ema_overwrite_frequency=self.ema_overwrite_frequency if self.use_ema else None,
+            ema_overwrite_frequency=overwrites_every if self.use_ema else None,
             decayed=tuple([decays and self._use_weight_decay(v) for v in variables]),
+            overwritten=self._roster.overwritten,
             constraints=tuple([getattr(v, "constraint", None) for v in variables]),
         )
 
@@ -686,8 +705,13 @@ class RMSprop(keras.optimizers.Optimizer):
     def _given_learning_rate(self) -> Any:
         """The rate of the coming step: the variable that holds it, a tensor, or a float."""
         rate = self.learning_rate
+        if rate is self._learning_rate or isinstance(rate, keras.Variable):
+            return rate
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            # A tensor that is on its way; to look at its value would wait for the device.
+            return rate
         # What a callable gives is known only now; nothing has changed yet.
-        return _validation.checked_learning_rate(rate) if isinstance(rate, float | int) else rate
+        return _validation.checked_given_learning_rate(rate)
 
     def _current_learning_rate(self) -> float | Tensor:
         """The rate of the coming step as a tensor or a float."""
@@ -695,19 +719,34 @@ class RMSprop(keras.optimizers.Optimizer):
         return engine.read(rate) if isinstance(rate, keras.Variable) else rate
 
     def _update_hook(self) -> _step.Update | None:
-        """How a subclass's own `update_step` takes part in a step, None if there is none."""
-        if type(self).update_step is RMSprop.update_step:
+        """How a subclass's own code takes part in a step, None if there is none."""
+        if not any(map(self._overrides, ("update_step", "assign", "assign_sub"))):
             return None
 
         def update(index: int, step: StepCoefficients, before: Parameter, g: Tensor) -> Parameter:
             owners = self._parameters[index]
-            self.assign(owners.weight, before.weight)
+            if self.weight_decay:
+                # Decoupled decay comes before the update.
+                engine.write([(owners.weight, ops.cast(before.weight, owners.weight.dtype))])
             self.update_step(g, owners.weight, step.learning_rate)
             values = [None if owner is None else engine.read(owner) for owner in owners]
             after = Parameter(*values)
             return after._replace(accumulator=before.accumulator, average=before.average)
 
         return update
+
+    def _overrides(self, name: str) -> bool:
+        """Whether a subclass, or this very object, has a method of its own in place of ours."""
+        return getattr(type(self), name) is not getattr(RMSprop, name) or name in vars(self)
+
+    def _own_variables(self) -> list[keras.Variable]:
+        """The variables that a subclass added."""
+        ours = {id(v) for parameter in self._parameters for v in parameter}
+        ours |= {id(v) for progress in self._progress if progress is not None for v in progress}
+        ours |= {id(v) for v in (*self._counters, self._learning_rate)}
+        # Keras makes these for variables that no step moves, too.
+        ours |= {id(v) for name in _COLUMNS for v in getattr(self, name, ())}
+        return [variable for variable in self.variables if id(variable) not in ours]
 
     def _positions_of(
         self, gradients: Sequence[Tensor | None], variables: Iterable[keras.Variable] | None
@@ -741,15 +780,6 @@ class RMSprop(keras.optimizers.Optimizer):
             self.build(chosen)
         return list(range(len(chosen)))
 
-    def _overwrite_with_gradients(self, aligned: list[Tensor | None]) -> None:
-        """Give variables such as float8 scales their gradient as value, and take it away."""
-        gradients = [g for g in aligned if g is not None]
-        variables = [v for v, g in zip(self._roster.weights, aligned, strict=True) if g is not None]
-        _, others = self._overwrite_variables_directly_with_gradients(gradients, variables)
-        left = {self._position(variable) for variable in others}
-        for i in set(range(len(aligned))) - left:
-            aligned[i] = None
-
     def _check_assignment(self, name: str, value: Any) -> None:
         """Refuse a change that contradicts the other settings or the slots there are."""
         try:
@@ -771,8 +801,11 @@ class RMSprop(keras.optimizers.Optimizer):
 
         Keras would assign the average's own array, which its JAX trainer then donates twice.
         """
+        if _step.known(engine.read(self._iterations) == 0):
+            # There is no average before the first step, which may never come.
+            return
         for variable in trainable_variables:
-            average = self._model_variables_moving_average[self._position(variable)]
+            average = self._parameters[self._position(variable)].average
             if average is not None:
                 value = ops.cast(engine.copy(engine.read(average)), variable.dtype)
                 engine.write([(variable, value)])
@@ -799,6 +832,15 @@ _KERAS_OPTIONS = (
     "loss_scale_factor",
     "gradient_accumulation_steps",
 )
+
+
+def _as_tensor(gradient: Any) -> Tensor:
+    """A gradient that came as a list or a number, as Keras takes it too."""
+    # Through NumPy a list of floats keeps its float64; of tensors it may not be what NumPy takes.
+    try:
+        return np.asarray(gradient, "float64")
+    except (TypeError, ValueError):
+        return ops.convert_to_tensor(gradient)
 
 
 def _read(owners: Any) -> Any:

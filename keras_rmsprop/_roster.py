@@ -4,8 +4,19 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from keras_rmsprop import _step
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._rule import Parameter
+
+
+def is_overwritten(variable: Any) -> bool:
+    """Whether a variable takes its gradient as its value, as float8 scales do."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
+
+
+def is_fixed(variable: Any) -> bool:
+    """Whether a variable holds integers, which have no gradient to follow."""
+    return not _step.is_floating(_step.dtype_of(variable))
 
 
 class Roster:
@@ -22,10 +33,10 @@ class Roster:
         self.progress = tuple(progress)
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
         self.weights = [p.weight for p in self.parameters]
-        # Such as float8 scales.
-        self.takes_gradients_as_values = any(
-            getattr(p.weight, "overwrite_with_gradient", False) for p in self.parameters
-        )
+        # Such as float8 scales, which take their gradient as their value.
+        self.overwritten = tuple(map(is_overwritten, self.weights))
+        # Integers, which no step moves.
+        self.fixed = frozenset(i for i, weight in enumerate(self.weights) if is_fixed(weight))
         self._positions = {id(weight): i for i, weight in enumerate(self.weights)}
 
     def lists(self, variables: Sequence[Any]) -> bool:

@@ -48,6 +48,8 @@ class Plan(NamedTuple):
     use_ema: bool
     ema_overwrite_frequency: int | None
     decayed: tuple[bool, ...]
+    # Which take their gradient as their value, such as float8 scales.
+    overwritten: tuple[bool, ...]
     constraints: tuple[Constraint | None, ...]
 
 
@@ -97,7 +99,8 @@ def step(
         learning_rate: the rate of this step, a float or a scalar tensor.
         parameters: the built variables with their slots.
         gradients: for each parameter a dense tensor of its shape, or None.
-        update: how one parameter is advanced; by default `_rule.update`.
+        update: how one parameter is advanced; by default `_rule.update`. Where it is already
+            known that the step will have no effect, it is not called.
         shares: for a parameter that is given as rows of a table, what each row counts in a sum
             over all: 0 where it repeats another. Every row counts 1 by default.
         flags: for a parameter of which only the running step knows whether it has a gradient,
@@ -107,6 +110,7 @@ def step(
     Returns: the parameters and the counters after the step.
     """
     flags = flags or {}
+    has_effect = known if update is not None else _not_asked
     if update is None:
 
         def update(_: int, step: StepCoefficients, parameter: Parameter, g: Tensor) -> Parameter:
@@ -117,7 +121,8 @@ def step(
     present = {i: g for i, g in enumerate(gradients) if g is not None}
     results = list(parameters)
 
-    present = {i: widen(g) for i, g in present.items()}
+    values = {i: present.pop(i) for i in list(present) if plan.overwritten[i]}
+    present = {i: widen(g, parameters[i].weight) for i, g in present.items()}
     if plan.scaled_loss:
         present = {
             i: g / _rule.number_in(numbers.loss_scale, dtype_of(g)) for i, g in present.items()
@@ -128,6 +133,10 @@ def step(
     if plan.skip_nonfinite:
         owners = [parameters[i] for i in present]
         finite = all_finite(plan, list(present.values()), owners, counted_as)
+        for value in values.values():
+            finite = ops.logical_and(finite, ops.all(ops.isfinite(value)))
+        if has_effect(finite) is False:
+            return list(parameters), counters._replace(skipped=counters.skipped + 1)
     completes: Tensor | None = None
     if plan.accumulation_steps > 1:
         completes = (calls + 1) % plan.accumulation_steps == 0
@@ -140,8 +149,15 @@ def step(
             emptied = ops.where(taken, ops.zeros_like(total), total)
             results[i] = results[i]._replace(accumulator=emptied)
 
-    clipped = clip(plan, numbers, list(present.values()), counted_as)
-    for (i, _), gradient in zip(present.items(), clipped, strict=True):
+    for i, value in values.items():
+        taken = take_as_value(parameters[i], value, completes)
+        results[i] = select(flags[i], taken, parameters[i]) if i in flags else taken
+    if completes is not None and has_effect(completes) is False:
+        advancing: dict[int, Tensor] = {}
+    else:
+        clipped = clip(plan, numbers, list(present.values()), counted_as)
+        advancing = dict(zip(present, clipped, strict=True))
+    for i, gradient in advancing.items():
         before = results[i]
         after = _advance(plan, numbers, done, learning_rate, i, before, gradient, update)
         for condition in (completes, flags.get(i)):
@@ -168,6 +184,19 @@ def step(
         ops.where(finite, calls + 1, calls),
         ops.where(finite, counters.skipped, counters.skipped + 1),
     )
+
+
+def known(condition: Tensor) -> bool | None:
+    """The value of a scalar condition, None while the step is being traced."""
+    try:
+        return bool(condition)
+    except TypeError:
+        return None
+
+
+def _not_asked(_: Tensor) -> bool | None:
+    """Stand in for `known` where asking would wait for the device and nothing hangs on it."""
+    return None
 
 
 def all_finite(
@@ -283,6 +312,20 @@ def _advance(
     return after._replace(weight=ops.cast(after.weight, dtype_of(parameter.weight)))
 
 
+def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | None) -> Parameter:
+    """Give a variable its gradient as value; of several that are accumulated, the largest."""
+    weight, accumulator = parameter.weight, parameter.accumulator
+    if completes is None:
+        return parameter._replace(weight=ops.cast(gradient, dtype_of(weight)))
+    gradient = ops.cast(gradient, dtype_of(accumulator))
+    # A NaN wins, as in `ops.maximum`, which rounds float64 on torch.
+    largest = ops.where(accumulator > gradient, accumulator, gradient)
+    return parameter._replace(
+        weight=ops.where(completes, ops.cast(largest, dtype_of(weight)), weight),
+        accumulator=ops.where(completes, ops.zeros_like(largest), largest),
+    )
+
+
 def _average(plan: Plan, numbers: Numbers, done: Tensor, parameter: Parameter) -> Parameter:
     """Advance the moving average of the weights; the first one is a copy of them."""
     if parameter.average is None:
@@ -320,10 +363,23 @@ def accumulator_dtype(dtype: str) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
-def widen(tensor: Tensor) -> Tensor:
-    """Cast a half-precision tensor to float32; leave others alone."""
+def is_floating(dtype: str) -> bool:
+    """Whether a dtype holds real numbers rather than integers or truth values."""
+    return "float" in dtype
+
+
+def widen(tensor: Tensor, like: Tensor = None) -> Tensor:
+    """Cast a half-precision tensor to float32; leave wider ones alone.
+
+    Args:
+        tensor: a gradient.
+        like: the weight whose precision integers are taken to; float32 without.
+    """
     dtype = dtype_of(tensor)
-    wide = accumulator_dtype(dtype)
+    if not is_floating(dtype):
+        wide = accumulator_dtype("float32" if like is None else dtype_of(like))
+    else:
+        wide = accumulator_dtype(dtype)
     return tensor if wide == dtype else ops.cast(tensor, wide)
 
 

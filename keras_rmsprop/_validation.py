@@ -9,6 +9,7 @@ import functools
 import inspect
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, ParamSpec
 
@@ -61,6 +62,14 @@ def _integer(least: int) -> Callable[[Any], int]:
     return parse
 
 
+def _none_or_several(value: Any) -> int:
+    """Accept 0, and integers from 2 on."""
+    number = _integer(0)(value)
+    if number == 1:
+        raise _RefusedError
+    return number
+
+
 def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Accept None as well."""
     return lambda value: None if value is None else parse(value)
@@ -80,8 +89,11 @@ def _auto_or_flag(value: Any) -> str | bool:
 _fraction = _number(lambda x: 0.0 <= x < 1.0)
 _non_negative = _number(lambda x: 0.0 <= x < math.inf)
 _positive_or_none = _optional(_number(lambda x: 0.0 < x < math.inf))
+_non_negative_or_none = _optional(_non_negative)
 
 _POSITIVE_OR_NONE = "None or a finite number > 0"
+# In Keras 0 stands for "off" as None does.
+_LIMIT_OR_NONE = "None, a finite number > 0, or 0 for none"
 
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "rho": Hyperparameter(
@@ -107,23 +119,27 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     ),
     "weight_decay": Hyperparameter(
         "None or a finite number >= 0",
-        _optional(_non_negative),
+        _non_negative_or_none,
         "It is the decoupled kind; torch's `weight_decay` is `l2` here.",
     ),
-    "clipnorm": Hyperparameter(_POSITIVE_OR_NONE, _positive_or_none),
+    "clipnorm": Hyperparameter(_LIMIT_OR_NONE, _non_negative_or_none),
     "clipvalue": Hyperparameter(
-        _POSITIVE_OR_NONE, _positive_or_none, "torch clips with `clip_grad_value_(clip_value=)`."
+        _LIMIT_OR_NONE, _non_negative_or_none, "torch clips with `clip_grad_value_(clip_value=)`."
     ),
     "global_clipnorm": Hyperparameter(
-        _POSITIVE_OR_NONE,
-        _positive_or_none,
+        _LIMIT_OR_NONE,
+        _non_negative_or_none,
         "torch clips with `clip_grad_norm_(max_norm=)`, optax with `clip_by_global_norm`.",
     ),
     "ema_momentum": Hyperparameter("a number in [0, 1]", _number(lambda x: 0.0 <= x <= 1.0)),
-    "ema_overwrite_frequency": Hyperparameter("None or an integer >= 1", _optional(_integer(1))),
+    "ema_overwrite_frequency": Hyperparameter(
+        "None, an integer >= 1, or 0 for never", _optional(_integer(0))
+    ),
     "loss_scale_factor": Hyperparameter(_POSITIVE_OR_NONE, _positive_or_none),
     "gradient_accumulation_steps": Hyperparameter(
-        "None or an integer >= 2", _optional(_integer(2)), "optax has `MultiSteps` for it."
+        "None, an integer >= 2, or 0 for none",
+        _optional(_none_or_several),
+        "optax has `MultiSteps` for it.",
     ),
     "centered": Hyperparameter("True or False", _flag),
     "nesterov": Hyperparameter("True or False", _flag),
@@ -201,6 +217,20 @@ def checked_learning_rate(value: Any) -> Any:
         return _non_negative(value)
     except _RefusedError:
         raise ValueError(_learning_rate_message(value)) from None
+
+
+def checked_given_learning_rate(value: Any) -> Any:
+    """Return the rate that a callable gave for one step, as a float or a scalar tensor.
+
+    Inside a trace a tensor has no value yet, and is taken as it is.
+
+    Raises: ValueError if it is no number, or negative, infinite or NaN.
+    """
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
+        value = value.item()
+    if not ops.is_tensor(value):
+        return checked_learning_rate(value)
+    return _checked_scalar(value)
 
 
 def checked_assigned_learning_rate(value: Any, current: Any) -> Any:
@@ -295,9 +325,15 @@ def explain_unknown_arguments(
 
     @functools.wraps(function)
     def explaining(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        if kwargs.pop("decay", None) is not None:
+            warnings.warn(
+                "Argument `decay` is no longer supported and will be ignored, as in Keras. "
+                f"{OTHER_WORDS['decay']}",
+                stacklevel=2,
+            )
         for name in kwargs:
             if name not in accepted:
-                raise TypeError(
+                raise ValueError(
                     f"There is no argument `{name}`, received {name}={_shown(kwargs[name])}. "
                     f"{_hint(name, accepted)}"
                 )

@@ -194,3 +194,15 @@ def test_a_subclass_on_torch_rounds_hyperparameters_to_float32_and_ours_does_not
     theirs, ours = (np.max(np.abs(numpy(weight) - want)) / travelled for weight in weights)
     assert theirs > 1e-9
     assert ours <= 1e-14
+
+
+def test_a_scale_that_takes_its_gradient_has_no_learning_rate_of_its_own() -> None:
+    weight, scale = keras.Variable([1.0, 2.0]), keras.Variable([1.0])
+    scale.overwrite_with_gradient = True
+    optimizer = RMSprop(0.1, lazy=keras.backend.backend() == "tensorflow")
+    for _ in range(3):
+        optimizer.apply([ops.ones((2,)), ops.convert_to_tensor([2.0])], [weight, scale])
+    assert np.isnan(ops.convert_to_numpy(optimizer.effective_learning_rate(scale))).all()
+    assert np.isfinite(ops.convert_to_numpy(optimizer.effective_learning_rate(weight))).all()
+    optimizer.settle()
+    np.testing.assert_array_equal(numpy(scale), [2.0])

@@ -114,3 +114,95 @@ def test_fit_passes_over_a_bad_batch() -> None:
     assert optimizer.skipped_steps == 2
     assert int(optimizer.iterations) == 10
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_a_fit_of_bad_batches_only_leaves_the_weights_where_they_were() -> None:
+    # Its end puts the average in the weights' place, and there is none before the first step.
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    before = model.get_weights()
+    optimizer = RMSprop(0.1, skip_nonfinite=True, use_ema=True)
+    model.compile(optimizer, "mse")
+    model.fit(np.full((4, 2), np.nan, np.float32), np.zeros((4, 1), np.float32), verbose=0)
+    assert optimizer.skipped_steps == 1
+    for weight, start in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, start)
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
+@pytest.mark.parametrize("bad", ["weight", "scale"])
+def test_a_scale_is_not_overwritten_by_a_bad_batch(bad: str, jit_compile: Any) -> None:
+    weight, scale = keras.Variable([1.0, 2.0]), keras.Variable(1.0)
+    # As float8 layers mark the scales whose gradient is their next value.
+    scale.overwrite_with_gradient = True
+    optimizer = RMSprop(0.1, skip_nonfinite=True, jit_compile=jit_compile)
+    good = [ops.ones((2,)), ops.convert_to_tensor(4.0)]
+    spoilt = list(good)
+    spoilt[bad == "scale"] = spoilt[bad == "scale"] * np.nan
+    for gradients in (good, good, spoilt):
+        scale_before, weight_before = values([scale, weight])
+        optimizer.apply(gradients, [weight, scale])
+    assert optimizer.skipped_steps == 1
+    assert scale_before == 4.0
+    np.testing.assert_array_equal(values([scale])[0], scale_before)
+    np.testing.assert_array_equal(values([weight])[0], weight_before)
+
+
+class Counting(RMSprop):
+    """Counts its updates in a variable of its own."""
+
+    def build(self, variables: Any) -> None:
+        """Add the variable."""
+        if not self.built:
+            self.updates = self.add_variable((), dtype="int32", name="updates")
+        super().build(variables)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Count, and update as ever."""
+        self.updates.assign_add(1)
+        super().update_step(gradient, variable, learning_rate)
+
+
+OWN = {"skipping": {"skip_nonfinite": True}, "accumulating": {"gradient_accumulation_steps": 2}}
+
+
+@pytest.mark.parametrize("options", OWN.values(), ids=OWN)
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+def test_a_call_without_effect_leaves_a_subclass_s_own_variables(
+    options: dict[str, Any], traced: bool
+) -> None:
+    variable = keras.Variable([1.0, 2.0])
+    optimizer = Counting(0.1, **options)
+    optimizer.build([variable])
+    call = _traced(optimizer, variable) if traced else _eager(optimizer, variable)
+    effects = [True, False, True] if "skip_nonfinite" in options else [False, True, False]
+    for t, has_effect in enumerate(effects):
+        before = [int(optimizer.updates), *values([variable])]
+        skips = "skip_nonfinite" in options and not has_effect
+        call(ops.convert_to_tensor([np.nan if skips else 1.0, 0.5]))
+        assert int(optimizer.updates) == before[0] + has_effect, t
+        assert np.any(values([variable])[0] != before[1]) == has_effect, t
+
+
+def _eager(optimizer: Any, variable: Any) -> Any:
+    return lambda gradient: optimizer.apply([gradient], [variable])
+
+
+def _traced(optimizer: Any, variable: Any) -> Any:
+    """A call of `apply` that is traced, where the backend traces."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(_eager(optimizer, variable), autograph=False)
+    if keras.backend.backend() == "torch":
+        return _eager(optimizer, variable)
+    import jax
+
+    step = jax.jit(lambda state, g, weights: optimizer.stateless_apply(state, [g], weights))
+
+    def call(gradient: Any) -> None:
+        state = [v.value for v in optimizer.variables]
+        weights, state = step(state, gradient, [variable.value])
+        for owner, value in zip([variable, *optimizer.variables], [*weights, *state], strict=True):
+            owner.assign(value)
+
+    return call

@@ -227,6 +227,7 @@ def a_plan(variables: int = 1, **options: Any) -> _step.Plan:
         use_ema=False,
         ema_overwrite_frequency=None,
         decayed=(False,) * variables,
+        overwritten=(False,) * variables,
         constraints=(None,) * variables,
     )
     return plan._replace(**options)

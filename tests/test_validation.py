@@ -23,13 +23,13 @@ NUMBERS_OUTSIDE = {
     "initial_square_average": (-1.0, INFINITY),
     "l2": (-0.01, INFINITY),
     "weight_decay": (-1.0, INFINITY),
-    "clipnorm": (0.0, -1.0, INFINITY),
-    "clipvalue": (0.0, -1.0, INFINITY),
-    "global_clipnorm": (0.0, -1.0, INFINITY),
+    "clipnorm": (-1.0, INFINITY),
+    "clipvalue": (-1.0, INFINITY),
+    "global_clipnorm": (-1.0, INFINITY),
     "ema_momentum": (-0.1, 1.1),
     "loss_scale_factor": (0.0, -2.0, INFINITY),
-    "ema_overwrite_frequency": (0, -1, 2.0),
-    "gradient_accumulation_steps": (0, 1, -2, 2.0),
+    "ema_overwrite_frequency": (-1, 2.0),
+    "gradient_accumulation_steps": (1, -2, 2.0),
 }
 NUMBERS_AT_THE_EDGE = {
     "rho": (0.0, 1.0 - 1e-9),
@@ -38,13 +38,13 @@ NUMBERS_AT_THE_EDGE = {
     "initial_square_average": (0.0, 1e30),
     "l2": (0.0, 1e30),
     "weight_decay": (0.0, None),
-    "clipnorm": (1e-30, None),
-    "clipvalue": (1e-30, None),
-    "global_clipnorm": (1e-30, None),
+    "clipnorm": (1e-30, 0.0, None),
+    "clipvalue": (1e-30, 0.0, None),
+    "global_clipnorm": (1e-30, 0.0, None),
     "ema_momentum": (0.0, 1.0),
     "loss_scale_factor": (1e-30, None),
-    "ema_overwrite_frequency": (1, None),
-    "gradient_accumulation_steps": (2, None),
+    "ema_overwrite_frequency": (1, 0, None),
+    "gradient_accumulation_steps": (2, 0, None),
 }
 FLAGS = [
     name
@@ -224,7 +224,6 @@ def test_a_corrected_variance_that_starts_at_zero_warns_and_says_what_to_do() ->
     [
         ("lr", "`learning_rate`"),
         ("alpha", "`rho`"),
-        ("decay", "TF1's and optax's `decay` is `rho` here; .*InverseTimeDecay"),
         ("eps", "`epsilon`"),
         ("initial_scale", "`initial_square_average`"),
         ("eps_in_sqrt", "`epsilon_inside_sqrt`"),
@@ -235,13 +234,20 @@ def test_a_corrected_variance_that_starts_at_zero_warns_and_says_what_to_do() ->
     ],
 )
 def test_the_words_of_other_frameworks_are_translated(unknown: str, answer: str) -> None:
-    with pytest.raises(TypeError, match=f"no argument `{unknown}`, received {unknown}=.*{answer}"):
+    with pytest.raises(ValueError, match=f"no argument `{unknown}`, received {unknown}=.*{answer}"):
         RMSprop(**{unknown: 0.5})
 
 
 def test_every_word_of_other_frameworks_has_a_test() -> None:
     (mark,) = test_the_words_of_other_frameworks_are_translated.pytestmark  # type: ignore[attr-defined]
-    assert {unknown for unknown, _ in mark.args[1]} == set(_validation.OTHER_WORDS)
+    assert {unknown for unknown, _ in mark.args[1]} == set(_validation.OTHER_WORDS) - {"decay"}
+
+
+def test_decay_is_ignored_with_a_warning_that_translates_it() -> None:
+    words = "will be ignored, as in Keras. TF1's and optax's `decay` is `rho` here; .*InverseTime"
+    with pytest.warns(UserWarning, match=words):
+        optimizer = RMSprop(decay=0.5)
+    assert optimizer.rho == 0.9
 
 
 def test_no_word_of_another_framework_is_an_argument_here() -> None:
@@ -253,12 +259,12 @@ def test_no_word_of_another_framework_is_an_argument_here() -> None:
     [("epsilom", "epsilon"), ("learning_rates", "learning_rate"), ("Centered", "centered")],
 )
 def test_a_misspelt_argument_is_answered_with_the_nearest_one(unknown: str, nearest: str) -> None:
-    with pytest.raises(TypeError, match=f"`{unknown}`.* Did you mean `{nearest}`"):
+    with pytest.raises(ValueError, match=f"`{unknown}`.* Did you mean `{nearest}`"):
         RMSprop(**{unknown: 0.5})
 
 
 def test_an_argument_like_no_other_is_answered_with_all_of_them() -> None:
-    with pytest.raises(TypeError, match=r"Accepted are `learning_rate`, `rho`, .*, `maximize`"):
+    with pytest.raises(ValueError, match=r"Accepted are `learning_rate`, `rho`, .*, `maximize`"):
         RMSprop(qqq=0.5)  # type: ignore[call-arg]
 
 
@@ -394,6 +400,27 @@ def test_one_clipping_can_replace_another_when_the_old_one_is_removed_first() ->
 
 
 # The learning rate.
+
+
+@pytest.mark.parametrize("form", [float, np.float32, np.asarray, ops.convert_to_tensor])
+@pytest.mark.parametrize("rate", [NAN, -1.0, INFINITY], ids=str)
+@pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
+def test_a_callable_that_gives_no_rate_is_refused_whatever_holds_its_number(
+    form: Any, rate: float, jit_compile: Any
+) -> None:
+    rates = [0.5, 0.5, rate, 0.5]
+    variable = keras.Variable([1.0, 2.0])
+    optimizer = RMSprop(lambda: form(rates.pop(0)), jit_compile=jit_compile)
+    for _ in range(2):
+        optimizer.apply([ops.ones((2,))], [variable])
+    before = [np.array(v.numpy()) for v in (variable, *optimizer.variables)]
+    with pytest.raises(ValueError, match="`learning_rate` must be a finite number >= 0"):
+        optimizer.apply([ops.ones((2,))], [variable])
+    for v, old in zip((variable, *optimizer.variables), before, strict=True):
+        np.testing.assert_array_equal(v.numpy(), old)
+    optimizer.apply([ops.ones((2,))], [variable])
+    assert int(optimizer.iterations) == 3
+
 
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=10, decay_rate=0.5)
 NOT_A_RATE = {

@@ -1,9 +1,11 @@
 """What the engines share: the op-by-op way to run a step, and when a step can be compiled."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
+from keras import ops
 
 # Keras has no public way to ask for the scope; tests/test_optimizer.py checks that it exists.
 from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -23,6 +25,7 @@ __all__ = [
     "read_counters",
     "refuse",
     "run_plainly",
+    "run_with_hook",
     "shape_of",
     "why_op_by_op",
     "write_whole",
@@ -83,6 +86,49 @@ def run_plainly(
         optimizer._update_hook(),
     )
     return changes([*variables, optimizer._counters], [*before, counters], [*after, counted])
+
+
+def run_with_hook(
+    optimizer: "RMSprop",
+    plan: _step.Plan,
+    gradients: Sequence[Tensor | None],
+    rate: Any,
+    read: Callable[[Any], Tensor],
+    assign: Callable[[Any, Tensor], None],
+) -> None:
+    """Run and write one step of a subclass whose own code changes variables on the way.
+
+    Where a trace has to see a step that may turn out without effect, what that code wrote to
+    variables of its own is undone by selection; where it raises, everything is as it was.
+
+    Args:
+        optimizer: a built optimizer with an update hook.
+        plan: what its step does.
+        gradients: for each built variable a dense gradient or None.
+        rate: its `learning_rate`, asked for once.
+        read: gives a variable's current value as something that outlives an assignment.
+        assign: gives a variable a value.
+    """
+    own = optimizer._own_variables()
+    owners = itertools.chain(*optimizer._parameters, optimizer._counters, own)
+    kept = [(owner, read(owner)) for owner in owners if owner is not None]
+    calls = read(optimizer._counters.calls)
+    try:
+        pairs = run_plainly(optimizer, plan, gradients, rate, read)
+        if own and (plan.skip_nonfinite or plan.accumulation_steps > 1):
+            counter = optimizer._counters.calls
+            counted = next((new for owner, new in pairs if owner is counter), calls)
+            completes = counted % plan.accumulation_steps == 0
+            made = ops.logical_and(counted > calls, completes)
+            if _step.known(made) is None:
+                before = kept[len(kept) - len(own) :]
+                pairs += [(v, ops.where(made, read(v), old)) for v, old in before]
+        for variable, value in pairs:
+            assign(variable, value)
+    except BaseException:
+        for variable, value in kept:
+            assign(variable, value)
+        raise
 
 
 def read_counters(optimizer: "RMSprop", read: Callable[[Any], Tensor]) -> _step.Counters:

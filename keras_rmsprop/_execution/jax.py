@@ -17,6 +17,7 @@ from keras_rmsprop._execution._plain import (
     in_stateless_scope,
     read_counters,
     run_plainly,
+    run_with_hook,
     why_op_by_op,
 )
 from keras_rmsprop._rule import Coefficients, Parameter
@@ -40,7 +41,9 @@ _told: "weakref.WeakSet[RMSprop]" = weakref.WeakSet()
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
     plan, rate = optimizer._plan(), optimizer._given_learning_rate()
-    if not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
+    if optimizer._update_hook() is not None:
+        run_with_hook(optimizer, plan, gradients, rate, read, lambda v, value: v.assign(value))
+    elif not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
         optimizer, plan, gradients, rate
     ):
         write(run_plainly(optimizer, plan, gradients, rate, read))

@@ -16,7 +16,13 @@ from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
 from keras_rmsprop import _sparse, _step
 from keras_rmsprop._deferred import Progress
-from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope, why_op_by_op
+from keras_rmsprop._execution._plain import (
+    FLOATING,
+    changes,
+    in_stateless_scope,
+    run_with_hook,
+    why_op_by_op,
+)
 from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
@@ -66,7 +72,9 @@ def run(optimizer: "RMSprop", gradients: Gradients) -> None:
         # The scope keeps whole values, not rows.
         gradients = _all_dense(optimizer, gradients)
     _check_constraints(optimizer, plan, gradients)
-    if not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
+    if optimizer._update_hook() is not None:
+        run_with_hook(optimizer, plan, gradients, rate, read, _sparse.write)
+    elif not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
         optimizer, plan, gradients, rate
     ):
         write(_run_plainly(optimizer, plan, gradients, rate))

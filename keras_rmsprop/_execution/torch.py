@@ -13,7 +13,7 @@ import torch
 
 from keras_rmsprop import _rule, _step
 from keras_rmsprop._execution import _plain
-from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly
+from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
 from keras_rmsprop._rule import Form, Parameter, StepCoefficients
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def run(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
     if optimizer._update_hook() is not None:
         # A subclass's `update_step` changes the memory that a plain read would give out.
         rate = optimizer._given_learning_rate()
-        write(run_plainly(optimizer, plan, gradients, rate, lambda v: read(v).clone()))
+        keep = lambda v: read(v).clone()  # noqa: E731
+        run_with_hook(optimizer, plan, gradients, rate, keep, lambda v, value: v.assign(value))
     elif (
         optimizer.jit_compile is False
         or in_stateless_scope()
@@ -103,19 +104,28 @@ def _run_in_place(
     counter = read(optimizer._iterations)
     calls = int(_value_of(optimizer, "calls", counter))
     done = calls // plan.accumulation_steps
-    present = tuple(i for i, g in enumerate(gradients) if g is not None)
+    given = {i: g for i, g in enumerate(gradients) if g is not None}
+    values = {i: given.pop(i) for i in list(given) if plan.overwritten[i]}
+    present = tuple(given)
     layout = _layout_of(optimizer, present, plan.decayed)
     parameters = layout.parameters
-    batch = _unscaled(plan, numbers, [g for g in gradients if g is not None])
+    batch = _unscaled(plan, numbers, list(given.values()))
 
     # Every call asks for the rate, also one that makes no step: a callable may count.
     rate = _learning_rate(optimizer, calls)
     if plan.skip_nonfinite:
         owners, shares = [parameters[i] for i in present], [None] * len(present)
-        if not bool(_step.all_finite(plan, batch, owners, shares)):
+        finite = _step.all_finite(plan, batch, owners, shares)
+        if not all(map(bool, (finite, *(v.isfinite().all() for v in values.values())))):
             read(optimizer._skipped_steps).add_(1)
             return
     completes = (calls + 1) % plan.accumulation_steps == 0
+    for i, value in values.items():
+        accumulates = plan.accumulation_steps > 1
+        taken = _step.take_as_value(parameters[i], value, completes if accumulates else None)
+        for tensor, new in zip(parameters[i], taken, strict=True):
+            if new is not tensor:
+                tensor.copy_(new)
     if plan.accumulation_steps > 1:
         batch = _accumulated(plan, [parameters[i] for i in present], batch)
     if completes:
@@ -465,6 +475,8 @@ def _existing(tensors: Iterable[torch.Tensor | None]) -> list[torch.Tensor]:
 
 def _learning_rate(optimizer: "RMSprop", calls: int) -> float:
     """The rate of this step as a number of the host's."""
+    if any(map(optimizer._overrides, ("learning_rate", "_get_current_learning_rate"))):
+        return float(optimizer._current_learning_rate())
     rate = optimizer._learning_rate
     if isinstance(rate, keras.Variable):
         return _value_of(optimizer, "learning_rate", read(rate))

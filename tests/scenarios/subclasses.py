@@ -1,0 +1,159 @@
+"""Subclasses that override what Keras documents, and what people override besides."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tests import models
+from tests.scenarios import scenario
+
+
+def _counting(RMSprop: Any) -> Any:
+    """A subclass whose `update_step` counts in a variable of its own."""
+
+    class Counting(RMSprop):
+        def build(self, variables: Any) -> None:
+            if not self.built:
+                self.updates = self.add_variable((), dtype="int32", name="updates")
+            super().build(variables)
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            self.updates.assign_add(1)
+            super().update_step(gradient, variable, learning_rate)
+
+    return Counting
+
+
+def _steps(optimizer: Any, count: int = 6) -> list[Any]:
+    """Apply gradients that change from step to step to two variables."""
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([[3.0], [4.0]])]
+    for t in range(count):
+        gradients = [
+            ops.convert_to_tensor([1.0, -2.0 + t]),
+            ops.convert_to_tensor([[0.5 * t], [1]]),
+        ]
+        optimizer.apply(gradients, variables)
+    return models.values(variables)
+
+
+@scenario()
+def an_update_step_runs_once_for_each_step_and_not_for_each_call(RMSprop, folder):
+    optimizer = _counting(RMSprop)(0.1, gradient_accumulation_steps=3)
+    weights = _steps(optimizer)
+    assert int(optimizer.updates) == 2 * 2
+    return weights
+
+
+@scenario()
+def an_update_step_runs_once_for_each_step_in_fit(RMSprop, folder):
+    model = models.model()
+    optimizer = _counting(RMSprop)(0.1, gradient_accumulation_steps=2)
+    weights = models.fit(model, optimizer)
+    # Two epochs of four batches, two of which make a step; two layers of two weights.
+    assert int(optimizer.updates) == 4 * 4
+    return weights
+
+
+@scenario()
+def a_subclass_gives_the_rate_through_keras_s_private_method(RMSprop, folder):
+    class Halved(RMSprop):
+        def _get_current_learning_rate(self) -> Any:
+            return super()._get_current_learning_rate() * 0.5
+
+    return _steps(Halved(0.1))
+
+
+@scenario()
+def a_subclass_makes_the_rate_a_property(RMSprop, folder):
+    class Constant(RMSprop):
+        @property
+        def learning_rate(self) -> float:
+            return 0.05
+
+    return _steps(Constant(0.1))
+
+
+@scenario()
+def an_object_is_given_another_way_to_its_rate(RMSprop, folder):
+    optimizer = RMSprop(0.1)
+    optimizer._get_current_learning_rate = lambda: 0.025
+    return _steps(optimizer)
+
+
+@scenario()
+def a_subclass_changes_gradients_in_apply(RMSprop, folder):
+    class Centralized(RMSprop):
+        def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+            grads = [g - ops.mean(g) for g in grads]
+            super().apply(grads, trainable_variables)
+
+    model = models.model()
+    return [*_steps(Centralized(0.1)), *models.fit(model, Centralized(0.01))]
+
+
+@scenario()
+def a_subclass_watches_what_is_assigned(RMSprop, folder):
+    seen = []
+
+    class Watching(RMSprop):
+        def assign(self, variable: Any, value: Any) -> None:
+            seen.append(variable.shape)
+            super().assign(variable, value)
+
+    weights = _steps(Watching(0.1))
+    # The average of each of the two variables, at each of six steps, at least.
+    assert len(seen) >= 2 * 6
+    return weights
+
+
+@scenario()
+def a_subclass_keeps_weights_from_moving_backwards(RMSprop, folder):
+    class Upwards(RMSprop):
+        def assign_sub(self, variable: Any, value: Any) -> None:
+            super().assign_sub(variable, ops.minimum(value, 0.0))
+
+    weights = _steps(Upwards(0.1))
+    assert np.all(weights[0] >= [1.0, 2.0])
+    return weights
+
+
+@scenario()
+def a_subclass_of_keras_s_guide_is_trained_and_loaded(RMSprop, folder):
+    @keras.saving.register_keras_serializable("scenarios", name=f"Noisy{RMSprop.__module__}")
+    class Noisy(RMSprop):
+        def __init__(self, *args: Any, scale: float = 0.5, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.scale = scale
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient * self.scale, variable, learning_rate)
+
+        def get_config(self) -> dict[str, Any]:
+            return super().get_config() | {"scale": self.scale}
+
+    model = models.model()
+    models.fit(model, Noisy(0.01, scale=0.25))
+    model.save(folder / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras")
+    assert loaded.optimizer.scale == 0.25
+    return models.go_on(loaded)
+
+
+@scenario()
+def a_subclass_adds_a_slot_for_each_variable(RMSprop, folder):
+    class Remembering(RMSprop):
+        def build(self, variables: Any) -> None:
+            if self.built:
+                return
+            super().build(variables)
+            self.previous = self.add_optimizer_variables(variables, "previous")
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            previous = self.previous[self._get_variable_index(variable)]
+            super().update_step(gradient + 0.5 * previous, variable, learning_rate)
+            self.assign(previous, gradient)
+
+    model = models.model()
+    return [*_steps(Remembering(0.1)), *models.fit(model, Remembering(0.01))]
