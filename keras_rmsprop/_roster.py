@@ -33,6 +33,8 @@ class Roster:
         self.progress = tuple(progress)
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
         self.weights = [p.weight for p in self.parameters]
+        # The weights with their slots, one after the other.
+        self.variables = [v for p in self.parameters for v in p if v is not None]
         # Such as float8 scales, which take their gradient as their value.
         self.overwritten = tuple(map(is_overwritten, self.weights))
         # Integers, which no step moves.

@@ -198,9 +198,9 @@ def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     traces: list[int] = []
     original = _step.step
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         traces.append(len(traces))
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(_step, "step", counted)
     return traces

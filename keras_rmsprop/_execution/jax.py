@@ -1,25 +1,42 @@
-"""How a step runs on JAX: op by op or traced, or as one compiled call."""
+"""How a step runs on JAX: op by op or traced, or as one compiled call.
 
+A compiled step gives no buffer away that a variable holds: it reads the variables' arrays, and
+writes into those that the step before it replaced, which are donated where nobody else holds them.
+An interrupt, an error or another thread therefore finds every variable with an array to read, and
+all of them change at one moment.
+
+The arrays to write into are one more copy of weights and slots. They are kept where that copy
+takes at most an eighth of the memory of the device; elsewhere each step takes new memory. Where
+and how often it is kept changes no number. The environment variable
+`KERAS_RMSPROP_JAX_SECOND_COPY`, read when an optimizer's first step is compiled, decides otherwise:
+`0` never keeps it, `1` always does.
+"""
+
+import collections
 import contextlib
+import functools
+import itertools
 import logging
+import math
+import operator
+import os
+import pathlib
 import sys
+import time
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import keras
 import numpy as np
+from jax import numpy as jnp
+from jax.experimental.sparse import JAXSparse
 
-from keras_rmsprop import _step
+from keras_rmsprop import _interrupts, _step
 from keras_rmsprop._execution import _plain
-from keras_rmsprop._execution._plain import (
-    in_stateless_scope,
-    read_counters,
-    run_plainly,
-    run_with_hook,
-    why_op_by_op,
-)
+from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
+from keras_rmsprop._roster import Roster
 from keras_rmsprop._rule import Coefficients, Parameter
 
 if TYPE_CHECKING:
@@ -30,23 +47,43 @@ Gradients = Sequence[jax.Array | None]
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
 outside_trace = contextlib.nullcontext
-as_written, is_rows, shape_of = _plain.as_written, _plain.is_rows, _plain.shape_of
+as_written, is_rows = _plain.as_written, _plain.is_rows
 
 _log = logging.getLogger(__name__)
 
 # The optimizers of which the log says that they run op by op; each step tries anew.
 _told: "weakref.WeakSet[RMSprop]" = weakref.WeakSet()
 
+# A compilation that takes longer is logged; in seconds.
+_LONG = 1.0
+
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
-    plan, rate = optimizer._plan(), optimizer._given_learning_rate()
-    if optimizer._update_hook() is not None:
-        run_with_hook(optimizer, plan, gradients, rate, read, lambda v, value: v.assign(value))
-    elif not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
-        optimizer, plan, gradients, rate
-    ):
-        write(run_plainly(optimizer, plan, gradients, rate, read))
+    plan = optimizer._plan()
+    if _is_traced(optimizer, gradients):
+        # What surrounds the step decides how it runs.
+        rate = optimizer._given_learning_rate()
+        if optimizer._update_hook() is not None:
+            run_with_hook(optimizer, plan, gradients, rate, read, _assign)
+        else:
+            write(run_plainly(optimizer, plan, gradients, rate, read))
+        return
+    reason = _why_op_by_op(optimizer, plan)
+    insists = optimizer.jit_compile is True
+    if insists and reason is not None:
+        _plain.refuse(reason)
+    rate = optimizer._given_learning_rate()
+    if reason is None and (insists or _compiles_unasked(optimizer, gradients)):
+        reason = _run_compiled(optimizer, plan, gradients, rate)
+        if reason is None:
+            return
+        if insists:
+            _plain.refuse(reason)
+        if optimizer not in _told:
+            _told.add(optimizer)
+            _log.debug("%s runs op by op: %s", optimizer.name, reason)
+    _run_op_by_op(optimizer, plan, gradients, rate)
 
 
 def read(variable: keras.Variable) -> jax.Array:
@@ -55,9 +92,20 @@ def read(variable: keras.Variable) -> jax.Array:
 
 
 def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
-    """Assign each value to its variable."""
-    for variable, value in pairs:
-        variable.assign(value)
+    """Assign each value to its variable; outside a stateless scope all of them or none."""
+    pairs = list(pairs)
+    if in_stateless_scope():
+        for variable, value in pairs:
+            _assign(variable, value)
+    elif all(_is_plain(variable) for variable, _ in pairs):
+        values = [_as_held(variable, value) for variable, value in pairs]
+        _store([variable for variable, _ in pairs], values, at_once=True)
+    else:
+        _plain.write_whole(pairs, read, _assign)
+
+
+def _assign(variable: Any, value: jax.Array) -> None:
+    variable.assign(value)
 
 
 def copy(value: jax.Array) -> jax.Array:
@@ -65,105 +113,352 @@ def copy(value: jax.Array) -> jax.Array:
     return value.copy()
 
 
-def dense(gradient: Any, _: keras.Variable) -> jax.Array:
-    """Return the gradient as one value per weight: on JAX it already is."""
-    # Keras takes NumPy's arrays as well.
-    return gradient if isinstance(gradient, jax.Array) else keras.ops.convert_to_tensor(gradient)
+def shape_of(gradient: Any) -> tuple[int, ...]:
+    """Return the gradient's shape; it may be a list or a number."""
+    return tuple(gradient.shape) if hasattr(gradient, "shape") else np.shape(gradient)
 
 
-class _Slots(NamedTuple):
-    """The optimizer's part of a parameter, which a compiled step may overwrite in place."""
-
-    square_average: jax.Array | None
-    gradient_average: jax.Array | None
-    momentum: jax.Array | None
-    accumulator: jax.Array | None
-    average: jax.Array | None
-
-
-# The number of calls as a compiled step of each optimizer left it, known to be above zero. The
-# step after it need not wait for the device to learn that it is not the first.
-_last_calls: "weakref.WeakKeyDictionary[RMSprop, jax.Array]" = weakref.WeakKeyDictionary()
+def dense(gradient: Any, variable: keras.Variable) -> jax.Array:
+    """Return the gradient, whatever Keras takes for one, as one value per weight."""
+    if isinstance(gradient, jax.Array):
+        return gradient
+    if isinstance(gradient, JAXSparse):
+        # Adds up what is given for one place more than once.
+        return gradient.todense()
+    # Lists and numbers have no dtype of their own.
+    dtype = None if hasattr(gradient, "dtype") else variable.dtype
+    return keras.ops.convert_to_tensor(gradient, dtype)
 
 
-def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> bool:
-    """Whether this step is to run as one compiled call.
+def _is_traced(optimizer: "RMSprop", gradients: Gradients) -> bool:
+    """Whether the step is part of a trace, or of a scope that holds the variables' values."""
+    if in_stateless_scope():
+        return True
+    given = (optimizer._iterations._value, *gradients)
+    return any(isinstance(x, jax.core.Tracer) for x in given)
 
-    It depends on the configuration and the saved state only, never on what the process did
-    before: otherwise a resumed run would round differently from one that was not stopped.
+
+def _why_op_by_op(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
+    """Why no step of this configuration can be compiled, None if it can."""
+    reason = _plain.why_op_by_op(optimizer, plan)
+    if reason is None and jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        reason = "JAX is set to run without `jit` (`jax_disable_jit`)"
+    if reason is None and keras.distribution.distribution() is not None:
+        reason = "a distribution of Keras is set, which lays out the variables"
+    return reason
+
+
+def _compiles_unasked(optimizer: "RMSprop", gradients: Gradients) -> bool:
+    """Whether a step that can be compiled is, where the user leaves it to us.
+
+    It depends on the configuration, the saved state and the set of gradients only, never on what
+    the process did before: otherwise a resumed run would round differently from one that was not
+    stopped.
     """
-    mode = optimizer.jit_compile
-    if mode is False or in_stateless_scope() or why_op_by_op(optimizer, plan) is not None:
+    if optimizer.jit_compile is False or not _is_worth_all(optimizer._roster, gradients):
         return False
-    disabled = jax.config.jax_disable_jit  # type: ignore[attr-defined]
-    if disabled or keras.distribution.distribution() is not None:
-        return False
-    calls = read(optimizer._iterations)
-    if any(isinstance(x, jax.core.Tracer) for x in (calls, *gradients)):
-        return False
-    if mode is True or calls is _last_calls.get(optimizer):
+    course = _courses.get(optimizer)
+    if course is not None and course.calls is optimizer._iterations._value:
+        # Known to be above zero, without waiting for the device.
         return True
     # One-step uses need not pay for a compilation.
     return int(optimizer.iterations) > 0
 
 
-def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> bool:
-    """Make the step as one compiled call; return False, nothing done, if there is no way."""
-    owners = optimizer._parameters
-    weights = [parameter.weight._value for parameter in owners]
-    slots = [
-        _Slots(*(None if v is None else v._value for v in parameter[1:])) for parameter in owners
-    ]
-    step = _step_in_place if _are_unshared(slots) else _step_to_new_arrays
+def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
+    """Whether a compiled step, which goes over all variables, pays for the gradients given.
+
+    Op by op a step goes over those that have one, at about eight times the cost for each.
+    """
+    if all(gradient is not None for gradient in gradients):
+        return True
+    # Handing over a small tensor costs as much as computing so many elements.
+    work = [math.prod(shape) + 16384 for shape in roster.shapes]
+    given = sum(n for n, g in zip(work, gradients, strict=True) if g is not None)
+    return 8 * given >= sum(work)
+
+
+def _run_op_by_op(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> None:
+    """Make the step op by op; whatever stops it half-way, all variables are as they were."""
+    # A subclass's `update_step` may assign to any of them.
+    owners = [*_owners(optimizer), *optimizer.variables]
+    before = list(map(_VALUE, owners))
     try:
-        slots, weights, counters = step(
-            plan._replace(constraints=tuple(c and _Constraint(c) for c in plan.constraints)),
-            slots,
-            weights,
-            gradients,
-            read_counters(optimizer, read),
-            _as_array(read(rate) if isinstance(rate, keras.Variable) else rate),
-            np.array(jax.tree.leaves(optimizer._numbers()), _wide()),
+        write(run_plainly(optimizer, plan, gradients, rate, read))
+    except BaseException:
+        _store(owners, before, at_once=all(map(_is_plain, owners)))
+        raise
+
+
+# Compiled steps.
+
+
+class _Program:
+    """What a compiled step does, as far as it does not depend on arrays: one for each trace.
+
+    Args:
+        plan: what the step does.
+        fields: for each parameter, and last for the counters, which fields there are.
+        without: the positions of the parameters that take no gradient.
+        flagged: whether gradients may be missing; a flag says so for each of the others.
+    """
+
+    def __init__(
+        self,
+        plan: _step.Plan,
+        fields: tuple[tuple[bool, ...], ...],
+        without: tuple[int, ...],
+        flagged: bool,
+    ) -> None:
+        self.plan, self.fields, self.without, self.flagged = plan, fields, without, flagged
+        self._key = (plan, fields, without, flagged)
+        self._hash = hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, _Program) and self._hash == other._hash and self._key == other._key
         )
-    except ValueError as error:
-        # Such as arrays on different devices; nothing has run yet.
-        if optimizer.jit_compile is True:
-            raise
-        if optimizer not in _told:
-            _told.add(optimizer)
-            _log.debug("%s runs op by op: %s", optimizer.name, error)
-        return False
-    for parameter, weight, values in zip(owners, weights, slots, strict=True):
-        parameter.weight._direct_assign(weight)
-        for owner, value in zip(parameter[1:], values, strict=True):
-            if owner is not None:
-                owner._direct_assign(value)
-    write((v, x) for v, x in zip(optimizer._counters, counters, strict=True) if v is not None)
-    _last_calls[optimizer] = read(optimizer._iterations)
-    return True
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def changed(self) -> list[int]:
+        """The places in the flat list of arrays that a step changes."""
+        overwrites = self.plan.ema_overwrite_frequency is not None
+        moved = {"average"} | ({"weight"} if overwrites else set())
+        without = set(self.without)
+        changes = [
+            i not in without or (self.plan.use_ema and name in moved)
+            for i, there in enumerate(self.fields[:-1])
+            for name, is_there in zip(Parameter._fields, there, strict=True)
+            if is_there
+        ]
+        changes += [True] * sum(self.fields[-1])
+        return [place for place, changing in enumerate(changes) if changing]
+
+    def unflatten(self, values: Sequence[jax.Array]) -> tuple[list[Parameter], _step.Counters]:
+        """Sort a flat list of arrays into parameters and counters."""
+        rest = iter(values)
+        *parameters, counters = (
+            [next(rest) if is_there else None for is_there in there] for there in self.fields
+        )
+        return [Parameter(*p) for p in parameters], _step.Counters(*counters)
 
 
 def _whole_step(
-    plan: _step.Plan,
-    slots: list[_Slots],
-    weights: list[jax.Array],
+    program: _Program,
+    spare: list[jax.Array],
+    values: list[jax.Array],
     gradients: list[jax.Array | None],
-    counters: _step.Counters,
+    flags: list[jax.Array],
     learning_rate: jax.Array,
     numbers: jax.Array,
-) -> tuple[list[_Slots], list[jax.Array], _step.Counters]:
-    """Make one step; the outputs stand in the order of the inputs, so that buffers line up."""
-    parameters = [Parameter(w, *s) for w, s in zip(weights, slots, strict=True)]
-    after, counters = _step.step(
-        plan, _unpack(numbers), counters, learning_rate, parameters, gradients
+) -> list[jax.Array]:
+    """Make one step; the outputs stand in the order of `spare`, so that buffers line up."""
+    del spare  # Nothing but memory.
+    flagged: dict[int, jax.Array] = {}
+    if program.flagged:
+        positions = [i for i, g in enumerate(gradients) if g is not None]
+        flagged = dict(zip(positions, flags, strict=True))
+        gradients = [
+            None if g is None else jnp.where(flagged[i], g, jnp.zeros_like(g))
+            for i, g in enumerate(gradients)
+        ]
+    parameters, counters = program.unflatten(values)
+    after, counted = _step.step(
+        program.plan,
+        _unpack(numbers),
+        counters,
+        learning_rate,
+        parameters,
+        gradients,
+        flags=flagged,
     )
-    return [_Slots(*p[1:]) for p in after], [p.weight for p in after], counters
+    results = [x for group in (*after, counted) for x in group if x is not None]
+    return [results[place] for place in program.changed()]
 
 
-# The plan is static; JAX keeps one compiled step for each. Only slots are donated, never the
-# model's weights, which a user may hold on to.
-_step_in_place = jax.jit(_whole_step, static_argnums=0, donate_argnums=1)
-_step_to_new_arrays = jax.jit(_whole_step, static_argnums=0)
+# The program is static; JAX keeps one compiled step for each, which all optimizers share.
+_compiled_step = jax.jit(_whole_step, static_argnums=0, donate_argnums=1, keep_unused=True)
+
+
+class _Course:
+    """What the compiled steps of one optimizer leave to the next.
+
+    It holds arrays, but neither variables nor the optimizer, which it must not keep alive.
+
+    Args:
+        optimizer: a built optimizer.
+        plan: what its step does, with constraints that can be compared.
+        without: the positions of the parameters that take no gradient.
+    """
+
+    def __init__(self, optimizer: "RMSprop", plan: _step.Plan, without: tuple[int, ...]) -> None:
+        self.roster = weakref.ref(optimizer._roster)
+        self.plan, self.without = plan, without
+        self.skips = optimizer._skipped_steps is not None
+        groups = (*optimizer._parameters, optimizer._counters)
+        fields = tuple(tuple(owner is not None for owner in group) for group in groups)
+        self.programs = [_Program(plan, fields, without, flagged) for flagged in (False, True)]
+        owners = _owners(optimizer)
+        self.places = self.programs[0].changed()
+        self.changes_all = len(self.places) == len(owners)
+        self.are_plain = all(map(_is_plain, owners))
+        self.keeps = _keeps_second_copy([owners[place]._value for place in self.places])
+        # What the last step made.
+        self.made: list[jax.Array] = []
+        # What the step before it made, at most one list. Replaced, so that nobody gives it out.
+        self.retired: list[list[jax.Array]] = []
+        # The number of calls as the last step left it, where that is known to be above zero.
+        self.calls: jax.Array | None = None
+
+    def fits(self, optimizer: "RMSprop", plan: _step.Plan, without: tuple[int, ...]) -> bool:
+        """Whether the optimizer still has the variables and options of this course."""
+        return (
+            self.roster() is optimizer._roster
+            and self.skips == (optimizer._skipped_steps is not None)
+            and self.without == without
+            and self.plan == plan
+        )
+
+    def of_changed(self, all_of: list[Any]) -> list[Any]:
+        """Those of all variables, or of their arrays, that a step changes."""
+        return all_of if self.changes_all else [all_of[place] for place in self.places]
+
+    def spare(self, values: list[jax.Array]) -> list[jax.Array]:
+        """Return arrays to write into, one for each that changes; none if none are kept.
+
+        Args:
+            values: the arrays that the coming step reads.
+        """
+        if not self.keeps:
+            return []
+        try:
+            arrays = self.retired.pop()
+        except IndexError:
+            return _allocated(self.of_changed(values))
+        # No variable holds these any more, so that nobody can get hold of one while we count.
+        counts = list(map(sys.getrefcount, arrays))
+        if max(counts) > _SOLE or any(map(_IS_DELETED, arrays)):
+            lost = [i for i, n in enumerate(counts) if n > _SOLE or _IS_DELETED(arrays[i])]
+            like = self.of_changed(values)
+            for i, fresh in zip(lost, _allocated([like[i] for i in lost]), strict=True):
+                arrays[i] = fresh
+        return arrays
+
+    def keep(self, results: list[jax.Array]) -> None:
+        """Note what a step made; what the one before it made is retired."""
+        if self.keeps:
+            if self.made:
+                self.retired = [self.made]
+            self.made = results
+
+
+# Held weakly: an optimizer that nobody holds takes its course along.
+_courses: "weakref.WeakKeyDictionary[RMSprop, _Course]" = weakref.WeakKeyDictionary()
+
+
+def _run_compiled(
+    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
+) -> str | None:
+    """Make the step as one compiled call; return why there is no way, nothing done, or None."""
+    course = _course_of(optimizer, plan, gradients)
+    flagged = sum(gradient is None for gradient in gradients) > len(course.without)
+    owners = _owners(optimizer)
+    values = list(map(_VALUE, owners))
+    program = course.programs[flagged]
+    flags: list[Any] = []
+    if flagged:
+        gradients, flags = _with_dummies(optimizer._roster.weights, course.without, gradients)
+    arguments = (
+        values,
+        list(gradients),
+        flags,
+        _as_array(read(rate) if isinstance(rate, keras.Variable) else rate),
+        np.array(jax.tree.leaves(optimizer._numbers()), _wide()),
+    )
+    compiled = _compilations()
+    start = time.perf_counter()
+    reuses = bool(course.retired)
+    try:
+        try:
+            results = _compiled_step(program, course.spare(values), *arguments)
+        except (ValueError, jax.errors.JaxRuntimeError):
+            if not reuses:
+                raise
+            # Perhaps an alias that JAX made of a retired array, unseen, came back as a value.
+            fresh = _allocated(course.of_changed(values))
+            results = _compiled_step(program, fresh, *arguments)
+    except ValueError as error:
+        # Such as arrays on different devices. What was deleted is lost op by op as well.
+        if any(map(_IS_DELETED, values)):
+            raise
+        return str(error)
+    seconds = time.perf_counter() - start
+    if seconds > _LONG and _compilations() > compiled:
+        _log.info("%s: compiling its step took %.1f s.", optimizer.name, seconds)
+    # An interrupt between these lines costs memory or time and changes no number.
+    _store(course.of_changed(owners), results, at_once=course.are_plain)
+    # A first step that `skip_nonfinite` skips counts nothing.
+    course.calls = None if optimizer.jit_compile is True else optimizer._iterations._value
+    course.keep(results)
+    return None
+
+
+def _compilations() -> int:
+    """How many programs JAX keeps for us."""
+    return int(_compiled_step._cache_size())  # type: ignore[attr-defined]
+
+
+def _course_of(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> _Course:
+    """The optimizer's course, begun anew where its variables or options are others."""
+    without: tuple[int, ...] = ()
+    if any(gradient is None for gradient in gradients):
+        without = tuple(
+            i
+            for i, (g, v) in enumerate(zip(gradients, optimizer._roster.weights, strict=True))
+            if g is None and _takes_no_gradient(v)
+        )
+    if any(plan.constraints):
+        plan = plan._replace(constraints=tuple(c and _Constraint(c) for c in plan.constraints))
+    course = _courses.get(optimizer)
+    if course is None or not course.fits(optimizer, plan, without):
+        course = _courses[optimizer] = _Course(optimizer, plan, without)
+    return course
+
+
+def _takes_no_gradient(variable: Any) -> bool:
+    """Whether no step has a gradient of this variable, such as an integer or a float8 scale."""
+    return variable.overwrite_with_gradient or variable._dtype not in _plain.FLOATING
+
+
+def _with_dummies(
+    weights: Sequence[Any], without: tuple[int, ...], gradients: Gradients
+) -> tuple[list[Any], list[Any]]:
+    """Put an array in the place of each missing gradient; return flags that say which are there.
+
+    The dummy is the weight itself, which costs nothing and has the dtype that a gradient mostly
+    has. A gradient of another dtype is cast where that loses nothing, so that the dtypes, which
+    the compiled program depends on, follow from the set of gradients as little as may be.
+    """
+    filled: list[Any] = []
+    flags: list[Any] = []
+    for i, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
+        if i in without:
+            filled.append(None)
+            continue
+        dummy = weight._value
+        if gradient is None:
+            filled.append(dummy)
+        elif (
+            gradient.dtype != dummy.dtype
+            and jnp.promote_types(gradient.dtype, dummy.dtype) == dummy.dtype
+        ):
+            filled.append(gradient.astype(dummy.dtype))
+        else:
+            filled.append(gradient)
+        flags.append(np.bool_(gradient is not None))
+    return filled, flags
 
 
 class _Constraint:
@@ -205,33 +500,108 @@ def _as_array(rate: float | jax.Array) -> jax.Array | np.ndarray[Any, Any]:
     return rate if isinstance(rate, jax.Array) else np.asarray(rate, _wide())
 
 
-def _references(slots: Sequence[_Slots]) -> int:
-    """The largest number of references that any of the arrays has."""
-    return max(
-        (sys.getrefcount(array) for slot in slots for array in slot if array is not None),
-        default=0,
-    )
+# Variables and their arrays.
+
+_VALUE = operator.attrgetter("_value")
+_IS_DELETED = operator.methodcaller("is_deleted")
 
 
-def _are_unshared(slots: Sequence[_Slots]) -> bool:
-    """Whether nobody but its variable holds any of the arrays.
+def _owners(optimizer: "RMSprop") -> list[Any]:
+    """The weights with their slots, and the counters: all that a step may change."""
+    return [*optimizer._roster.variables, *(v for v in optimizer._counters if v is not None)]
 
-    A snapshot of a user's, or a weight that was set to a slot's own array, must stay readable.
-    (Views through NumPy or DLPack need no care: JAX copies where a buffer is exported.)
+
+def _is_plain(variable: Any) -> bool:
+    """Whether assigning to a variable is to set an attribute, with no Python in between."""
+    setter: object = type(variable).__setattr__
+    return setter is object.__setattr__ and variable._layout is None
+
+
+def _store(owners: Sequence[Any], values: Sequence[jax.Array], at_once: bool) -> None:
+    """Give each variable its array.
+
+    Args:
+        owners: the variables.
+        values: an array for each, as it will hold it.
+        at_once: whether the variables are plain. Then it is one call in C, in which Python
+            handles no signal and lets no other thread run.
     """
-    return _references(slots) <= _SOLE_OWNER
+    if at_once:
+        collections.deque(map(setattr, owners, itertools.repeat("_value"), values), maxlen=0)
+    else:
+        with _interrupts.deferred():
+            for owner, value in zip(owners, values, strict=True):
+                owner._direct_assign(value)
 
 
-class _Owner:
-    """Holds an array as a variable does."""
+def _as_held(variable: Any, value: Any) -> jax.Array:
+    """The value as `assign` would hold it.
 
-    def __init__(self) -> None:
-        self.value: Any = object()
+    Raises: ValueError if it has another shape than the variable.
+    """
+    array: jax.Array = variable._convert_to_tensor(value, dtype=variable._dtype)
+    if array.shape != tuple(variable.shape):
+        raise ValueError(
+            f"{variable.path} has shape {tuple(variable.shape)}, the value to be assigned "
+            f"{array.shape}."
+        )
+    return array
 
 
-def _references_of_sole_owner() -> int:
-    owner = _Owner()
-    return _references([_Slots(owner.value, None, None, None, None)])
+# Memory to write into.
 
 
-_SOLE_OWNER = _references_of_sole_owner()
+# What `sys.getrefcount` gives for an object that only a list holds.
+_SOLE = max(map(sys.getrefcount, [object()]))
+
+
+def _allocated(like: Sequence[jax.Array]) -> list[jax.Array]:
+    """Return new arrays of the same shapes, dtypes and places."""
+    if len(like) > 8 and not any(array.committed for array in like):
+        return _zeros(tuple((array.shape, array.dtype) for array in like))
+    return [jnp.zeros(x.shape, x.dtype, device=x.sharding if x.committed else None) for x in like]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _zeros(avals: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
+    return [jnp.zeros(shape, dtype) for shape, dtype in avals]
+
+
+def _keeps_second_copy(arrays: Sequence[jax.Array]) -> bool:
+    """Whether steps over these arrays keep one more copy of them to write into.
+
+    See the docstring of the module. Where Python runs without a global lock, references cannot
+    be counted.
+    """
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return False
+    setting = os.environ.get("KERAS_RMSPROP_JAX_SECOND_COPY", "auto")
+    if setting in ("0", "1"):
+        return setting == "1"
+    needed: dict[Any, int] = {}
+    for array in arrays:
+        for device in array.devices():
+            needed[device] = needed.get(device, 0) + array.nbytes
+    return all(8 * size <= _memory_of(device) for device, size in needed.items())
+
+
+@functools.cache
+def _memory_of(device: Any) -> int:
+    """The bytes of memory a device has in all; for a CPU, those the process may take."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    limits = []
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in _CGROUP_LIMITS:
+        # Without a limit the file holds a word.
+        with contextlib.suppress(ValueError, OSError):
+            limits.append(int(pathlib.Path(name).read_text()))
+    return min(limits, default=sys.maxsize)
+
+
+_CGROUP_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
