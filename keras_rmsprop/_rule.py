@@ -113,6 +113,32 @@ def step_coefficients(
     return StepCoefficients(number_in(learning_rate, dtype), keep, weight, momentum, epsilon)
 
 
+def sqrt(x: Tensor) -> Tensor:
+    """Compute the square root; JAX, which may differentiate a step, gets 0 as derivative at 0.
+
+    The derivative there is infinite, and the chain rule multiplies it by that of a square, 0,
+    which makes NaN.
+    """
+    return ops.sqrt(x)
+
+
+if backend.backend() == "jax":
+    import jax
+
+    _sqrt = jax.custom_jvp(ops.sqrt)
+
+    @_sqrt.defjvp
+    def _(primals: tuple[Tensor], tangents: tuple[Tensor]) -> tuple[Tensor, Tensor]:
+        y = _sqrt(*primals)
+        at_zero = y == 0.0
+        safe = ops.where(at_zero, ops.ones_like(y), y)
+        return y, ops.where(at_zero, ops.zeros_like(y), tangents[0] / (2.0 * safe))
+
+    def sqrt(x: Tensor) -> Tensor:
+        # Outside a trace nothing is differentiated, and the detour costs as much as the root.
+        return _sqrt(x) if isinstance(x, jax.core.Tracer) else ops.sqrt(x)
+
+
 def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
     """Compute r, the root mean square that divides the gradient.
 
@@ -126,8 +152,8 @@ def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
     Returns: r_t, same shape and dtype.
     """
     if form.epsilon_inside_sqrt:
-        return ops.sqrt(square_average + epsilon)
-    return ops.sqrt(square_average) + epsilon
+        return sqrt(square_average + epsilon)
+    return sqrt(square_average) + epsilon
 
 
 def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: Tensor) -> Parameter:
@@ -156,9 +182,12 @@ def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: T
         s = step.keep * (s + step.weight * ops.square(deviation))
 
     r = root(form, s, step.epsilon)
-    u = g / r
     if form.guards_zero_root:
+        # Also the quotient that is not taken must have a derivative.
+        u = g / ops.where(r == 0.0, ops.ones_like(r), r)
         u = ops.where(r == 0.0, ops.zeros_like(u), u)
+    else:
+        u = g / r
 
     if b is None:
         w = w - step.learning_rate * u

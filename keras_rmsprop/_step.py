@@ -275,9 +275,12 @@ def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:
 
 
 def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
-    length = ops.sqrt(square)
+    length = _rule.sqrt(square)
     limit = _rule.number_in(limit, dtype_of(length))
-    scale = ops.where(length > limit, limit / length, ops.ones_like(length))
+    one = ops.ones_like(length)
+    is_long = length > limit
+    # Also the quotient that is not taken must have a derivative.
+    scale = ops.where(is_long, limit / ops.where(is_long, length, one), one)
     # length - length is 0 for a finite norm and NaN otherwise.
     return ops.cast(scale + (length - length), dtype)
 
