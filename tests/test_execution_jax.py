@@ -2,9 +2,16 @@
 
 import copy
 import gc
+import itertools
 import logging
+import os
 import pathlib
 import re
+import signal
+import sys
+import threading
+import time
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +69,14 @@ def arrays(training: Training) -> list[Any]:
 def pointers(training: Training) -> list[int]:
     """Where weights and slots are in memory."""
     return [v.value.unsafe_buffer_pointer() for p in training.optimizer._parameters for v in p]
+
+
+class HalvedSteps(keras_rmsprop.RMSprop):
+    """A subclass with an `update_step` of its own."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Make half a step."""
+        super().update_step(gradient, variable, learning_rate / 2)
 
 
 SLOTS = {"centered": True, "momentum": 0.5, "gradient_accumulation_steps": 2, "use_ema": True}
@@ -579,3 +594,300 @@ def test_a_jitted_step_becomes_no_more_kernels_than_that_of_keras(options):
         kernels(cls(0.01, **options)) for cls in (keras_rmsprop.RMSprop, keras.optimizers.RMSprop)
     )
     assert 0 < ours <= theirs
+
+
+# What stops a step half-way.
+
+
+class Stopped(BaseException):
+    """Stands for KeyboardInterrupt, which comes between any two operations."""
+
+
+def stop_at(line: int, function: Callable[[], None]) -> bool:
+    """Call a function and raise at the so-many-th line that runs in the package or in Keras.
+
+    Returns: whether it ran so many lines.
+    """
+    left = [line]
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if not frame.f_globals.get("__name__", "").startswith(("keras_rmsprop", "keras.src")):
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(None)
+                raise Stopped
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except Stopped:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("options", "each"),
+    [
+        (SLOTS, 1),
+        ({"skip_nonfinite": True, "clipnorm": 1.0}, 1),
+        ({**SLOTS, "jit_compile": False}, 23),
+        ({"jit_compile": False, "make": HalvedSteps}, 7),
+    ],
+    ids=["compiled", "compiled, skipping", "op by op", "a subclass's update_step"],
+)
+def test_a_step_that_is_stopped_anywhere_is_made_or_not_made(options, each):
+    options = dict(options)
+    make = options.pop("make", keras_rmsprop.RMSprop)
+    training, other = Training(options, make=make), Training(options, make=make)
+    for each_one in (training, other):
+        for t in range(5):
+            each_one.step(t)
+    before = training.state()
+    owners = [*training.variables, *training.optimizer.variables]
+    held = arrays(training)
+    other.step(5)
+    after = other.state()
+    made = 0
+    for line in itertools.count(1, each):
+        if not stop_at(line, lambda: training.step(5)):
+            break
+        state = training.state()
+        is_made = bool(np.any(state[0] != before[0]))
+        models.assert_identical(state, after if is_made else before)
+        made += is_made
+        if is_made:
+            for owner, array in zip(owners, held, strict=True):
+                owner.assign(array)
+    assert line > 10 * each
+    models.assert_identical(training.state(), after)
+    assert made > 0 or options.get("jit_compile") is False
+
+
+def test_interrupts_at_random_moments_leave_whole_steps():
+    training, other = Training(SLOTS), Training(SLOTS)
+    states = {}
+    for t in range(160):
+        other.step(t)
+        states[t + 1] = other.state()
+    for t in range(3):
+        training.step(t)
+    rng = np.random.default_rng(0)
+    interrupts = 0
+    calls = training.optimizer._iterations
+    while int(calls.value) < 150:
+        timer = threading.Timer(rng.uniform(0.0, 0.004), os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            for t in range(int(calls.value), 160):
+                training.step(t)
+            timer.join()
+            time.sleep(0.1)
+        except KeyboardInterrupt:
+            interrupts += 1
+        models.assert_identical(training.state(), states[int(calls.value)])
+    assert interrupts > 5
+
+
+def test_an_error_of_a_callable_rate_changes_nothing():
+    rates = iter([0.1, 0.1, 0.1])
+    training = Training({"learning_rate": lambda: next(rates)})
+    for t in range(3):
+        training.step(t)
+    before = training.state()
+    for jit_compile in ("auto", False):
+        training.optimizer.jit_compile = jit_compile
+        with pytest.raises(StopIteration):
+            training.step(3)
+        models.assert_identical(training.state(), before)
+
+
+def test_another_thread_reads_while_steps_are_made():
+    training = Training(SLOTS)
+    for t in range(3):
+        training.step(t)
+    owners = [*training.variables, *training.optimizer.variables]
+    failures: list[BaseException] = []
+    reads = []
+    done = threading.Event()
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                for owner in owners:
+                    assert np.isfinite(np.array(owner.value)).all()
+                training.optimizer.state_dict()
+                reads.append(None)
+        except BaseException as failure:
+            failures.append(failure)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    t = 3
+    while t < 100 or (len(reads) < 20 and not failures):
+        training.step(t)
+        t += 1
+    done.set()
+    reader.join()
+    assert not failures
+
+
+# Sets of gradients.
+
+
+def a_set(t: int, gradients: list[Any]) -> list[Any]:
+    """Every other gradient or so, another choice for each t."""
+    rng = np.random.default_rng(t)
+    chosen = rng.random(len(gradients)) < 0.5
+    chosen[t % len(gradients)] = True
+    return [g if there else None for g, there in zip(gradients, chosen, strict=True)]
+
+
+def make_steps_of_changing_sets(optimizer: keras.optimizers.Optimizer, steps: int) -> list[Any]:
+    """Make steps with another set of gradients each; return the weights."""
+    rng = np.random.default_rng(0)
+    shapes = [(3, 2), (2,)] * 6
+    variables = [keras.Variable(rng.normal(size=s), dtype="float32") for s in shapes]
+    optimizer.build(variables)
+    for t in range(steps):
+        gradients = models.tensors(rng.normal(size=s).astype("float32") for s in shapes)
+        if t % 5:
+            gradients = a_set(t, gradients)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+            optimizer.apply(gradients, variables)
+    return models.values([*variables, *optimizer.variables])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.5, "centered": True, "global_clipnorm": 0.5, "use_ema": True}]
+)
+def test_changing_sets_of_gradients_need_two_programs(nothing_compiled_yet, options):
+    got = make_steps_of_changing_sets(keras_rmsprop.RMSprop(0.1, **options), 40)
+    assert engine._compiled_step._cache_size() == 2
+    options["jit_compile"] = False
+    want = make_steps_of_changing_sets(keras_rmsprop.RMSprop(0.1, **options), 40)
+    for mine, theirs in zip(got, want, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6)
+
+
+def test_a_full_set_among_changing_ones_has_the_bits_it_has_alone(compiled_calls):
+    training, other = Training({}), Training({})
+    for each in (training, other):
+        for t in range(3):
+            each.step(t)
+    owners = [*training.variables, *training.optimizer.variables]
+    before = arrays(training)
+    training.apply([None, jnp.ones((2, 3))])
+    assert compiled_calls[-1] == "any set"
+    for owner, array in zip(owners, before, strict=True):
+        owner.assign(array)
+    for each in (training, other):
+        each.step(3)
+    assert compiled_calls[-1] == "full set"
+    models.assert_identical(training.state(), other.state())
+
+
+def test_gradients_of_another_dtype_need_no_more_programs(nothing_compiled_yet):
+    training = Training({}, dtypes=("float64", "float64"))
+    for t in range(2):
+        training.step(t)
+    kept = engine._compiled_step._cache_size()
+    for dtype in ("float16", "float32", "float64"):
+        training.apply([None, jnp.ones((2, 3), dtype)])
+        training.apply([jnp.ones((), dtype), None])
+    assert engine._compiled_step._cache_size() == kept + 1
+
+
+def test_a_few_gradients_of_many_are_not_paid_for_with_all(compiled_calls):
+    variables = [keras.Variable(np.ones((64, 64))) for _ in range(20)]
+    optimizer = keras_rmsprop.RMSprop(0.1)
+    optimizer.build(variables)
+    optimizer._iterations.assign(1)
+    counts = []
+    for given in (20, 19, 3, 2, 1):
+        gradients = [jnp.ones((64, 64)) if i < given else None for i in range(20)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+            optimizer.apply(gradients, variables)
+        counts.append(len(compiled_calls))
+    assert counts == [1, 2, 3, 3, 3]
+    optimizer.jit_compile = True
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+        optimizer.apply(gradients, variables)
+    assert len(compiled_calls) == 4
+
+
+# `jit_compile=True`.
+
+
+class ATypeOfOnesOwn(keras.constraints.Constraint):
+    """A constraint of a user's."""
+
+    def __call__(self, w: Any) -> Any:
+        """Halve the weight."""
+        return w * 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "constraint", "words"),
+    [
+        (HalvedSteps, None, "HalvedSteps has an `update_step` of its own"),
+        (keras_rmsprop.RMSprop, ATypeOfOnesOwn(), "the constraint ATypeOfOnesOwn"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_where_a_user_insists(make, constraint, words):
+    training = Training({"jit_compile": True}, make=make)
+    training.variables[1].constraint = constraint
+    training.optimizer.build(training.variables)
+    before = training.state()
+    with pytest.raises(ValueError, match=words):
+        training.step(0)
+    models.assert_identical(training.state(), before)
+    # Within a user's own jit it is compiled already.
+    optimizer = training.optimizer
+    state, weights = ([v.value for v in x] for x in (optimizer.variables, training.variables))
+    jax.jit(optimizer.stateless_apply)(state, weights, weights)
+    optimizer.jit_compile = "auto"
+    training.step(0)
+
+
+def test_settings_of_jax_and_keras_that_forbid_compiling_are_named_where_a_user_insists():
+    training = Training({"jit_compile": True})
+    with jax.disable_jit(), pytest.raises(ValueError, match="jax_disable_jit"):
+        training.step(0)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=["cpu:0"]))
+    try:
+        with pytest.raises(ValueError, match="a distribution of Keras is set"):
+            training.step(0)
+    finally:
+        keras.distribution.set_distribution(None)
+    training.step(0)
+
+
+def test_a_long_compilation_is_logged_with_its_time(monkeypatch, caplog, nothing_compiled_yet):
+    monkeypatch.setattr(engine, "_LONG", 0.0)
+    caplog.set_level(logging.INFO, "keras_rmsprop")
+    training = Training({"name": "mine"})
+    for t in range(4):
+        training.step(t)
+    (record,) = caplog.records
+    assert re.fullmatch(r"mine: compiling its step took \d+\.\d s\.", record.getMessage())
+    assert record.levelno == logging.INFO
+
+
+def test_deleted_weights_are_no_reason_to_run_op_by_op(caplog):
+    caplog.set_level(logging.DEBUG, "keras_rmsprop")
+    training = Training({})
+    for t in range(3):
+        training.step(t)
+    training.variables[1].value.delete()
+    with pytest.raises((ValueError, RuntimeError), match="deleted"):
+        training.step(3)
+    assert not caplog.records

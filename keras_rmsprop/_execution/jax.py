@@ -196,6 +196,9 @@ def _run_op_by_op(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
 class _Program:
     """What a compiled step does, as far as it does not depend on arrays: one for each trace.
 
+    Two that do the same are one object (see `of`): JAX looks programs up in C++, which an
+    interrupt in a comparison written in Python would upset.
+
     Args:
         plan: what the step does.
         fields: for each parameter, and last for the counters, which fields there are.
@@ -211,16 +214,12 @@ class _Program:
         flagged: bool,
     ) -> None:
         self.plan, self.fields, self.without, self.flagged = plan, fields, without, flagged
-        self._key = (plan, fields, without, flagged)
-        self._hash = hash(self._key)
 
-    def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, _Program) and self._hash == other._hash and self._key == other._key
-        )
-
-    def __hash__(self) -> int:
-        return self._hash
+    @staticmethod
+    @functools.cache
+    def of(*arguments: Any) -> "_Program":
+        """Return the one program with these arguments."""
+        return _Program(*arguments)
 
     def changed(self) -> list[int]:
         """The places in the flat list of arrays that a step changes."""
@@ -299,7 +298,7 @@ class _Course:
         self.skips = optimizer._skipped_steps is not None
         groups = (*optimizer._parameters, optimizer._counters)
         fields = tuple(tuple(owner is not None for owner in group) for group in groups)
-        self.programs = [_Program(plan, fields, without, flagged) for flagged in (False, True)]
+        self.programs = [_Program.of(plan, fields, without, flag) for flag in (False, True)]
         owners = _owners(optimizer)
         self.places = self.programs[0].changed()
         self.changes_all = len(self.places) == len(owners)
