@@ -472,8 +472,10 @@ def test_a_compiled_step_does_not_wait_for_the_device(compiled_calls, monkeypatc
 def test_an_optimizer_that_nobody_holds_is_gone():
     def train() -> list[weakref.ref[Any]]:
         training = Training({"clipnorm": 1.0})
-        for t in range(3):
+        for t in range(6):
             training.step(t)
+        # What a program may do, and a cache must not turn into a leak.
+        training.variables[0].owner = training.optimizer
         array = training.optimizer._square_averages[1].value
         return [weakref.ref(x) for x in (training.optimizer, training.variables[0], array)]
 
@@ -710,6 +712,29 @@ def test_an_error_of_a_callable_rate_changes_nothing():
         models.assert_identical(training.state(), before)
 
 
+def test_a_snapshot_of_another_thread_is_of_one_moment():
+    training = Training({"learning_rate": 0.0, "gradient_accumulation_steps": 10**6})
+    ones = [jnp.ones(shape) for shape in twins.SHAPES]
+    for _ in range(3):
+        training.apply(ones)
+    sums = [p.accumulator for p in training.optimizer._parameters]
+    owners = [*sums, training.optimizer._iterations]
+    seen = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.append({float(np.max(x)) for x in engine.snapshot(owners)})
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    while len(seen) < 200:
+        training.apply(ones)
+    done.set()
+    reader.join()
+    assert all(len(values) == 1 for values in seen)
+
+
 def test_another_thread_reads_while_steps_are_made():
     training = Training(SLOTS)
     for t in range(3):
@@ -859,6 +884,29 @@ def test_what_cannot_be_compiled_is_refused_where_a_user_insists(make, constrain
     jax.jit(optimizer.stateless_apply)(state, weights, weights)
     optimizer.jit_compile = "auto"
     training.step(0)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids="missing={}".format)
+def test_an_eager_stateless_apply_is_compiled_where_a_user_insists(compiled_calls, missing):
+    training, other = Training(SLOTS), Training({**SLOTS, "jit_compile": True})
+    for each in (training, other):
+        for t in range(3):
+            each.step(t)
+    compiled_calls.clear()
+    results = []
+    for each in (training, other):
+        optimizer = each.optimizer
+        state, weights = ([v.value for v in x] for x in (optimizer.variables, each.variables))
+        before = models.values([*state, *weights])
+        gradients = [None if missing else jnp.ones(()), jnp.ones((2, 3))]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+            after = optimizer.stateless_apply(state, gradients, weights)
+        models.assert_identical([*state, *weights], before)
+        results.append([*after[0], *after[1]])
+    assert compiled_calls == ["any set" if missing else "full set"]
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_settings_of_jax_and_keras_that_forbid_compiling_are_named_where_a_user_insists():

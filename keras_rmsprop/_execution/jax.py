@@ -61,7 +61,8 @@ _LONG = 1.0
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
     plan = optimizer._plan()
-    if _is_traced(optimizer, gradients):
+    insists = optimizer.jit_compile is True
+    if _is_traced(optimizer, gradients) or (in_stateless_scope() and not insists):
         # What surrounds the step decides how it runs.
         rate = optimizer._given_learning_rate()
         if optimizer._update_hook() is not None:
@@ -70,7 +71,6 @@ def run(optimizer: "RMSprop", gradients: Gradients) -> None:
             write(run_plainly(optimizer, plan, gradients, rate, read))
         return
     reason = _why_op_by_op(optimizer, plan)
-    insists = optimizer.jit_compile is True
     if insists and reason is not None:
         _plain.refuse(reason)
     rate = optimizer._given_learning_rate()
@@ -108,6 +108,15 @@ def _assign(variable: Any, value: jax.Array) -> None:
     variable.assign(value)
 
 
+def snapshot(variables: Iterable[Any]) -> list[jax.Array]:
+    """Return what variables hold, of one moment between two steps, whichever thread asks.
+
+    It is one call in C, as is the one in which a step stores its results. Not for a stateless
+    scope, which holds values of its own.
+    """
+    return list(map(_VALUE, variables))
+
+
 def copy(value: jax.Array) -> jax.Array:
     """Return an array of its own, so that donating one buffer does not take the other."""
     return value.copy()
@@ -131,10 +140,8 @@ def dense(gradient: Any, variable: keras.Variable) -> jax.Array:
 
 
 def _is_traced(optimizer: "RMSprop", gradients: Gradients) -> bool:
-    """Whether the step is part of a trace, or of a scope that holds the variables' values."""
-    if in_stateless_scope():
-        return True
-    given = (optimizer._iterations._value, *gradients)
+    """Whether the step is part of a trace, such as that of a user's `jit`."""
+    given = (read(optimizer._iterations), *gradients)
     return any(isinstance(x, jax.core.Tracer) for x in given)
 
 
@@ -182,7 +189,7 @@ def _run_op_by_op(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
     """Make the step op by op; whatever stops it half-way, all variables are as they were."""
     # A subclass's `update_step` may assign to any of them.
     owners = [*_owners(optimizer), *optimizer.variables]
-    before = list(map(_VALUE, owners))
+    before = snapshot(owners)
     try:
         write(run_plainly(optimizer, plan, gradients, rate, read))
     except BaseException:
@@ -347,7 +354,8 @@ class _Course:
 
     def keep(self, results: list[jax.Array]) -> None:
         """Note what a step made; what the one before it made is retired."""
-        if self.keeps:
+        # Not what a trace gave that the optimizer cannot see from within.
+        if self.keeps and not isinstance(results[-1], jax.core.Tracer):
             if self.made:
                 self.retired = [self.made]
             self.made = results
@@ -363,9 +371,8 @@ def _run_compiled(
     """Make the step as one compiled call; return why there is no way, nothing done, or None."""
     course = _course_of(optimizer, plan, gradients)
     flagged = sum(gradient is None for gradient in gradients) > len(course.without)
-    owners = _owners(optimizer)
-    values = list(map(_VALUE, owners))
-    program = course.programs[flagged]
+    owners, scoped = _owners(optimizer), in_stateless_scope()
+    values = [read(owner) for owner in owners] if scoped else snapshot(owners)
     flags: list[Any] = []
     if flagged:
         gradients, flags = _with_dummies(optimizer._roster.weights, course.without, gradients)
@@ -378,30 +385,42 @@ def _run_compiled(
     )
     compiled = _compilations()
     start = time.perf_counter()
-    reuses = bool(course.retired)
     try:
-        try:
-            results = _compiled_step(program, course.spare(values), *arguments)
-        except (ValueError, jax.errors.JaxRuntimeError):
-            if not reuses:
-                raise
-            # Perhaps an alias that JAX made of a retired array, unseen, came back as a value.
-            fresh = _allocated(course.of_changed(values))
-            results = _compiled_step(program, fresh, *arguments)
+        if scoped:
+            results = _compiled_step(course.programs[flagged], [], *arguments)
+        else:
+            results = _into_spare(course, course.programs[flagged], *arguments)
     except ValueError as error:
         # Such as arrays on different devices. What was deleted is lost op by op as well.
-        if any(map(_IS_DELETED, values)):
+        if any(_is_deleted(value) for value in values):
             raise
         return str(error)
     seconds = time.perf_counter() - start
     if seconds > _LONG and _compilations() > compiled:
         _log.info("%s: compiling its step took %.1f s.", optimizer.name, seconds)
+    if scoped:
+        write(zip(course.of_changed(owners), results, strict=True))
+        return None
     # An interrupt between these lines costs memory or time and changes no number.
     _store(course.of_changed(owners), results, at_once=course.are_plain)
     # A first step that `skip_nonfinite` skips counts nothing.
     course.calls = None if optimizer.jit_compile is True else optimizer._iterations._value
     course.keep(results)
     return None
+
+
+def _into_spare(
+    course: _Course, program: _Program, values: list[jax.Array], *rest: Any
+) -> list[jax.Array]:
+    """Call the compiled step with memory to write into."""
+    reuses = bool(course.retired)
+    try:
+        return _compiled_step(program, course.spare(values), values, *rest)
+    except (ValueError, jax.errors.JaxRuntimeError):
+        if not reuses:
+            raise
+        # Perhaps an alias that JAX made of a retired array, unseen, came back as a value.
+        return _compiled_step(program, _allocated(course.of_changed(values)), values, *rest)
 
 
 def _compilations() -> int:
@@ -446,7 +465,7 @@ def _with_dummies(
         if i in without:
             filled.append(None)
             continue
-        dummy = weight._value
+        dummy = read(weight)
         if gradient is None:
             filled.append(dummy)
         elif (
@@ -503,6 +522,10 @@ def _as_array(rate: float | jax.Array) -> jax.Array | np.ndarray[Any, Any]:
 
 _VALUE = operator.attrgetter("_value")
 _IS_DELETED = operator.methodcaller("is_deleted")
+
+
+def _is_deleted(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer) and value.is_deleted()
 
 
 def _owners(optimizer: "RMSprop") -> list[Any]:
