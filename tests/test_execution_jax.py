@@ -500,6 +500,7 @@ class Records(logging.Handler):
         if record.levelno == logging.DEBUG:
             self.messages.append(record.getMessage())
 records = Records()
+records.messages = []
 logging.getLogger("keras_rmsprop").addHandler(records)
 logging.getLogger("keras_rmsprop").setLevel(logging.DEBUG)
 
@@ -941,4 +942,4 @@ def test_deleted_weights_are_no_reason_to_run_op_by_op(caplog):
     training.variables[1].value.delete()
     with pytest.raises((ValueError, RuntimeError), match="deleted"):
         training.step(3)
-    assert not caplog.records
+    assert "op by op" not in caplog.text

@@ -396,16 +396,16 @@ def _run_compiled(
             raise
         return str(error)
     seconds = time.perf_counter() - start
-    if seconds > _LONG and _compilations() > compiled:
-        _log.info("%s: compiling its step took %.1f s.", optimizer.name, seconds)
     if scoped:
         write(zip(course.of_changed(owners), results, strict=True))
-        return None
-    # An interrupt between these lines costs memory or time and changes no number.
-    _store(course.of_changed(owners), results, at_once=course.are_plain)
-    # A first step that `skip_nonfinite` skips counts nothing.
-    course.calls = None if optimizer.jit_compile is True else optimizer._iterations._value
-    course.keep(results)
+    else:
+        # An interrupt between these lines costs memory or time and changes no number.
+        _store(course.of_changed(owners), results, at_once=course.are_plain)
+        # A first step that `skip_nonfinite` skips counts nothing.
+        course.calls = None if optimizer.jit_compile is True else optimizer._iterations._value
+        course.keep(results)
+    if seconds > _LONG and _compilations() > compiled:
+        _log.info("%s: compiling its step took %.1f s.", optimizer.name, seconds)
     return None
 
 
