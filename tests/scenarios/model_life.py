@@ -31,7 +31,8 @@ def a_base_is_given_a_new_head(RMSprop: Any, folder: Path) -> Any:
     return [models.fit(network, RMSprop(0.01)), models.go_on(base)]
 
 
-@scenario()
+# On JAX Keras's trainer refuses it, whichever the optimizer.
+@scenario(backends=("tensorflow", "torch"))
 def layers_are_frozen_for_good_and_the_model_compiled_anew(RMSprop: Any, folder: Path) -> Any:
     network = models.model()
     models.fit(network, RMSprop(0.01))
@@ -122,7 +123,6 @@ def a_policy_of_mixed_float16_scales_the_loss(RMSprop: Any, folder: Path) -> Any
     assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
     network.save(folder / "model.keras")
     other = keras.models.load_model(folder / "model.keras")
-    assert int(other.optimizer.inner_optimizer.iterations) == 8
     models.go_on(other)
     return [int(other.optimizer.inner_optimizer.iterations)]
 
