@@ -394,11 +394,9 @@ class RMSprop(keras.optimizers.Optimizer):
             self._filter_empty_gradients(gradients, [variables[i] for i in positions])
         for i in self._roster.fixed:
             aligned[i] = None
-        given = zip(aligned, variables, self._progress, strict=True)
-        for i, (gradient, variable, progress) in enumerate(given):
-            # The rows of a table that decays late stay rows.
-            late = progress is not None and engine.is_rows(gradient)
-            if gradient is not None and not late:
+        for i, (gradient, variable) in enumerate(zip(aligned, variables, strict=True)):
+            # What becomes of rows depends on how the step is run.
+            if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
         engine.run(self, aligned)
 

@@ -5,12 +5,17 @@ the batch occurs twice there. The gradient is the sum over equal ids; anything t
 linear in it, such as its square or its norm, is wrong before the sum is taken.
 
 The sums are taken in float32 or wider: in bfloat16 a sum of ones stops at 256.
+
+An id that is none of the variable's rows is an error, and nothing is changed. Inside a user's XLA,
+which can raise nothing, such rows are dropped.
 """
 
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 from keras_rmsprop import _step
 from keras_rmsprop._deferred import ROW_FIELDS, Progress, catch_up, count
@@ -20,7 +25,8 @@ from keras_rmsprop._rule import Coefficients, Form, Parameter
 class Rows(NamedTuple):
     """The rows of a table that have a gradient."""
 
-    # (n,), the ids in the dtype they came in; in [0, number of rows). None for all rows.
+    # (n,), the ids in the dtype they came in; in [0, number of rows], where the upper end stands
+    # for a row that the variable does not have. None for all rows.
     ids: tf.Tensor | None
     # (n, ...), the whole gradient of each of these rows, float32 or wider.
     gradient: tf.Tensor
@@ -32,6 +38,60 @@ class Rows(NamedTuple):
 def is_sparse(gradient: Any) -> bool:
     """Whether the gradient holds rows and their ids rather than one value per weight."""
     return isinstance(gradient, tf.IndexedSlices)
+
+
+def is_inside_xla() -> bool:
+    """Whether the code being traced is compiled by XLA with all that surrounds it."""
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+
+
+def shape_of(slices: tf.IndexedSlices) -> tuple[int | None, ...]:
+    """Return the shape of the dense gradient, with None where it is not known."""
+    rows = slices.dense_shape
+    if rows is not None:
+        # A tuple, where it was put together by hand.
+        rows = tf.get_static_value(rows) if tf.is_tensor(rows) else rows
+    count = None if rows is None else rows[0]
+    return (None if count is None else int(count), *np.shape(slices.values)[1:])
+
+
+def checked(
+    slices: tf.IndexedSlices, variable: keras.Variable | tf.Variable
+) -> tuple[tf.IndexedSlices, tf.Operation | None]:
+    """Check the ids, as far as the way in which the step is run allows.
+
+    Args:
+        slices: rows and their ids, as tensors or what converts to them.
+        variable: whose rows they are.
+
+    Returns: the slices as tensors, and in a graph the operation that fails if an id is none of
+        the variable's rows; what must not happen then has to wait for it.
+    Raises: ValueError, executing eagerly.
+    """
+    values, ids = tf.convert_to_tensor(slices.values), tf.convert_to_tensor(slices.indices)
+    count = variable.shape[0]
+    words = (
+        f"The gradient of {getattr(variable, 'path', variable.name)!r} is given as rows, and there "
+        f"are ids outside [0, {count}), the rows of the variable"
+    )
+    if tf.executing_eagerly():
+        array = ids.numpy()
+        if array.size and (array.min() < 0 or array.max() >= count):
+            outside = array[(array < 0) | (array >= count)]
+            raise ValueError(f"{words}: {outside[:5].tolist()}. Nothing has changed.")
+        return tf.IndexedSlices(values, ids), None
+    if is_inside_xla():
+        return tf.IndexedSlices(values, ids), None
+    check = tf.raw_ops.Assert(condition=tf.reduce_all(_is_row(ids, count)), data=[words, ids])
+    with tf.control_dependencies([check]):
+        return tf.IndexedSlices(values, tf.identity(ids)), check
+
+
+def _is_row(ids: tf.Tensor, count: int) -> tf.Tensor:
+    return tf.logical_and(ids >= 0, ids < tf.cast(count, ids.dtype))
 
 
 def densify(slices: tf.IndexedSlices, shape: tf.TensorShape) -> tf.Tensor:
@@ -46,14 +106,17 @@ def densify(slices: tf.IndexedSlices, shape: tf.TensorShape) -> tf.Tensor:
     return tf.math.unsorted_segment_sum(_step.widen(slices.values), slices.indices, shape[0])
 
 
-def sum_rows(slices: tf.IndexedSlices, static_shapes: bool) -> Rows:
+def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
     """Sum the rows of equal ids.
 
     Args:
         slices: rows of shape (n, ...) and their ids, which may repeat; n may be 0.
+        count: how many rows the variable has.
         static_shapes: whether the result must have n rows whatever the ids, as XLA asks. The
             rows then come in the order of their ids, and each occurrence of an id holds the
-            whole sum, so that in whatever order they are written the result is the same.
+            whole sum, so that in whatever order they are written the result is the same. Rows
+            that the variable does not have get the id `count`, which XLA does not write, a
+            gradient of zeros and no share.
 
     Returns: one row for each distinct id, or n rows.
     """
@@ -61,12 +124,21 @@ def sum_rows(slices: tf.IndexedSlices, static_shapes: bool) -> Rows:
     if not static_shapes:
         ids, positions = tf.unique(ids)
         return Rows(ids, tf.math.unsorted_segment_sum(values, positions, tf.size(ids)), None)
+    is_row = _is_row(ids, count)
+    ids = tf.where(is_row, ids, tf.cast(count, ids.dtype))
+    values = tf.where(_beside(is_row, values), values, tf.zeros_like(values))
     order = tf.argsort(ids)
     ids = tf.gather(ids, order)
     first = tf.concat([tf.ones_like(ids[:1], tf.bool), ids[1:] != ids[:-1]], axis=0)
     positions = tf.cumsum(tf.cast(first, tf.int32)) - 1
     sums = tf.math.unsorted_segment_sum(tf.gather(values, order), positions, tf.size(ids))
-    return Rows(ids, tf.gather(sums, positions), tf.cast(first, values.dtype))
+    counts = tf.logical_and(first, _is_row(ids, count))
+    return Rows(ids, tf.gather(sums, positions), tf.cast(counts, values.dtype))
+
+
+def _beside(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Reshape one flag a row so that it goes with the rows of `values`."""
+    return tf.reshape(flags, (-1,) + (1,) * (len(values.shape) - 1))
 
 
 class Table(NamedTuple):
@@ -94,7 +166,7 @@ def open_table(
     """Read the rows that have a gradient and decay them by what they have missed."""
     rows = Rows(None, gradient, None)
     if is_sparse(gradient):
-        rows = sum_rows(gradient, static_shapes)
+        rows = sum_rows(gradient, owners.weight.shape[0], static_shapes)
     parameter = Parameter(*(_read(owner, rows.ids) for owner in owners))
     progress = Progress(
         *(

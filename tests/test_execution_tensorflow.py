@@ -5,6 +5,7 @@ import gc
 import logging
 import pathlib
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 import keras
@@ -27,10 +28,22 @@ from keras_rmsprop._execution import tensorflow as engine
 MODES = ("auto", False)
 
 
+@pytest.fixture(autouse=True)
+def no_programs_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start without compiled programs; another test's would serve this one as well."""
+    monkeypatch.setattr(engine, "_programs", OrderedDict())
+
+
+@pytest.fixture
+def worth_nesting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a step in a function be a compiled call of its own, as with large tensors."""
+    monkeypatch.setattr(engine, "NESTED_ELEMENTS", 0)
+
+
 def compiled_steps(optimizer: Any) -> list[Any]:
     """The compiled steps that an optimizer has made so far."""
-    steps = engine._compiled.get(optimizer._roster, {})
-    return [step for step in steps.values() if step is not None]
+    bound = engine._bound.get(optimizer._roster)
+    return [] if bound is None else [step for step in bound.calls.values() if step is not None]
 
 
 def courses(situation: Situation) -> list[Any]:
@@ -213,7 +226,7 @@ def test_jit_compile_true_raises_each_time_where_it_cannot_compile(without_xla):
     training.optimizer.build(training.variables)
     before = training.state()
     for t in range(2):
-        with pytest.raises(tf.errors.UnimplementedError, match="no XLA compiler for"):
+        with pytest.raises(ValueError, match="there is no XLA compiler for"):
             training.step(t)
     models.assert_identical(training.state(), before)
 
@@ -222,7 +235,7 @@ def test_a_failure_of_the_compiler_itself_is_survived(float64, monkeypatch, capl
     def fail(*_: Any) -> None:
         raise tf.errors.InvalidArgumentError(None, None, "beyond XLA")
 
-    monkeypatch.setattr(engine._CompiledStep, "_call", fail)
+    monkeypatch.setattr(engine._Program, "_call", fail)
     caplog.set_level(logging.DEBUG, "keras_rmsprop")
     compiled, op_by_op = courses(Situation())
     models.assert_identical(compiled[-1], op_by_op[-1])
@@ -230,18 +243,41 @@ def test_a_failure_of_the_compiler_itself_is_survived(float64, monkeypatch, capl
 
 
 @pytest.mark.parametrize("options", [{}, {"clipnorm": 1.0, "use_ema": True}], ids=["plain", "more"])
-def test_a_step_in_a_function_of_the_users_is_the_compiled_step(float64, options):
+def test_a_step_in_a_function_of_the_users_is_the_compiled_step(float64, worth_nesting, options):
     situation = Situation(lambda: options, begin=in_function(None))
     twins.assert_same_course(*courses(situation))
 
 
-def test_a_function_calls_the_step_compiled_and_xla_takes_it_with_the_rest():
-    training = Training({})
+@pytest.mark.parametrize("mode", [True, "auto"])
+def test_a_function_calls_the_step_compiled_and_xla_takes_it_with_the_rest(mode, worth_nesting):
+    training = Training({"jit_compile": mode})
     training.optimizer.build(training.variables)
     gradients = [tf.ones(shape, tf.float64) for shape in twins.SHAPES]
     for jit_compile, nested in [(None, True), (True, False)]:
         function = tf.function(training.apply, jit_compile=jit_compile, autograph=False)
         assert is_nested(function.get_concrete_function(gradients).graph) is nested
+
+
+@pytest.mark.parametrize(
+    ("shapes", "mode", "nested"),
+    [
+        ([(2, 3)], "auto", False),
+        ([(2, 3)], True, True),
+        ([(512, 512)], "auto", True),
+        ([(512, 512)] * 8 + [(1024, 1024)], "auto", False),
+        ([(1024, 1024), (1024,)], "auto", True),
+        ([(1024, 1024), (1024, 2), (2,), (2,), (2,)], "auto", False),
+        ([(1024, 1024)], False, False),
+    ],
+    ids=str,
+)
+def test_a_function_of_few_large_tensors_is_worth_a_call_of_its_own(shapes, mode, nested):
+    variables = [keras.Variable(tf.zeros(shape)) for shape in shapes]
+    optimizer = keras_rmsprop.RMSprop(jit_compile=mode)
+    optimizer.build(variables)
+    function = tf.function(optimizer.apply, autograph=False)
+    gradients = [tf.TensorSpec(shape) for shape in shapes]
+    assert is_nested(function.get_concrete_function(gradients).graph) is nested
 
 
 def test_xla_around_the_step_gives_the_same_weights(float64):
@@ -250,7 +286,7 @@ def test_xla_around_the_step_gives_the_same_weights(float64):
     twins.assert_same_course(got, want)
 
 
-def test_a_loop_in_a_function_makes_its_steps_compiled(float64):
+def test_a_loop_in_a_function_makes_its_steps_compiled(float64, worth_nesting):
     got, want = Training({}), Training({"jit_compile": False})
     gradients = [tf.ones(shape, tf.float64) for shape in twins.SHAPES]
     got.optimizer.build(got.variables)
@@ -299,20 +335,103 @@ def test_a_tape_that_is_still_open_does_not_notice_the_step(float64):
         np.testing.assert_allclose(mine, theirs, rtol=1e-13)
 
 
-def test_an_optimizer_that_nobody_holds_is_gone_with_all_it_compiled():
+def test_an_optimizer_that_nobody_holds_is_gone_though_its_program_stays():
     def train() -> list[weakref.ref[Any]]:
-        training = Training({"clipnorm": 1.0})
+        training = Training({"clipnorm": 1.0, "jit_compile": True})
         for t in range(3):
             training.step(t)
         function = tf.function(training.apply, autograph=False)
         function([tf.ones(shape, tf.float64) for shape in twins.SHAPES])
-        [step] = compiled_steps(training.optimizer)
-        held = [training.optimizer, training.variables[0], step, step._concrete]
+        bound = engine._bound[training.optimizer._roster]
+        held = [training.optimizer, training.variables[0], training.variables[0].value, bound]
         return [weakref.ref(x) for x in held]
 
     references = train()
     gc.collect()
     assert [reference() for reference in references] == [None] * 4
+    assert len(engine._programs) == 1
+
+
+def test_one_program_serves_all_optimizers_of_the_same_shapes_and_options(float64, monkeypatch):
+    traces = twins.count_traces(monkeypatch)
+    rates = [0.1, 0.2, 0.3, 0.4]
+    trainings = [Training({"learning_rate": rate, "rho": 1.0 - rate}) for rate in rates]
+    for training in trainings:
+        for t in range(3):
+            training.step(t)
+    # The first step of each is made op by op.
+    assert len(traces) == len(rates) + 1
+    for rate, training in zip(rates, trainings, strict=True):
+        alone = Training({"learning_rate": rate, "rho": 1.0 - rate, "jit_compile": False})
+        for t in range(3):
+            alone.step(t)
+        for mine, theirs in zip(training.state(), alone.state(), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"momentum": 0.5},
+        {"clipnorm": 1.0},
+        {"nesterov": True, "momentum": 0.5},
+        {"use_ema": True},
+        {"learning_rate": twins.rate_schedule()},
+        {"weight_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_a_program_serves_no_optimizer_of_other_options(float64, other):
+    first = Training({})
+    for t in range(2):
+        first.step(t)
+    second, op_by_op = (Training({**other, "jit_compile": mode}) for mode in MODES)
+    for t in range(3):
+        second.step(t)
+        op_by_op.step(t)
+    for mine, theirs in zip(second.state(), op_by_op.state(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+
+
+def test_a_constraint_of_other_numbers_needs_another_program(float64):
+    ends = []
+    for limit in (0.5, 0.25):
+        training = Training({"jit_compile": True})
+        training.variables[1].constraint = keras.constraints.MaxNorm(limit, axis=None)
+        training.step(0)
+        ends.append(np.linalg.norm(training.variables[1].numpy()))
+    np.testing.assert_allclose(ends, [0.5, 0.25], rtol=1e-6)
+    assert len(engine._programs) == 2
+
+
+def test_a_compilation_that_is_interrupted_is_made_at_the_next_step(monkeypatch):
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    training = Training({})
+    training.step(0)
+    before = training.state()
+    for name in ("__init__", "_call"):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._Program, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                training.step(1)
+        assert not engine._programs
+        models.assert_identical(training.state(), before)
+    training.step(1)
+    assert len(compiled_steps(training.optimizer)) == 1
+
+
+@pytest.mark.parametrize("limit", [0.0, 60.0])
+def test_a_long_compilation_is_logged_with_its_time(limit, monkeypatch, caplog):
+    monkeypatch.setattr(engine, "LONG_COMPILATION", limit)
+    caplog.set_level(logging.INFO, "keras_rmsprop")
+    training = Training({})
+    for t in range(4):
+        training.step(t)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (limit == 0.0)
+    assert all("compiled its step in" in message for message in messages)
 
 
 def test_an_optimizer_keeps_a_bounded_number_of_compiled_steps(monkeypatch):
@@ -322,6 +441,7 @@ def test_an_optimizer_keeps_a_bounded_number_of_compiled_steps(monkeypatch):
     for dtype in ("float16", "float32", "float64"):
         training.apply([tf.ones(shape, dtype) for shape in twins.SHAPES])
         assert len(compiled_steps(training.optimizer)) <= 2
+        assert len(engine._programs) <= 2
 
 
 def test_compiled_steps_do_not_enter_a_checkpoint(tmp_path):
@@ -344,13 +464,16 @@ import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras_rmsprop
-from keras_rmsprop._execution.tensorflow import _compiled
+from keras_rmsprop._execution import tensorflow as engine
+from keras_rmsprop._execution.tensorflow import _bound
+engine.NESTED_ELEMENTS = 0
 from tests import twins
 folder = sys.argv[1]
 results = {}
 
 def number_compiled(optimizer):
-    return sum(step is not None for step in _compiled.get(optimizer._roster, {}).values())
+    bound = _bound.get(optimizer._roster)
+    return 0 if bound is None else sum(step is not None for step in bound.calls.values())
 
 # A run that goes on here.
 network = keras.models.load_model(folder + "/model.keras")
@@ -410,7 +533,7 @@ class Exported(tf.Module):
 
     def __init__(self) -> None:
         self.weight = tf.Variable(tf.ones((2, 3)))
-        self.optimizer = keras_rmsprop.RMSprop(0.1, momentum=0.5)
+        self.optimizer = keras_rmsprop.RMSprop(0.1, momentum=0.5, jit_compile=True)
         self.optimizer.build([self.weight])
 
     @tf.function(input_signature=[tf.TensorSpec((2, 3), tf.float32)], autograph=False)

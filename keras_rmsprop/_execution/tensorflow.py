@@ -1,9 +1,13 @@
 """How a step runs on TensorFlow: op by op, as one XLA-compiled call, or in a replica."""
 
+import contextlib
 import functools
 import logging
+import threading
+import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
@@ -11,18 +15,12 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.framework.ops import EagerTensor
-from tensorflow.python.ops import control_flow_util
 from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
-from keras_rmsprop import _sparse, _step
+from keras_rmsprop import _interrupts, _sparse, _step
 from keras_rmsprop._deferred import Progress
-from keras_rmsprop._execution._plain import (
-    FLOATING,
-    changes,
-    in_stateless_scope,
-    run_with_hook,
-    why_op_by_op,
-)
+from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope
 from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from keras_rmsprop._roster import Roster
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
+# Variables with their new values, or with new values of some of their rows.
+Pairs = list[tuple[Any, tf.Tensor | tf.IndexedSlices]]
 
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = True
@@ -41,15 +41,22 @@ outside_trace = tf.init_scope
 
 _log = logging.getLogger(__name__)
 
-# The compiled steps over each optimizer's variables. They live here and not in an attribute,
-# because TensorFlow would track them into checkpoints, and they must not keep a model alive.
-_compiled: "weakref.WeakKeyDictionary[Roster, dict[_Key, _CompiledStep | None]]" = (
-    weakref.WeakKeyDictionary()
-)
-
-# How many compiled steps an optimizer keeps, one for each set of options and of variables
-# with a gradient that it has met. Past that it starts afresh, so that memory stays bounded.
+# How many programs are kept for all optimizers together, and how many an optimizer keeps for
+# itself, one for each set of options and of gradients' dtypes that it has met. The one made
+# first goes first, so that memory stays bounded.
 CAPACITY = 32
+
+# In a graph of the user's, a step is a compiled call of its own only where it wins by far what
+# it costs the first batch: few tensors that are large in the mean gain a factor of two to three
+# and compile in a tenth of a second; small ones gain little, and many take seconds.
+NESTED_ELEMENTS = 2**18
+NESTED_TENSORS = 8
+
+# A compilation that takes more seconds than this is logged at INFO.
+LONG_COMPILATION = 1.0
+
+# Zeros in the place of missing gradients are kept up to this number of elements.
+KEPT_ZEROS = 2**16
 
 # What TensorFlow raises when a graph, a dtype or a device is beyond XLA.
 _NOT_COMPILABLE = (
@@ -60,24 +67,25 @@ _NOT_COMPILABLE = (
     tf.errors.FailedPreconditionError,
 )
 
+_OF_A_STRATEGY = "a distribution strategy runs the step or holds its variables"
+
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:
     """Make one step."""
     plan = optimizer._plan()
-    if tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None:
-        _run_in_replica(optimizer, plan, _all_dense(optimizer, gradients))
+    in_replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
+    # A stateless scope keeps whole values, and a sum over replicas is dense.
+    keeps_rows = not (in_replica or in_stateless_scope())
+    compiles = _is_to_compile(optimizer, plan, gradients)
+    gradients, checks = _take_rows(optimizer, plan, gradients, keeps_rows)
+    if in_replica:
+        with tf.control_dependencies(checks):
+            _run_in_replica(optimizer, plan, gradients)
         return
     rate = optimizer._given_learning_rate()
-    if in_stateless_scope():
-        # The scope keeps whole values, not rows.
-        gradients = _all_dense(optimizer, gradients)
-    _check_constraints(optimizer, plan, gradients)
-    if optimizer._update_hook() is not None:
-        run_with_hook(optimizer, plan, gradients, rate, read, _sparse.write)
-    elif not _runs_compiled(optimizer, plan, gradients) or not _run_compiled(
-        optimizer, plan, gradients, rate
-    ):
-        write(_run_plainly(optimizer, plan, gradients, rate))
+    with tf.control_dependencies(checks) if checks else contextlib.nullcontext():
+        if not compiles or not _run_compiled(optimizer, plan, gradients, rate):
+            _run_op_by_op(optimizer, plan, gradients, rate)
 
 
 def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
@@ -85,10 +93,38 @@ def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
     return tf.convert_to_tensor(variable)
 
 
-def write(pairs: Sequence[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
-    """Assign each value to its variable, or the rows of it that are given."""
-    for variable, value in pairs:
-        _sparse.write(variable, value)
+def write(pairs: Pairs) -> None:
+    """Assign each value to its variable, or the rows of it that are given.
+
+    Executing eagerly, all or none of them are assigned.
+    """
+    if not tf.executing_eagerly() or in_stateless_scope():
+        for variable, value in pairs:
+            _sparse.write(variable, value)
+        return
+    places = [(_Place.of(variable, value), value) for variable, value in pairs]
+    _plain.write_whole(places, _Place.keep, lambda place, value: _sparse.write(place[0], value))
+
+
+class _Place(NamedTuple):
+    """What an assignment overwrites."""
+
+    variable: Any
+    # Which rows; None for all.
+    ids: tf.Tensor | None
+
+    @classmethod
+    def of(cls, variable: Any, value: tf.Tensor | tf.IndexedSlices) -> "_Place":
+        return cls(variable, value.indices if _sparse.is_sparse(value) else None)
+
+    def keep(self) -> tf.Tensor | tf.IndexedSlices:
+        """Return what is there now; TensorFlow's tensors do not change when a variable does."""
+        variable = _sparse.tf_variable(self.variable)
+        if self.ids is not None:
+            return tf.IndexedSlices(tf.gather(variable, self.ids), self.ids)
+        if _is_distributed(variable):
+            return variable.read_value()
+        return read_variable_op(variable.handle, variable.dtype)
 
 
 def copy(value: tf.Tensor) -> tf.Tensor:
@@ -101,8 +137,11 @@ def shape_of(gradient: Any) -> tuple[int | None, ...]:
     if isinstance(gradient, EagerTensor):
         # Without the detour over TensorShape.
         return gradient._shape_tuple()
-    if _sparse.is_sparse(gradient) and gradient.shape.rank is None:
-        return (None, *gradient.values.shape[1:])
+    if _sparse.is_sparse(gradient):
+        return _sparse.shape_of(gradient)
+    if not hasattr(gradient, "shape"):
+        # Keras takes lists and numbers as well.
+        gradient = tf.convert_to_tensor(gradient)
     return tuple(gradient.shape)
 
 
@@ -116,33 +155,84 @@ def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
     if isinstance(gradient, EagerTensor):
         return gradient
     if _sparse.is_sparse(gradient):
-        return _sparse.densify(gradient, variable.shape)
-    # Keras takes NumPy's arrays as well.
-    return gradient if isinstance(gradient, tf.Tensor) else tf.convert_to_tensor(gradient)
+        gradient, check = _sparse.checked(gradient, variable)
+        with tf.control_dependencies([] if check is None else [check]):
+            return _sparse.densify(gradient, variable.shape)
+    if not isinstance(gradient, tf.Tensor):
+        # Keras takes NumPy's arrays, lists and numbers as well.
+        has_dtype = hasattr(gradient, "dtype")
+        gradient = tf.convert_to_tensor(gradient, None if has_dtype else variable.dtype)
+        return gradient if gradient.dtype.is_floating else tf.cast(gradient, variable.dtype)
+    if gradient.shape.is_fully_defined():
+        return gradient
+    # Otherwise a smaller one would be broadcast, or be taken for something beyond XLA.
+    return tf.ensure_shape(gradient, variable.shape)
 
 
 class _State(NamedTuple):
-    """The variables that a step reads and writes."""
+    """The variables that a step reads and writes, or something in the place of each."""
 
     parameters: Sequence[Parameter]
     counters: _step.Counters
     progress: Sequence[Progress | None]
+    # None for a schedule or callable, whose rate a step is given.
+    rate: Any
 
     @classmethod
     def of(cls, optimizer: "RMSprop") -> "_State":
-        return cls(optimizer._parameters, optimizer._counters, optimizer._progress)
+        return cls(
+            optimizer._parameters,
+            optimizer._counters,
+            optimizer._progress,
+            optimizer._rate_variable,
+        )
 
 
-def _run_plainly(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
-) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
+def _take_rows(
+    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, keeps_rows: bool
+) -> tuple[Gradients, list[tf.Operation]]:
+    """Check gradients that are rows, and sum them up where they are of no use as rows.
+
+    Returns: the gradients, and the operations that must succeed before anything is written.
+    """
+    if not any(map(_sparse.is_sparse, gradients)):
+        return gradients, []
+    taken: list[tf.Tensor | tf.IndexedSlices | None] = []
+    checks: list[tf.Operation] = []
+    for g, owners, progress, constraint in zip(
+        gradients, optimizer._parameters, optimizer._progress, plan.constraints, strict=True
+    ):
+        if _sparse.is_sparse(g):
+            g, check = _sparse.checked(g, owners.weight)
+            checks += [] if check is None else [check]
+            if progress is None or not keeps_rows:
+                g = _sparse.densify(g, owners.weight.shape)
+            elif constraint is not None:
+                raise ValueError(
+                    f"`lazy=True` leaves rows without a gradient alone, but the constraint of "
+                    f"{owners.weight.name!r} may move every row at every step, received "
+                    f"{type(constraint).__name__}. Leave one of the two out."
+                )
+        taken.append(g)
+    return taken, checks
+
+
+def _run_op_by_op(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> None:
+    if optimizer._update_hook() is not None:
+        _plain.run_with_hook(optimizer, plan, gradients, rate, read, _sparse.write)
+    else:
+        write(_computed(optimizer, plan, gradients, rate))
+
+
+def _computed(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> Pairs:
+    """Compute one step op by op."""
     return _changes_of_step(
         _State.of(optimizer),
         plan,
         optimizer._numbers(),
         read(rate) if isinstance(rate, keras.Variable) else rate,
         gradients,
-        optimizer._update_hook(),
+        hook=optimizer._update_hook(),
     )
 
 
@@ -152,11 +242,15 @@ def _changes_of_step(
     numbers: _step.Numbers,
     rate: Any,
     gradients: Gradients,
+    *,
     hook: _step.Update | None = None,
-) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
+    flags: dict[int, tf.Tensor] | None = None,
+) -> Pairs:
     """Run one step and return each variable that changes with its new value or rows."""
     tables = {
-        i: _sparse.open_table(numbers.coefficients, owners, progress, gradient, _is_inside_xla())
+        i: _sparse.open_table(
+            numbers.coefficients, owners, progress, gradient, _sparse.is_inside_xla()
+        )
         for i, (owners, progress, gradient) in enumerate(
             zip(state.parameters, state.progress, gradients, strict=True)
         )
@@ -180,9 +274,10 @@ def _changes_of_step(
         [tables[i].gradient if i in tables else g for i, g in enumerate(gradients)],
         hook,
         {i: table.share for i, table in tables.items()},
+        flags,
     )
     made = counted.calls - counters.calls
-    pairs: list[tuple[Any, tf.Tensor | tf.IndexedSlices]] = []
+    pairs: Pairs = []
     for i, table in tables.items():
         pairs += _sparse.close_table(
             plan.form, numbers.coefficients, table, after[i], counters.calls + 1, made
@@ -194,42 +289,148 @@ def _changes_of_step(
 _NOTHING = Parameter(None)
 
 
-def _all_dense(optimizer: "RMSprop", gradients: Gradients) -> Sequence[tf.Tensor | None]:
-    variables = optimizer._roster.weights
-    return [
-        None if g is None else dense(g, variable)
-        for g, variable in zip(gradients, variables, strict=True)
-    ]
+def _is_to_compile(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> bool:
+    """Whether this step is to run as one compiled call.
 
+    It depends on the configuration and the saved state only, never on what the process did
+    before: otherwise a resumed run would round differently from one that was not stopped.
 
-def _check_constraints(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> None:
-    for owners, constraint, g in zip(
-        optimizer._parameters, plan.constraints, gradients, strict=True
-    ):
-        if constraint is not None and _sparse.is_sparse(g):
-            raise ValueError(
-                f"`lazy=True` leaves rows without a gradient alone, but the constraint of "
-                f"{owners.weight.name!r} may move every row at every step, received "
-                f"{type(constraint).__name__}. Leave one of the two out."
-            )
-
-
-def _is_inside_xla() -> bool:
-    """Whether the code being traced is compiled by XLA with all that surrounds it."""
-    if tf.executing_eagerly():
+    Raises: ValueError if the user insists and it cannot.
+    """
+    mode = optimizer.jit_compile
+    if mode is False or _sparse.is_inside_xla():
         return False
-    graph = tf.compat.v1.get_default_graph()
-    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+    obstacle = _obstacle(optimizer, plan)
+    if obstacle is None and (mode is True or _gains_by_compiling(optimizer, gradients)):
+        obstacle = _bound_to(optimizer).obstacle
+        if obstacle is None:
+            return True
+    if obstacle is not None and mode is True:
+        _plain.refuse(obstacle)
+    return False
+
+
+def _obstacle(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
+    """Why this step cannot be compiled, as far as that can change from step to step."""
+    if tf.distribute.has_strategy() or _is_distributed(optimizer._iterations._value):
+        return _OF_A_STRATEGY
+    if tf.config.functions_run_eagerly():
+        return "`tf.config.run_functions_eagerly` is on"
+    if is_op_determinism_enabled():
+        return "op determinism is on"
+    if in_stateless_scope():
+        return "the step is made in a stateless scope"
+    return _plain.why_op_by_op(optimizer, plan)
+
+
+def _gains_by_compiling(optimizer: "RMSprop", gradients: Gradients) -> bool:
+    if tf.executing_eagerly():
+        # One-step uses need not pay for a compilation.
+        return _has_stepped(optimizer)
+    shapes = optimizer._roster.shapes
+    if len(shapes) > NESTED_TENSORS or any(map(_sparse.is_sparse, gradients)):
+        # A step with rows would be the same graph again.
+        return False
+    elements = sum(tf.TensorShape(shape).num_elements() for shape in shapes)
+    return bool(elements >= NESTED_ELEMENTS * len(shapes))
+
+
+class _Bound:
+    """An optimizer's variables as arguments of compiled programs, with what it has called."""
+
+    def __init__(self, optimizer: "RMSprop") -> None:
+        self.calls: dict[_Key, _Program | None] = {}
+        self.obstacle: str | None = None
+        try:
+            device = _placement(optimizer)
+        except tf.errors.UnimplementedError as error:
+            self.obstacle = error.message
+            _log.debug("%s runs op by op: %s", optimizer.name, error.message)
+            return
+        # The default device is not named, so that a graph can be exported to another machine.
+        self.device = None if device == _default_device() else device
+        state = tf.nest.map_structure(
+            lambda v: None if v is None else _sparse.tf_variable(v), _State.of(optimizer)
+        )
+        self.variables = [v for v in tf.nest.flatten(state) if v is not None]
+        self.handles = [v.handle for v in self.variables]
+        self.layout: _State = tf.nest.map_structure(
+            lambda v: None if v is None else tf.TensorSpec(v.shape, v.dtype), state
+        )
+        # The variables whose gradients may be missing without another program: not the tables,
+        # and none without slots, such as float8 scales.
+        self.flagged = [
+            i
+            for i, (parameter, progress) in enumerate(
+                zip(state.parameters, state.progress, strict=True)
+            )
+            if progress is None and parameter.square_average is not None
+        ]
+        self._numbers: _step.Numbers | None = None
+        self._packed: tf.Tensor | None = None
+        self._zeros: dict[tf.TensorSpec, tf.Tensor] = {}
+
+    def packed(self, numbers: _step.Numbers) -> tf.Tensor:
+        """The numbers as one tensor, made anew only where one has changed."""
+        if not tf.executing_eagerly():
+            return tf.constant(_pack(numbers), tf.float64)
+        if numbers != self._numbers:
+            self._packed = tf.constant(_pack(numbers), tf.float64)
+            self._numbers = numbers
+        return self._packed
+
+    def filled(self, gradients: Gradients) -> Gradients:
+        """Put zeros in the place of missing gradients.
+
+        They take their variable's dtype, like gradients, or that of the others where those come
+        in one that is not their variables'. So the dtypes are the same whichever are missing.
+        """
+        own = [self.layout.parameters[i].weight.dtype for i in self.flagged]
+        present = [gradients[i] for i in self.flagged]
+        given = {g.dtype for g in present if g is not None}
+        if len(given) == 1 and any(
+            g is not None and g.dtype != dtype for g, dtype in zip(present, own, strict=True)
+        ):
+            own = list(given) * len(own)
+        filled = list(gradients)
+        for i, dtype in zip(self.flagged, own, strict=True):
+            if filled[i] is None:
+                spec = self.layout.parameters[i].weight
+                filled[i] = self._zeros_of(tf.TensorSpec(spec.shape, dtype))
+        return filled
+
+    def _zeros_of(self, spec: tf.TensorSpec) -> tf.Tensor:
+        if not tf.executing_eagerly() or spec.shape.num_elements() > KEPT_ZEROS:
+            return tf.zeros(spec.shape, spec.dtype)
+        zeros = self._zeros.get(spec)
+        if zeros is None:
+            zeros = self._zeros[spec] = tf.zeros(spec.shape, spec.dtype)
+        return zeros
+
+
+# They live here and not in an attribute, because TensorFlow would track them into checkpoints,
+# and they must not keep a model alive.
+_bound: "weakref.WeakKeyDictionary[Roster, _Bound]" = weakref.WeakKeyDictionary()
+
+
+def _bound_to(optimizer: "RMSprop") -> _Bound:
+    bound = _bound.get(optimizer._roster)
+    if bound is None:
+        with tf.init_scope():
+            bound = _bound[optimizer._roster] = _Bound(optimizer)
+    return bound
 
 
 class _Key(NamedTuple):
-    """What a compiled step depends on beside the numbers that it is given."""
+    """What a compiled step depends on beside its variables and the numbers that it is given."""
 
     plan: _step.Plan
-    constraints: tuple[str, ...]
-    # The dtypes of each gradient's tensors, as TensorFlow numbers them: one, or two where it is
-    # rows and their ids.
+    constraints: tuple[Hashable, ...]
+    # The dtypes of each gradient's tensors, as TensorFlow numbers them: none, one, or two where
+    # it is rows and their ids.
     gradient_dtypes: tuple[tuple[int, ...], ...]
+    # Whether only a flag for each gradient says if it is there.
+    flagged: bool
     # None where the rate is the optimizer's variable, which the step reads itself.
     rate_dtype: tf.DType | None
     # Whether XLA compiles it. With rows of tables it is an ordinary graph by default: as fast,
@@ -237,90 +438,134 @@ class _Key(NamedTuple):
     xla: bool
 
 
-def _runs_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> bool:
-    """Whether this step is to run as one compiled call.
-
-    It depends on the configuration and the saved state only, never on what the process did
-    before: otherwise a resumed run would round differently from one that was not stopped.
-    """
-    mode = optimizer.jit_compile
-    if mode is False or in_stateless_scope() or why_op_by_op(optimizer, plan) is not None:
-        return False
-    if tf.config.functions_run_eagerly() or is_op_determinism_enabled():
-        return False
-    if tf.distribute.has_strategy() or _is_distributed(optimizer._iterations._value):
-        return False
-    if tf.executing_eagerly():
-        # One-step uses need not pay for a compilation.
-        return mode is True or _has_stepped(optimizer)
-    # A step with rows would be the same graph again.
-    return not _is_inside_xla() and (mode is True or not any(map(_sparse.is_sparse, gradients)))
-
-
 def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> bool:
     """Make the step as one compiled call; return False, nothing done, if there is no way."""
+    bound = _bound_to(optimizer)
     if rate is optimizer._learning_rate:
         rate = None
     else:
         # By itself a Python float would become a float32 tensor.
         rate = tf.convert_to_tensor(rate, tf.float64 if isinstance(rate, float) else None)
+    flags: list[tf.Tensor] = []
     arguments, dtypes = _flatten(gradients)
+    if () in dtypes:
+        present = [gradients[i] is not None for i in bound.flagged]
+        # The choice follows from the set of gradients alone.
+        if any(present) and not all(present):
+            flags = [_flag(is_there) for is_there in present]
+            arguments, dtypes = _flatten(bound.filled(gradients))
     key = _Key(
         plan,
         tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
         dtypes,
+        bool(flags),
         None if rate is None else rate.dtype,
         optimizer.jit_compile is True or not any(len(two) == 2 for two in dtypes),
     )
-    steps = _compiled.setdefault(optimizer._roster, {})
+    numbers = optimizer._numbers()
+    given = [bound.packed(numbers), *flags, *arguments]
     if rate is not None:
-        arguments.append(rate)
+        given.append(rate)
+    given += bound.handles
+    program = bound.calls.get(key)
+    if program is not None:
+        program.call(bound.device, given)
+        return True
+    if key in bound.calls and optimizer.jit_compile == "auto":
+        return False
+    return _call_first(optimizer, bound, key, numbers, given)
+
+
+def _call_first(
+    optimizer: "RMSprop",
+    bound: _Bound,
+    key: _Key,
+    numbers: _step.Numbers,
+    given: list[tf.Tensor],
+) -> bool:
+    """Call a program that the optimizer has not called yet, and compile it if need be.
+
+    It is remembered only once that has succeeded: whatever stops it, the next step tries again.
+    """
+    start = time.perf_counter()
+    program = None
+    shared_key = _shared_key(bound, key)
     try:
-        step = steps.get(key)
-        if step is None:
-            if key in steps and optimizer.jit_compile == "auto":
-                return False
-            if len(steps) >= CAPACITY:
-                steps.clear()
-            steps[key] = None
-            with tf.init_scope():
-                step = steps[key] = _CompiledStep(optimizer, key, _placement(optimizer))
-        step(optimizer._numbers(), arguments)
+        program = _programs.get(shared_key)
+        is_new = program is None
+        if program is None:
+            with tf.init_scope(), tf.device(None):
+                program = _Program(bound, key, numbers)
+        program.call(bound.device, given)
     except _NOT_COMPILABLE as error:
-        if optimizer.jit_compile is True or not key.xla:
+        if not key.xla:
             raise
         # XLA compiles before it runs anything, so the variables are as they were.
-        steps[key] = None
+        if optimizer.jit_compile is True:
+            _plain.refuse(f"XLA does not take it ({error})")
+        _remember(bound.calls, key, None)
         _log.debug("%s runs op by op: %s", optimizer.name, error)
         return False
+    if is_new:
+        with _programs_lock:
+            _remember(_programs, shared_key, program)
+        seconds = time.perf_counter() - start
+        if seconds > LONG_COMPILATION:
+            _log.info("%s compiled its step in %.1f s", optimizer.name, seconds)
+    _remember(bound.calls, key, program)
     return True
 
 
-class _CompiledStep:
-    """A whole step, traced once and called as a concrete function.
+# The programs of all optimizers: those of one serve all others of the same shapes and options.
+_programs: "OrderedDict[Hashable, _Program]" = OrderedDict()
+_programs_lock = threading.Lock()
+
+
+def _remember(cache: dict[Any, Any], key: Hashable, value: Any) -> None:
+    if len(cache) >= CAPACITY:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
+
+
+def _shared_key(bound: _Bound, key: _Key) -> Hashable:
+    """What a program depends on, without anything that belongs to one optimizer."""
+    kinds = tuple(c if c is None else type(c) for c in key.plan.constraints)
+    plan = key.plan._replace(constraints=kinds)
+    return key._replace(plan=plan), bound.layout, keras.config.floatx()
+
+
+class _Program:
+    """A whole step, traced once; the variables that it is made on are arguments of the call.
 
     The polymorphic wrapper of `tf.function` would look at every argument on every call, which
     costs milliseconds with many variables.
     """
 
-    def __init__(self, optimizer: "RMSprop", key: _Key, device: str) -> None:
-        # The default device is not named, so that a graph can be exported to another machine.
-        self._device = None if device == _default_device() else device
-        state = _State.of(optimizer)
-        rate_variable = optimizer._learning_rate
-        numbers = optimizer._numbers()
-        size = len(_pack(numbers))
+    def __init__(self, bound: _Bound, key: _Key, numbers: _step.Numbers) -> None:
+        layout = bound.layout
+        flagged = bound.flagged if key.flagged else []
 
-        def whole_step(packed: tf.Tensor, *arguments: tf.Tensor) -> None:
+        def whole_step(arguments: list[tf.Tensor], variables: list[tf.Variable]) -> None:
             rest = iter(arguments)
+            packed = next(rest)
+            flags = {i: next(rest) for i in flagged}
             gradients = [
                 _gradient_of([next(rest) for _ in dtypes]) for dtypes in key.gradient_dtypes
             ]
-            rate = read(rate_variable) if key.rate_dtype is None else next(rest)
-            write(_changes_of_step(state, key.plan, _unpack(numbers, packed), rate, gradients))
+            owners = iter(variables)
+            state: _State = tf.nest.map_structure(
+                lambda spec: None if spec is None else next(owners), layout
+            )
+            rate = next(rest) if state.rate is None else read(state.rate)
+            write(
+                _changes_of_step(
+                    state, key.plan, _unpack(numbers, packed), rate, gradients, flags=flags
+                )
+            )
 
-        specs = [tf.TensorSpec([size], tf.float64)]
-        for owners, dtypes in zip(state.parameters, key.gradient_dtypes, strict=True):
+        specs = [tf.TensorSpec([len(_pack(numbers))], tf.float64)]
+        specs += [tf.TensorSpec([], tf.bool) for _ in flagged]
+        for owners, dtypes in zip(layout.parameters, key.gradient_dtypes, strict=True):
             shape = owners.weight.shape
             # The number of rows is free.
             shapes = [[None, *shape[1:]], [None]] if len(dtypes) == 2 else [shape]
@@ -331,35 +576,34 @@ class _CompiledStep:
         if key.rate_dtype is not None:
             specs.append(tf.TensorSpec([], key.rate_dtype))
         function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
-        self._concrete = function.get_concrete_function(*specs)
+        # Variables that a traced function is given become arguments, those that it finds
+        # elsewhere would be captured.
+        self._concrete = function.get_concrete_function(specs, bound.variables)
         self._captured = self._concrete.captured_inputs
-        self._numbers: _step.Numbers | None = None
-        self._packed: tf.Tensor | None = None
 
-    def __call__(self, numbers: _step.Numbers, arguments: list[tf.Tensor]) -> None:
-        if not tf.executing_eagerly():
-            packed = tf.constant(_pack(numbers), tf.float64)
-        elif numbers == self._numbers:
-            packed = self._packed
-        else:
-            packed = self._packed = tf.constant(_pack(numbers), tf.float64)
-            self._numbers = numbers
-        if self._device is None and tf.executing_eagerly() and not context.context().device_name:
-            self._call(packed, arguments)
+    def call(self, device: str | None, given: list[tf.Tensor]) -> None:
+        """Make the step.
+
+        Args:
+            device: where, None for the default device.
+            given: numbers, flags, gradients, rate and the handles of the variables.
+        """
+        if device is None and tf.executing_eagerly() and not context.context().device_name:
+            self._call(given)
             return
         # Unlike an op on a variable, a compiled call does not go to where its variables are.
-        with tf.device(self._device):
-            self._call(packed, arguments)
+        with tf.device(device):
+            self._call(given)
 
-    def _call(self, packed: tf.Tensor, arguments: list[tf.Tensor]) -> None:
+    def _call(self, given: list[tf.Tensor]) -> None:
         # The public call would record the step on any tape that watches the weights, and give
         # out every intermediate result for a gradient that nobody can take of an assignment.
         function = self._concrete._inference_function
         if tf.executing_eagerly():
             # Without the checks of each argument against the function's definition.
-            context.context().call_function(function.name, [packed, *arguments, *self._captured], 0)
+            context.context().call_function(function.name, [*given, *self._captured], 0)
         else:
-            function.call_flat(packed, *arguments, *self._captured)
+            function.call_flat(*given, *self._captured)
 
 
 def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:
@@ -386,6 +630,16 @@ def _gradient_of(tensors: list[tf.Tensor]) -> tf.Tensor | tf.IndexedSlices | Non
     return tf.IndexedSlices(*tensors) if len(tensors) == 2 else tensors[0]
 
 
+@functools.cache
+def _eager_flag(is_there: bool) -> tf.Tensor:
+    with tf.init_scope(), tf.device(None):
+        return tf.constant(is_there)
+
+
+def _flag(is_there: bool) -> tf.Tensor:
+    return _eager_flag(is_there) if tf.executing_eagerly() else tf.constant(is_there)
+
+
 def _pack(numbers: _step.Numbers) -> list[float]:
     """The numbers of a step in a row, so that they travel as one tensor."""
     return [float(x) for x in tf.nest.flatten(numbers)]
@@ -405,23 +659,25 @@ def _has_stepped(optimizer: "RMSprop") -> bool:
 def _placement(optimizer: "RMSprop") -> str:
     """Return the device that all variables are on.
 
-    Raises: one of `_NOT_COMPILABLE` if there are several, or XLA cannot take the variables.
+    Raises: UnimplementedError if there are several, or XLA cannot take the variables.
     """
     owners = [v for parameter in optimizer._parameters for v in parameter if v is not None]
     dtypes = {_step.dtype_of(v) for v in owners}
     if not dtypes <= FLOATING:
-        raise tf.errors.UnimplementedError(None, None, f"dtypes {sorted(dtypes - FLOATING)}")
+        raise tf.errors.UnimplementedError(
+            None, None, f"there are variables of dtype {sorted(dtypes - FLOATING)}"
+        )
     owners += [v for v in optimizer._counters if v is not None]
     if isinstance(optimizer._learning_rate, keras.Variable):
         owners.append(optimizer._learning_rate)
     if any(map(_is_distributed, owners)):
-        raise tf.errors.UnimplementedError(None, None, "variables of a distribution strategy")
+        raise tf.errors.UnimplementedError(None, None, _OF_A_STRATEGY)
     devices = {_sparse.tf_variable(v).device for v in owners}
     if len(devices) > 1:
-        raise tf.errors.UnimplementedError(None, None, f"several devices: {sorted(devices)}")
+        raise tf.errors.UnimplementedError(None, None, f"its variables are on {sorted(devices)}")
     device = devices.pop()
     if not _has_xla(device):
-        raise tf.errors.UnimplementedError(None, None, f"no XLA compiler for {device}")
+        raise tf.errors.UnimplementedError(None, None, f"there is no XLA compiler for {device}")
     return device
 
 
@@ -454,7 +710,7 @@ def _run_in_replica(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients
     present = [_step.widen(g) for g in gradients if g is not None]
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     summed = [None if g is None else next(sums) for g in gradients]
-    pairs = _run_plainly(optimizer, plan, summed, _rate_for_all_replicas(optimizer))
+    pairs = _computed(optimizer, plan, summed, _rate_for_all_replicas(optimizer))
     variables = [_sparse.tf_variable(variable) for variable, _ in pairs]
 
     def assign_copies(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:
