@@ -1,11 +1,15 @@
 """How a step runs on TensorFlow: when it is one compiled call, and what the call leaves alone."""
 
+import contextlib
 import functools
 import gc
 import logging
 import pathlib
+import signal
+import sys
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -456,6 +460,175 @@ def test_compiled_steps_do_not_enter_a_checkpoint(tmp_path):
     checkpoint = tf.train.Checkpoint(optimizer=other.optimizer)
     without = {name for name, _ in tf.train.list_variables(checkpoint.save(tmp_path / "b"))}
     assert with_step == without
+
+
+class Interrupted:
+    """A training whose next step is interrupted by SIGINT at a chosen line of Python."""
+
+    def __init__(self, **setting: Any) -> None:
+        self.training = Training(**setting)
+        self.training.optimizer.build(self.training.variables)
+
+    def lines_of(self, t: int) -> int:
+        """Make step `t` and return how many lines it runs through."""
+        return self._step(t, None)
+
+    def step(self, t: int, line: int) -> None:
+        """Begin step `t`, and interrupt it there."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._step(t, line)
+
+    def _step(self, t: int, line: int | None) -> int:
+        passed = 0
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal passed
+            if event == "line":
+                passed += 1
+                if passed == line:
+                    signal.raise_signal(signal.SIGINT)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            self.training.step(t)
+        finally:
+            sys.settrace(before)
+        return passed
+
+
+class WithOwnUpdate(keras_rmsprop.RMSprop):
+    """An optimizer with an `update_step` that writes as it goes."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update and shrink the weight."""
+        super().update_step(gradient, variable, learning_rate)
+        self.assign(variable, variable * 0.5)
+
+
+INTERRUPTED: dict[str, dict[str, Any]] = {
+    "compiled": {"options": {"jit_compile": True, "momentum": 0.5}},
+    "op by op": {"options": {"jit_compile": False, "momentum": 0.5}},
+    "own update_step": {"options": {"momentum": 0.5}, "make": WithOwnUpdate},
+    "keras": {"options": {"momentum": 0.5}, "make": keras.optimizers.RMSprop},
+}
+
+
+@pytest.mark.parametrize("how", INTERRUPTED)
+def test_an_interrupted_step_is_made_or_not_made(how):
+    setting = INTERRUPTED[how]
+
+    def after(steps: int) -> list[Any]:
+        training = Interrupted(**setting).training
+        for t in range(steps):
+            training.step(t)
+        return training.state()
+
+    before, made = after(2), after(3)
+    probe = Interrupted(**setting)
+    for t in range(2):
+        probe.training.step(t)
+    lines = probe.lines_of(2)
+    half = 0
+    for line in np.unique(np.linspace(1, lines, 40, dtype=int)):
+        interrupted = Interrupted(**setting)
+        for t in range(2):
+            interrupted.training.step(t)
+        interrupted.step(2, line)
+        state = interrupted.training.state()
+        half += not any(all(map(np.array_equal, state, whole)) for whole in (before, made))
+    # Keras's own class is here to show that the interrupts come in the middle of steps.
+    assert half > 0 if how == "keras" else half == 0
+
+
+def test_a_write_that_fails_leaves_an_eager_step_unmade(monkeypatch):
+    training = Training({"jit_compile": False, "momentum": 0.5})
+    training.step(0)
+    before = training.state()
+    write, left = engine._sparse.write, [3]
+
+    def fails_once(variable: Any, value: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise MemoryError
+        write(variable, value)
+
+    monkeypatch.setattr(engine._sparse, "write", fails_once)
+    with pytest.raises(MemoryError):
+        training.step(1)
+    assert left[0] < 0
+    models.assert_identical(training.state(), before)
+
+
+def gradients_of(training: Training, present: Sequence[bool], dtype: str = "float64") -> list[Any]:
+    """A gradient for each variable of which it is said that there is one."""
+    rng = np.random.default_rng(int.from_bytes(bytes(present)) + 3)
+    return [
+        tf.constant(rng.normal(size=v.shape), dtype) if is_there else None
+        for v, is_there in zip(training.variables, present, strict=True)
+    ]
+
+
+SETS = [(True, False), (True, True), (False, True), (True, False), (False, True), (True, True)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"centered": True, "momentum": 0.5},
+        {"global_clipnorm": 0.5},
+        {"clipnorm": 0.5, "weight_decay": 0.1},
+        {"use_ema": True, "l2": 0.1},
+        {"skip_nonfinite": True},
+        {"gradient_accumulation_steps": 2},
+        {"learning_rate": 0.1, "bias_correction": True},
+    ],
+    ids=str,
+)
+def test_any_set_of_missing_gradients_takes_one_program(options, float64, monkeypatch):
+    compiled, op_by_op = (Training({**options, "jit_compile": mode}) for mode in (True, False))
+    for present in SETS:
+        for training in (compiled, op_by_op):
+            training.apply(gradients_of(training, present))
+        for mine, theirs in zip(compiled.state(), op_by_op.state(), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+    # One for the full set, and one for any other.
+    assert len(compiled_steps(compiled.optimizer)) == 2
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "float64")])
+@pytest.mark.parametrize("given", [None, "float32", "float64"])
+def test_the_dtypes_of_missing_gradients_make_no_further_programs(dtypes, given):
+    training = Training({"jit_compile": True}, dtypes)
+    for present in SETS:
+        gradients = gradients_of(training, present, "float64")
+        training.apply(
+            [
+                None if g is None else tf.cast(g, given or v.dtype)
+                for g, v in zip(gradients, training.variables, strict=True)
+            ]
+        )
+    assert len(compiled_steps(training.optimizer)) <= (2 if given is None else 3)
+
+
+def test_which_program_runs_follows_from_the_set_of_gradients_alone():
+    """A run that begins with another set comes to the same bits as one that does not."""
+    runs = []
+    for first in SETS[:2]:
+        training = Training({"jit_compile": True, "global_clipnorm": 0.5}, ("float32", "float32"))
+        training.optimizer.build(training.variables)
+        start = training.state()
+        training.apply(gradients_of(training, first, "float32"))
+        for variable, value in zip(
+            [*training.variables, *training.optimizer.variables], start, strict=True
+        ):
+            variable.assign(value)
+        for present in SETS:
+            training.apply(gradients_of(training, present, "float32"))
+        runs.append(training.state())
+    models.assert_identical(*runs)
 
 
 NEW_PROCESS = """

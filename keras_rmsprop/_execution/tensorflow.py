@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import threading
 import time
 import weakref
@@ -368,7 +369,11 @@ class _Bound:
         ]
         self._numbers: _step.Numbers | None = None
         self._packed: tf.Tensor | None = None
-        self._zeros: dict[tf.TensorSpec, tf.Tensor] = {}
+        self._own_dtypes = [
+            (parameter.weight.dtype.as_datatype_enum,) for parameter in self.layout.parameters
+        ]
+        # Kept zeros by the position of a variable or by shape, and by dtype.
+        self._zeros: dict[tuple[Any, int], tf.Tensor] = {}
 
     def packed(self, numbers: _step.Numbers) -> tf.Tensor:
         """The numbers as one tensor, made anew only where one has changed."""
@@ -379,32 +384,37 @@ class _Bound:
             self._numbers = numbers
         return self._packed
 
-    def filled(self, gradients: Gradients) -> Gradients:
+    def with_zeros(
+        self, gradients: Gradients, dtypes: tuple[tuple[int, ...], ...]
+    ) -> list[tf.Tensor | tf.IndexedSlices | None]:
         """Put zeros in the place of missing gradients.
 
         They take their variable's dtype, like gradients, or that of the others where those come
         in one that is not their variables'. So the dtypes are the same whichever are missing.
+
+        Args:
+            gradients: a gradient or None for each variable.
+            dtypes: as `_flatten` gives them.
         """
-        own = [self.layout.parameters[i].weight.dtype for i in self.flagged]
-        present = [gradients[i] for i in self.flagged]
-        given = {g.dtype for g in present if g is not None}
-        if len(given) == 1 and any(
-            g is not None and g.dtype != dtype for g, dtype in zip(present, own, strict=True)
-        ):
-            own = list(given) * len(own)
+        given = {dtypes[i] for i in self.flagged} - {()}
+        as_variables = all(dtypes[i] in ((), self._own_dtypes[i]) for i in self.flagged)
+        uniform = given.pop() if len(given) == 1 and not as_variables else None
         filled = list(gradients)
-        for i, dtype in zip(self.flagged, own, strict=True):
+        for i in self.flagged:
             if filled[i] is None:
-                spec = self.layout.parameters[i].weight
-                filled[i] = self._zeros_of(tf.TensorSpec(spec.shape, dtype))
+                (dtype,) = uniform or self._own_dtypes[i]
+                filled[i] = self._zeros_for(i, dtype)
         return filled
 
-    def _zeros_of(self, spec: tf.TensorSpec) -> tf.Tensor:
-        if not tf.executing_eagerly() or spec.shape.num_elements() > KEPT_ZEROS:
-            return tf.zeros(spec.shape, spec.dtype)
-        zeros = self._zeros.get(spec)
+    def _zeros_for(self, i: int, dtype: int) -> tf.Tensor:
+        zeros = self._zeros.get((i, dtype)) if tf.executing_eagerly() else None
         if zeros is None:
-            zeros = self._zeros[spec] = tf.zeros(spec.shape, spec.dtype)
+            shape = tuple(self.layout.parameters[i].weight.shape)
+            zeros = tf.zeros(shape, tf.as_dtype(dtype))
+            if tf.executing_eagerly() and math.prod(shape) <= KEPT_ZEROS:
+                # One serves all of its shape.
+                zeros = self._zeros.setdefault((shape, dtype), zeros)
+                self._zeros[i, dtype] = zeros
         return zeros
 
 
@@ -449,11 +459,12 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
     flags: list[tf.Tensor] = []
     arguments, dtypes = _flatten(gradients)
     if () in dtypes:
-        present = [gradients[i] is not None for i in bound.flagged]
+        present = [dtypes[i] != () for i in bound.flagged]
         # The choice follows from the set of gradients alone.
         if any(present) and not all(present):
-            flags = [_flag(is_there) for is_there in present]
-            arguments, dtypes = _flatten(bound.filled(gradients))
+            yes, no = _flags()
+            flags = [yes if is_there else no for is_there in present]
+            arguments, dtypes = _flatten(bound.with_zeros(gradients, dtypes))
     key = _Key(
         plan,
         tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
@@ -631,13 +642,15 @@ def _gradient_of(tensors: list[tf.Tensor]) -> tf.Tensor | tf.IndexedSlices | Non
 
 
 @functools.cache
-def _eager_flag(is_there: bool) -> tf.Tensor:
-    with tf.init_scope(), tf.device(None):
-        return tf.constant(is_there)
+def _eager_flags() -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.constant(True), tf.constant(False)
 
 
-def _flag(is_there: bool) -> tf.Tensor:
-    return _eager_flag(is_there) if tf.executing_eagerly() else tf.constant(is_there)
+def _flags() -> tuple[tf.Tensor, tf.Tensor]:
+    """What says that a gradient is there, and that it is not."""
+    if tf.executing_eagerly():
+        return _eager_flags()
+    return tf.constant(True), tf.constant(False)
 
 
 def _pack(numbers: _step.Numbers) -> list[float]:
