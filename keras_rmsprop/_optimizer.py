@@ -128,16 +128,19 @@ class RMSprop(keras.optimizers.Optimizer):
             what it costs without it, and so does any under `gradient_accumulation_steps`, whose
             sums are dense, and under a distribution strategy, which sums over replicas.
             Excludes what moves rows without a gradient: `momentum`, `weight_decay`, `l2` and
-            `use_ema`, and constraints on the tables. Default False.
+            `use_ema`, and constraints on the tables. An id that is none of a table's rows is
+            refused, whether or not `lazy`, and nothing changes; inside a `jit_compile=True`
+            function of your own, which can raise nothing, such rows are dropped. Default False.
         skip_nonfinite: whether a call whose gradients hold a NaN, an infinity, a value whose
             square overflows its average, or a norm to be clipped that overflows, leaves weights,
             slots and counter as they are and only adds one to `skipped_steps`. The gradients are
             judged unscaled and summed over replicas, before accumulation and clipping. Default
             False.
         jit_compile: whether an eager step, and one inside a plain `tf.function`, runs as one
-            compiled call: True insists, and raises with the reason where that cannot be; False
-            never does; "auto" does where it can and falls back to running op by op, without
-            changing what is computed. Default "auto".
+            compiled call: True insists, and where it cannot be a step raises ValueError with the
+            reason; False never does; "auto" does where it can and falls back to running op by
+            op, without changing what is computed. Inside a plain `tf.function` "auto" compiles
+            only few and large weights, so that the first batch does not wait. Default "auto".
 
     Raises:
         ValueError: if an argument is unknown, has the wrong type or lies outside its range, or if
@@ -238,6 +241,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
         self._roster = Roster(self._gathered_parameters(), progress)
+        if self.use_ema and backend.backend() == "tensorflow":
+            engine.let_averages_be_swapped(self)
         if self._pending_arrays is not None:
             pending, self._pending_arrays = self._pending_arrays, None
             # The first step, which builds, may be in a trace that runs again.

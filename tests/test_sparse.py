@@ -178,3 +178,102 @@ def test_only_on_tensorflow_does_keras_fit_an_embedding_to_other_weights(float64
     travelled = np.abs(want[0] - start[0]).max()
     strays = np.abs(got[0] - want[0]).max() > 0.1 * travelled
     assert strays == (BACKEND == "tensorflow")
+
+
+def applied(optimizer: Any, table: Any, dense_shape: Any) -> Callable[..., None]:
+    """A step as a function of rows and their ids."""
+    import tensorflow as tf
+
+    def step(values: Any, ids: Any) -> None:
+        optimizer.apply([tf.IndexedSlices(values, ids, dense_shape)], [table])
+
+    return step
+
+
+def state(optimizer: keras.optimizers.Optimizer, variables: list[Any]) -> list[np.ndarray]:
+    return models.values([*variables, *optimizer.variables])
+
+
+@on_tensorflow
+@pytest.mark.parametrize(("bad", "dtype"), [(ROWS, "int32"), (-1, "int64")], ids=str)
+@pytest.mark.parametrize("how", [eagerly, in_a_function])
+@pytest.mark.parametrize("lazy", [False, True], ids="lazy={}".format)
+@pytest.mark.parametrize("mode", ["auto", True, False], ids="jit_compile={}".format)
+def test_an_id_that_is_no_row_is_refused_and_nothing_changes(how, lazy, mode, bad, dtype):
+    import tensorflow as tf
+
+    table, bias = (keras.Variable(np.ones(shape), name="table") for shape in [(ROWS, WIDTH), (2,)])
+    optimizer = keras_rmsprop.RMSprop(RATE, lazy=lazy, jit_compile=mode)
+    optimizer.build([table, bias])
+
+    @how
+    def step(ids: Any) -> None:
+        rows = tf.IndexedSlices(tf.ones((3, WIDTH)), ids, tf.constant([ROWS, WIDTH]))
+        optimizer.apply([rows, tf.ones(2)], [table, bias])
+
+    good, wrong = (tf.constant([0, i, 2], dtype) for i in (1, bad))
+    for _ in range(3):
+        before = state(optimizer, [table, bias])
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"table.*outside"):
+            step(wrong)
+        models.assert_identical(state(optimizer, [table, bias]), before)
+        step(good)
+    assert optimizer.iterations.numpy() == 3
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("bad", "dtype"),
+    [(ROWS, "int32"), (-1, "int32"), (2**40, "int64")],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lazy": True},
+        {"lazy": True, "global_clipnorm": 0.1, "centered": True},
+        {"lazy": True, "skip_nonfinite": True},
+    ],
+    ids=str,
+)
+def test_xla_drops_ids_that_are_no_rows(options, bad, dtype):
+    import tensorflow as tf
+
+    ends = []
+    for ids, values in [([0, bad, 2, 0], [1.0, np.nan, 2.0, 3.0]), ([0, 2, 0], [1.0, 2.0, 3.0])]:
+        table = keras.Variable(np.ones((ROWS, WIDTH)))
+        optimizer = keras_rmsprop.RMSprop(RATE, **options)
+        optimizer.build([table])
+
+        run = under_xla(applied(optimizer, table, (ROWS, WIDTH)))
+        rows = tf.constant(values, "float32")[:, None] * tf.ones(WIDTH)
+        for _ in range(3):
+            run(rows, tf.constant(ids, dtype))
+        ends.append(state(optimizer, [table]))
+    for got, want in zip(*ends, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert np.ptp(ends[0][0]) > 0.0
+
+
+@on_tensorflow
+@pytest.mark.parametrize("lazy", [False, True], ids="lazy={}".format)
+@pytest.mark.parametrize("how", [eagerly, in_a_function, under_xla])
+def test_rows_may_be_put_together_by_hand(how, lazy):
+    import tensorflow as tf
+
+    ends = []
+    for dense_shape in [tf.constant([ROWS, WIDTH]), (ROWS, WIDTH), [ROWS, WIDTH], None]:
+        table = keras.Variable(np.ones((ROWS, WIDTH)))
+        optimizer = keras_rmsprop.RMSprop(RATE, lazy=lazy)
+        optimizer.build([table])
+
+        run = how(applied(optimizer, table, dense_shape))
+        for _ in range(3):
+            run(tf.ones((3, WIDTH)), tf.constant([0, 1, 0]))
+        ends.append(table.numpy())
+    for other in ends[1:]:
+        np.testing.assert_array_equal(other, ends[0])
+    foreign = tf.IndexedSlices(tf.ones((1, WIDTH)), tf.constant([0]), (ROWS + 1, WIDTH))
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.apply([foreign], [table])

@@ -752,3 +752,83 @@ def _merge_call(do: Callable[..., Any], *arguments: Any) -> Any:
 def _is_distributed(variable: keras.Variable | tf.Variable) -> bool:
     """Whether the variable has a copy in each replica of a distribution strategy."""
     return isinstance(_sparse.tf_variable(variable), tf.distribute.DistributedValues)
+
+
+# Where Keras keeps an optimizer's distribution strategy, on TensorFlow alone.
+_STRATEGY = "_distribution_strategy"
+
+
+def let_averages_be_swapped(optimizer: "RMSprop") -> None:
+    """Have `keras.callbacks.SwapEMAWeights` swap weights with averages that are wider."""
+    strategy = getattr(optimizer, _STRATEGY)
+    is_mixed = any(
+        p.average is not None and p.average.dtype != p.weight.dtype for p in optimizer._parameters
+    )
+    if is_mixed and not isinstance(strategy, _BetweenDtypes):
+        setattr(optimizer, _STRATEGY, _BetweenDtypes(strategy))
+
+
+class _BetweenDtypes:
+    """A distribution strategy that updates variables of one dtype by variables of another.
+
+    `keras.callbacks.SwapEMAWeights` swaps weights and averages by sums of the two, through the
+    optimizer's strategy. That needs one dtype, and it would round. Here the sums are those of the
+    bits in the narrower dtype, which lose nothing.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self._strategy = strategy
+        self.extended = _Extended(strategy.extended)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_strategy"], name)
+
+    def __deepcopy__(self, _: Any) -> "_BetweenDtypes":
+        return self
+
+
+class _Extended:
+    def __init__(self, extended: Any) -> None:
+        self._extended = extended
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_extended"], name)
+
+    def update(
+        self, variable: Any, function: Callable[..., Any], args: Any = (), **options: Any
+    ) -> Any:
+        """Run the function of each copy of the variable and of the arguments' copies."""
+
+        def on_copy(copy: Any, *others: Any, **named: Any) -> Any:
+            dtypes = {copy.dtype, *(getattr(other, "dtype", copy.dtype) for other in others)}
+            if len(dtypes) > 1:
+                dtype = min(dtypes, key=lambda dtype: dtype.size)
+                return function(*(_InDtype(one, dtype) for one in (copy, *others)), **named)
+            return function(copy, *others, **named)
+
+        return self._extended.update(variable, on_copy, args=args, **options)
+
+
+class _InDtype:
+    """A variable as one of another dtype, whose sums and differences are those of its bits."""
+
+    def __init__(self, variable: tf.Variable, dtype: tf.DType) -> None:
+        self._variable = variable
+        self._dtype = dtype
+        self._integer = {2: tf.int16, 4: tf.int32, 8: tf.int64}[dtype.size]
+
+    def _bits(self) -> tf.Tensor:
+        return tf.bitcast(tf.cast(self._variable, self._dtype), self._integer)
+
+    def assign_add(self, other: "_InDtype") -> None:
+        """Assign the sum."""
+        self.assign(tf.bitcast(self._bits() + other._bits(), self._dtype))
+
+    def __sub__(self, other: "_InDtype") -> tf.Tensor:
+        return tf.bitcast(self._bits() - other._bits(), self._dtype)
+
+    def assign(self, value: "tf.Tensor | _InDtype") -> None:
+        """Assign a value of the common dtype, or that of a variable."""
+        if isinstance(value, _InDtype):
+            value = tf.cast(value._variable, self._dtype)
+        self._variable.assign(tf.cast(value, self._variable.dtype))
