@@ -644,9 +644,9 @@ def watched(network: keras.Model) -> tuple[keras.callbacks.Callback, dict[str, l
     seen: dict[str, list[Any]] = {"before": [], "during": [], "after": [], "averages": []}
 
     def note(key: str) -> Any:
-        return lambda *_: seen[key].append(models.values(network.trainable_variables))
+        return lambda *_, **__: seen[key].append(models.values(network.trainable_variables))
 
-    def before(*_: Any) -> None:
+    def before(*_: Any, **__: Any) -> None:
         note("before")()
         seen["averages"].append(models.values(network.optimizer._model_variables_moving_average))
 

@@ -101,10 +101,32 @@ def write(pairs: Pairs) -> None:
     """
     if not tf.executing_eagerly() or in_stateless_scope():
         for variable, value in pairs:
-            _sparse.write(variable, value)
+            amount = None if in_stateless_scope() else _subtracted(variable, value)
+            if amount is None:
+                _sparse.write(variable, value)
+            else:
+                _sparse.tf_variable(variable).assign_sub(amount)
         return
     places = [(_Place.of(variable, value), value) for variable, value in pairs]
     _plain.write_whole(places, _Place.keep, lambda place, value: _sparse.write(place[0], value))
+
+
+def _subtracted(variable: Any, value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor | None:
+    """What a graph's value takes from the variable's own value, None if it is anything else.
+
+    The same as one operation in place of three, and with the same bits; in a graph of small
+    tensors each operation costs more than its arithmetic.
+    """
+    if _sparse.is_sparse(value) or value.op.type != "Sub" or value.consumers():
+        return None
+    if _is_distributed(variable):
+        return None
+    minuend = value.op.inputs[0].op
+    graph = value.graph
+    if minuend.type != "ReadVariableOp" or not hasattr(graph, "capture"):
+        return None
+    handle = graph.capture(_sparse.tf_variable(variable).handle)
+    return value.op.inputs[1] if minuend.inputs[0].op is handle.op else None
 
 
 class _Place(NamedTuple):
