@@ -9,7 +9,7 @@ import signal
 import sys
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -42,6 +42,15 @@ def no_programs_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 def worth_nesting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a step in a function be a compiled call of its own, as with large tensors."""
     monkeypatch.setattr(engine, "NESTED_ELEMENTS", 0)
+
+
+class WithOwnUpdate(keras_rmsprop.RMSprop):
+    """An optimizer with an `update_step` that writes as it goes."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update and shrink the weight."""
+        super().update_step(gradient, variable, learning_rate)
+        self.assign(variable, variable * 0.5)
 
 
 def compiled_steps(optimizer: Any) -> list[Any]:
@@ -233,6 +242,89 @@ def test_jit_compile_true_raises_each_time_where_it_cannot_compile(without_xla):
         with pytest.raises(ValueError, match="there is no XLA compiler for"):
             training.step(t)
     models.assert_identical(training.state(), before)
+
+
+@contextlib.contextmanager
+def run_eagerly() -> Iterator[None]:
+    """Have TensorFlow's functions run eagerly."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@contextlib.contextmanager
+def determinism() -> Iterator[None]:
+    """Have TensorFlow's operations be deterministic."""
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        disable_op_determinism()
+
+
+class Halved(keras.constraints.Constraint):
+    """A constraint of a user's."""
+
+    def __call__(self, w: Any) -> Any:
+        """Halve the weight."""
+        return 0.5 * w
+
+
+def with_a_constraint(training: Training) -> None:
+    training.variables[1].constraint = Halved()
+
+
+def nothing(_: Training) -> None:
+    pass
+
+
+# What is done to a training, in which context, with which class, and why nothing can compile.
+OBSTACLES: dict[str, tuple[Any, Any, Any, str]] = {
+    "update_step": (nothing, contextlib.nullcontext, WithOwnUpdate, "an `update_step` of its own"),
+    "constraint": (with_a_constraint, contextlib.nullcontext, None, "the constraint Halved"),
+    "eager functions": (nothing, run_eagerly, None, "run_functions_eagerly"),
+    "determinism": (nothing, determinism, None, "op determinism is on"),
+}
+
+
+@pytest.mark.parametrize("in_function", [False, True], ids="in_function={}".format)
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_jit_compile_true_says_what_keeps_it_from_compiling(name, in_function):
+    change, setting, make, reason = OBSTACLES[name]
+    make = make or keras_rmsprop.RMSprop
+    training = Training({"jit_compile": True}, make=make)
+    change(training)
+    training.optimizer.build(training.variables)
+    before = training.state()
+    step = tf.function(training.apply, autograph=False) if in_function else training.apply
+    gradients = [tf.ones(shape, tf.float64) for shape in twins.SHAPES]
+    with setting():
+        with pytest.raises(ValueError, match=f"jit_compile=True.*{reason}"):
+            step(gradients)
+        models.assert_identical(training.state(), before)
+        training.optimizer.jit_compile = "auto"
+        step(gradients)
+    assert training.optimizer.iterations.numpy() == 1
+
+
+def test_jit_compile_true_is_refused_under_a_strategy():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        weight = keras.Variable([1.0, 2.0])
+        optimizer = keras_rmsprop.RMSprop(0.1, jit_compile=True)
+        optimizer.build([weight])
+    steps = [
+        lambda: optimizer.apply([tf.ones(2)], [weight]),
+        lambda: strategy.run(lambda: optimizer.apply([tf.ones(2)], [weight])),
+        lambda: strategy.run(tf.function(lambda: optimizer.apply([tf.ones(2)], [weight]))),
+    ]
+    for step in steps:
+        with pytest.raises(ValueError, match=r"jit_compile=True.*distribution strategy"):
+            step()
+    np.testing.assert_array_equal(weight.numpy(), [1.0, 2.0])
+    assert optimizer.iterations.numpy() == 0
 
 
 def test_a_failure_of_the_compiler_itself_is_survived(float64, monkeypatch, caplog):
@@ -496,15 +588,6 @@ class Interrupted:
         finally:
             sys.settrace(before)
         return passed
-
-
-class WithOwnUpdate(keras_rmsprop.RMSprop):
-    """An optimizer with an `update_step` that writes as it goes."""
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update and shrink the weight."""
-        super().update_step(gradient, variable, learning_rate)
-        self.assign(variable, variable * 0.5)
 
 
 INTERRUPTED: dict[str, dict[str, Any]] = {
