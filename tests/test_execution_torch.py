@@ -57,19 +57,18 @@ def test_the_update_in_place_equals_the_rule(float64, variant):
 def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
     monkeypatch.setattr(engine, "PIECE", size)
     monkeypatch.setattr(engine, "BLOCK", 2 * size)
+    monkeypatch.setattr(engine, "GRAIN", size)
     twins.assert_same_course(*courses(Situation(lambda: EVERYTHING)))
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 16, 17], ids="{} elements".format)
-@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "elsewhere"])
-def test_roots_are_taken_of_every_element(monkeypatch, count, in_place):
-    monkeypatch.setattr(engine, "ROOTS_PER_THREAD", 2)
-    values = torch.arange(count, dtype=torch.float64)
-    expected = np.sqrt(np.arange(count))
-    roots = values if in_place else torch.full((count,), torch.nan, dtype=torch.float64)
-    engine._take_root(values, roots)
-    # MKL rounds a root up or down.
-    np.testing.assert_allclose(roots.numpy(), expected, rtol=4e-16)
+@pytest.mark.parametrize("grain", [1, 3, 6, 100], ids="grain {}".format)
+@pytest.mark.parametrize("inside", [True, False], ids="epsilon_inside_sqrt={}".format)
+@pytest.mark.parametrize("epsilon", [1e-7, 0.0], ids="epsilon={}".format)
+def test_the_size_of_a_call_does_not_matter(float64, monkeypatch, grain, inside, epsilon):
+    monkeypatch.setattr(engine, "GRAIN", grain)
+    monkeypatch.setattr(engine, "ROOT_GRAIN", 2)
+    options = {"epsilon_inside_sqrt": inside, "epsilon": epsilon, "momentum": 0.5}
+    twins.assert_same_course(*courses(Situation(lambda: options)))
 
 
 def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
@@ -87,8 +86,7 @@ def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
     variables = [keras.Variable(np.ones(n, np.float32)) for n in counts]
     optimizer = keras_rmsprop.RMSprop()
     optimizer.apply([torch.ones(n) for n in counts], variables)
-    # The remainder of the split tensor leaves room for the first that follows.
-    assert sizes == [[1, 2, 3], [4], [4], [2, 4], [3]]
+    assert sizes == [[1, 2, 3], [4], [3], [4], [4], [2]]
 
 
 def test_tensors_whose_memory_is_replaced_are_found_again(float64, monkeypatch):
@@ -192,6 +190,8 @@ def test_a_rate_and_a_counter_changed_from_outside_are_noticed(float64, how):
 
 
 def test_a_step_does_not_wait_for_the_device(monkeypatch):
+    # Stands for a device: a CPU's own tensors are read at every step.
+    monkeypatch.setattr(engine, "_is_remote", lambda _: True)
     training = Training({**EVERYTHING, "clipvalue": None, "global_clipnorm": 1.0})
     for t in range(2):
         training.step(t)

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
@@ -18,7 +18,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
-from keras_rmsprop import _interrupts, _sparse, _step
+from keras_rmsprop import _sparse, _step
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope
