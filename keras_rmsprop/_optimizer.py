@@ -4,19 +4,28 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
 from keras import backend, ops
 
-# Keras has no public way to hold lists of variables that are not one's own.
-from keras.src.utils.tracking import no_automatic_dependency_tracking
-
-from keras_rmsprop import _deferred, _describe, _gradients, _rule, _state, _step, _validation
+from keras_rmsprop import (
+    _deferred,
+    _describe,
+    _exclusions,
+    _gradients,
+    _interrupts,
+    _ledger,
+    _rule,
+    _state,
+    _step,
+    _validation,
+)
 from keras_rmsprop._deferred import Progress
+from keras_rmsprop._exclusions import Exclusions
 from keras_rmsprop._execution import engine
+from keras_rmsprop._ledger import Ledger
 from keras_rmsprop._roster import Roster, is_fixed, is_overwritten
 from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
 
@@ -40,7 +49,10 @@ KERAS_PRIVATE_NAMES = {
     "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
     "_trainable_variables": "the variables the optimizer was built with",
     "_trainable_variables_indices": "the position of each built variable, by `_var_key`",
+    "_track_variable": "adds a variable to those that Keras saves and passes on",
+    "_tracker": "holds the list of the optimizer's variables",
     "_use_weight_decay": "whether a variable was excluded from weight decay",
+    "_variables": "the optimizer's variables, in the order in which they were added",
     "_value": "of a variable: its tensor, without asking for the scope it is in",
     "_var_key": "what identifies a variable, a raw one of the backend's too",
 }
@@ -205,10 +217,10 @@ class RMSprop(keras.optimizers.Optimizer):
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
         self._skipped_steps: keras.Variable | None = None
+        self._ledger = Ledger()
         self._roster = Roster([], [])
-        # Arrays of a file that was loaded before `build`, which needs them.
-        self._pending_arrays: Mapping[str, Any] | None = None
-        self._load_report: _state.LoadReport | None = None
+        self._exclusions = Exclusions()
+        self._loads = _state.Loads()
         for key, value in settings.items():
             setattr(self, key, value)
         if settings["centered"] and settings["bias_correction"]:
@@ -227,7 +239,19 @@ class RMSprop(keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        super().build(variables)
+        before = list(self._variables)
+        with _ledger.undone_on_failure(self):
+            excluded = self._exclusions.resolve(variables)
+            if excluded is not None:
+                super().exclude_from_weight_decay(*excluded)
+                self._exclusions.set(*excluded)
+            super().build(variables)
+            self._build_slots(variables)
+        if self._ledger.prelude is None:
+            self._ledger.prelude = before
+
+    def _build_slots(self, variables: Sequence[keras.Variable]) -> None:
+        """Create the variables that Keras's own `build` does not know of."""
         initial = self.initial_square_average
         # A callable, because keras.initializers.Constant passes through float32.
         start = "zeros" if initial == 0.0 else lambda shape, dtype: np.full(shape, initial, dtype)
@@ -236,18 +260,13 @@ class RMSprop(keras.optimizers.Optimizer):
         self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
         progress = self._built_progress(variables)
-        if self.skip_nonfinite and self._skipped_steps is None:
+        if self.skip_nonfinite:
             self._skipped_steps = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
         self._roster = Roster(self._gathered_parameters(), progress)
         if self.use_ema and backend.backend() == "tensorflow":
             engine.let_averages_be_swapped(self)
-        if self._pending_arrays is not None:
-            pending, self._pending_arrays = self._pending_arrays, None
-            # The first step, which builds, may be in a trace that runs again.
-            with engine.outside_trace():
-                self._load(_state.read_state(pending, self))
 
     def add_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Take in more variables, such as those of layers that were frozen so far.
@@ -259,49 +278,48 @@ class RMSprop(keras.optimizers.Optimizer):
             model.optimizer.add_variables(model.trainable_variables)
             model.compile(model.optimizer, loss)
 
+        The optimizer's variables then stand in the order in which one `build` with all weights
+        makes them. An overridden `build` runs once more, over all weights, and is given the
+        variables that it made before.
+
         Args:
             variables: variables that `apply` will be given gradients of from now on. If all that
                 the optimizer has are among them, it takes over their order, which Keras's JAX
                 trainer relies on; otherwise the new ones come last.
+
+        Raises: whatever `build` raises; the optimizer is as it was then.
         """
+        given = {self._var_key(v): v for v in variables}
         if not self.built:
-            self.build(list(variables))
+            with _interrupts.deferred(), _ledger.undone_on_failure(self):
+                self.build(list(given.values()))
             return
         held = {self._var_key(v): v for v in self._trainable_variables}
-        given = {self._var_key(v): v for v in variables}
-        new = {key: v for key, v in given.items() if key not in held}
+        new = [key for key in given if key not in held]
         if not new:
             return
-        keys = [*held, *new]
-        order = list(range(len(keys)))
-        if held.keys() <= given.keys():
-            places = {key: place for place, key in enumerate(given)}
-            order.sort(key=lambda i: places[keys[i]])
-        before = {name: list(getattr(self, name, ())) for name in _COLUMNS}
-        progress = self._progress
-        self.built = False
-        self.build(list(new.values()))
-        self._join(before, order)
-        self._trainable_variables_indices.update(
-            {keys[i]: position for position, i in enumerate(order)}
-        )
-        progress = (*progress, *self._progress)
-        self._roster = Roster(self._gathered_parameters(), [progress[i] for i in order])
-        for position, i in enumerate(order):
-            parameter = self._parameters[position]
-            if i >= len(held) and parameter.average is not None:
-                # As on the first step of all, the average starts as a copy.
-                weight = engine.copy(engine.read(parameter.weight))
-                parameter.average.assign(ops.cast(weight, parameter.average.dtype))
+        together = held | {key: given[key] for key in new}
+        order = given if held.keys() <= given.keys() else together
+        with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.reopened():
+            self._build_again([together[key] for key in order])
+            for key in new:
+                parameter = self._parameters[self._get_variable_index(together[key])]
+                if parameter.average is not None:
+                    # As on the first step of all, the average starts as a copy.
+                    weight = engine.copy(engine.read(parameter.weight))
+                    parameter.average.assign(ops.cast(weight, parameter.average.dtype))
 
-    @no_automatic_dependency_tracking
-    def _join(self, columns: Mapping[str, list[Any]], order: Sequence[int]) -> None:
-        """Join older entries and those of the last `build` in this order, in each list by name."""
-        # With tracking on, the weights would become the optimizer's own variables.
-        for name, older in columns.items():
-            if hasattr(self, name):
-                both = [*older, *getattr(self, name)]
-                setattr(self, name, [both[i] for i in order] if both else [])
+    def _build_again(self, variables: list[Any]) -> None:
+        """Build with these variables; those that the optimizer has made serve again."""
+        before = list(self._variables)
+        tracked = set(map(id, before))
+        _ledger.track_in(self, [v for v in self._ledger.prelude or () if id(v) in tracked])
+        self._trainable_variables_indices: dict[Any, int] = {}
+        self.built = False
+        self.build(variables)
+        # Variables that were added after the build, and not by it.
+        for variable in self._ledger.left_over(before, self._variables, vars(self).values()):
+            self._track_variable(variable)
 
     def _built_progress(self, variables: Sequence[keras.Variable]) -> list[Progress | None]:
         """Create the variables that say how far each row has come, where `lazy` needs them."""
@@ -324,7 +342,8 @@ class RMSprop(keras.optimizers.Optimizer):
             name = f"{_gradients.name_of(variable)}_{field}".replace("/", "_").replace(":", "_")
             shape = variable.shape[:1] if field in _deferred.ROW_FIELDS else ()
             dtype = "float64" if "correction" in field else "int64"
-            return self.add_variable(shape, dtype=dtype, name=name)
+            with self._ledger.made_for(variable, field):
+                return self.add_variable(shape, dtype=dtype, name=name)
 
         return [
             Progress(*(added(v, field) for field in Progress._fields))
@@ -410,42 +429,46 @@ class RMSprop(keras.optimizers.Optimizer):
         config = super().get_config()
         own = set(_validation.HYPERPARAMETERS) - set(_KERAS_OPTIONS)
         config.update({name: getattr(self, name) for name in sorted(own)})
-        return config
+        return config | self._exclusions.config(self._roster.weights, self._var_key)
 
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "RMSprop":
         """Make an optimizer from `get_config` of this class or of `keras.optimizers.RMSprop`."""
-        return super().from_config(dict(config), custom_objects)
+        config = dict(config)
+        excluded = config.pop(_exclusions.KEY, None)
+        optimizer: RMSprop = super().from_config(config, custom_objects)
+        if excluded is not None:
+            optimizer._exclusions.await_build(excluded)
+        return optimizer
 
     def save_own_variables(self, store: Any) -> None:
         """Put the state into the store of a Keras file (Keras's hook)."""
-        if self._pending_arrays is not None:
-            # Loaded and not yet needed: it goes on as it came.
-            for key, value in self._pending_arrays.items():
-                store[key] = value
-            return
         _state.write_state(_state.state_of(self), store)
 
     def load_own_variables(self, store: Any) -> None:
         """Take the state from the store of a Keras file (Keras's hook).
 
-        It is paired with the variables by position and by kind of slot, and planned whole
-        before anything is assigned. Files of `keras.optimizers.RMSprop` are taken as well, their
-        averages converted. Before the optimizer is built the state is kept until it is.
+        An optimizer that is not built takes nothing, as in Keras: it starts afresh, and a warning
+        says how to resume. One that is built takes what fits: state is paired with the variables
+        by position and by kind of slot, and where other variables were saved than there are, by
+        names that were given and by shapes, where these leave no choice. The rest starts afresh.
+        Files of `keras.optimizers.RMSprop` are taken as well, their averages converted. A file
+        without state, or with another optimizer's, changes nothing and is warned of. (Adagrad's
+        cannot always be told from RMSprop's.)
 
         Raises:
-            ValueError: if a slot's shape is not its variable's, or the state is damaged, of a
-                later version or of another optimizer; the optimizer is as it was.
+            ValueError: if the state is damaged, or of a later version; the optimizer is as it
+                was.
         """
-        arrays = {str(key): np.array(store[key]) for key in store.keys()}  # noqa: SIM118
-        if self.built:
-            self._load(_state.read_state(arrays, self))
+        found = _state.read_file(store, self)
+        if isinstance(found, _state.State):
+            self._load(found)
             return
-        if _state.is_described(arrays):
-            _state.read_described_state(arrays)  # Refuses at once what `build` could not read.
-        self._pending_arrays = MappingProxyType(arrays)
+        self._loads.report = _state.LoadReport((), (), found.entries)
+        if found.reason is not None:
+            warnings.warn(found.reason, stacklevel=2)
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the state as NumPy arrays by name.
@@ -453,8 +476,10 @@ class RMSprop(keras.optimizers.Optimizer):
         The names are `iteration`, `learning_rate` unless it is a schedule or callable,
         `skipped_steps` with `skip_nonfinite`, and `<variable's path>/<kind>` for each slot, where
         kind is `square_average`, `gradient_average`, `momentum`, `accumulator` or `average`; with
-        `lazy=True` also what it counts. What the arrays mean where options change the meaning
-        (`lr_in_momentum`, `gradient_accumulation_steps`) is not among them, as it is in files.
+        `lazy=True` also what it counts. A subclass's own variables bear the names that they were
+        added with, behind their weight's path if they were added for one. What the arrays mean
+        where options change the meaning (`lr_in_momentum`, `gradient_accumulation_steps`) is not
+        among them, as it is in files.
         """
         return _state.to_dict(_state.state_of(self))
 
@@ -468,8 +493,9 @@ class RMSprop(keras.optimizers.Optimizer):
                 missing starts afresh, and `load_report` says which is which.
 
         Raises:
-            ValueError: if the optimizer is not built, names do not match while `strict`, or a
-                shape is not its variable's; the optimizer is as it was.
+            ValueError: if the optimizer is not built, names do not match while `strict`, a shape
+                is not its variable's, or a value is none that RMSprop can have; the optimizer is
+                as it was.
         """
         if not self.built:
             raise ValueError(
@@ -481,7 +507,7 @@ class RMSprop(keras.optimizers.Optimizer):
     @property
     def load_report(self) -> _state.LoadReport | None:
         """What the last load restored, started afresh and dropped; None before any."""
-        return self._load_report
+        return self._loads.report
 
     def settle(self) -> None:
         """Bring the averages of every row up to date, as `lazy=False` has them at all times.
@@ -542,20 +568,17 @@ class RMSprop(keras.optimizers.Optimizer):
         var_list: Sequence[Any] | None = None,
         var_names: Sequence[str] | None = None,
     ) -> None:
-        """Exclude variables from `weight_decay`; call it before the optimizer is built.
+        """Exclude variables from `weight_decay`, in the place of those excluded before.
+
+        Keras decides when it may be called. What is excluded is saved with the model.
 
         Args:
             var_list: variables to exclude.
-            var_names: texts; a variable is excluded when its name contains one of them.
-
-        Raises: ValueError if the optimizer is already built.
+            var_names: patterns; a variable is excluded when one is found in its name.
         """
-        if self.built:
-            raise ValueError(
-                "`exclude_from_weight_decay()` must be called before the optimizer is built, "
-                "that is before the first step."
-            )
-        super().exclude_from_weight_decay(var_list=var_list, var_names=var_names)
+        variables, names = list(var_list or ()), list(var_names or ())
+        super().exclude_from_weight_decay(var_list=variables, var_names=names)
+        self._exclusions.set(variables, names)
 
     def add_variable(
         self,
@@ -570,9 +593,23 @@ class RMSprop(keras.optimizers.Optimizer):
 
         A bfloat16 average of squares stalls once a step's contribution rounds away.
         """
+        again = self._ledger.again(name, shape)
+        if again is not None:
+            if not self._tracker.is_in_store("variables", again):
+                self._track_variable(again)
+            return again
         if dtype is not None:
             dtype = _step.accumulator_dtype(backend.standardize_dtype(dtype))
-        return super().add_variable(shape, initializer, dtype, aggregation, layout, name)
+        variable = super().add_variable(shape, initializer, dtype, aggregation, layout, name)
+        self._ledger.note(variable, name)
+        return variable
+
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
+    ) -> keras.Variable:
+        """Add a variable to the optimizer for one of the model's, as Keras does."""
+        with self._ledger.made_for(reference_variable, name or "var"):
+            return super().add_variable_from_reference(reference_variable, name, initializer)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _validation.HYPERPARAMETERS:
@@ -632,9 +669,10 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _load(self, state: _state.State) -> None:
         plan = _state.plan_load(self, state)
-        for variable, value in plan.assignments:
-            variable.assign(value)
-        self._load_report = plan.report
+        with _interrupts.deferred():
+            for variable, value in plan.assignments:
+                variable.assign(value)
+        self._loads.report = plan.report
         # The state of an optimizer that was not built yet has nothing but its counter.
         words = _state.message(plan.report) if state.slots else None
         if words is not None:
@@ -813,16 +851,6 @@ class RMSprop(keras.optimizers.Optimizer):
                 value = ops.cast(engine.copy(engine.read(average)), variable.dtype)
                 engine.write([(variable, value)])
 
-
-# The lists with an entry for each built variable.
-_COLUMNS = (
-    "_trainable_variables",
-    "_square_averages",
-    "_momentums",
-    "_gradient_averages",
-    "_accumulated_gradients",
-    "_model_variables_moving_average",
-)
 
 _KERAS_OPTIONS = (
     "weight_decay",

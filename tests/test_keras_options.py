@@ -82,7 +82,7 @@ def test_keras_lets_variables_be_excluded_too_late():
     optimizer = keras.optimizers.RMSprop(RATE, weight_decay=0.125)
     weights = variables("float32")
     optimizer.build(weights)
-    # Its guard reads an attribute that Keras 3 never sets; ours raises (test_optimizer.py).
+    # Its guard reads an attribute that Keras 3.15 never sets.
     optimizer.exclude_from_weight_decay(var_names=["bias"])
 
 

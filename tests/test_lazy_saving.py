@@ -52,6 +52,7 @@ def through_keras_file(network: keras.Model, folder: pathlib.Path) -> keras.Mode
 def through_weights_file(network: keras.Model, folder: pathlib.Path) -> keras.Model:
     network.save_weights(folder / "all.weights.h5")
     other = a_model()
+    other.optimizer.build(other.trainable_variables)
     other.load_weights(folder / "all.weights.h5")
     return other
 

@@ -259,11 +259,18 @@ def test_apply_gradients_takes_pairs_and_returns_the_calls_made() -> None:
     assert int(calls) == 1
 
 
-def test_weight_decay_cannot_be_excluded_once_the_slots_exist() -> None:
-    optimizer, variables = RMSprop(weight_decay=0.1), two_weights()
-    optimizer.build(variables)
-    with pytest.raises(ValueError, match="must be called before the optimizer is built"):
-        optimizer.exclude_from_weight_decay(var_names=["scalar"])
+def test_weight_decay_can_be_excluded_late_exactly_where_keras_allows_it() -> None:
+    outcomes = []
+    for optimizer in (RMSprop(weight_decay=0.1), keras.optimizers.RMSprop(weight_decay=0.1)):
+        variables = two_weights()
+        optimizer.build(variables)
+        try:
+            optimizer.exclude_from_weight_decay(var_list=variables[:1])
+        except ValueError as error:
+            outcomes.append(str(error))
+        else:
+            outcomes.append([optimizer._use_weight_decay(v) for v in variables])
+    assert outcomes[0] == outcomes[1]
 
 
 def test_the_effective_learning_rate_of_an_unbuilt_optimizer_is_refused() -> None:

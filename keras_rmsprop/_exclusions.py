@@ -1,0 +1,73 @@
+"""Which variables were excluded from weight decay, in a form that outlives the process?
+
+Keras knows an excluded variable by the identity of the object, which a saved model has no use
+for. Here it is known by its position among the built ones, or by its path.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras_rmsprop import _pairing
+
+# The entry of a config that holds what was excluded; there is none where nothing was.
+KEY = "exclude_from_weight_decay"
+
+
+class Exclusions:
+    """What `exclude_from_weight_decay` was called with last.
+
+    A plain object, so that neither Keras nor TensorFlow track the variables that it holds.
+    """
+
+    def __init__(self) -> None:
+        self.variables: list[Any] = []
+        self.names: list[str] = []
+        # What a config says, until `build` shows the variables that it means.
+        self._awaited: dict[str, Any] | None = None
+
+    def set(self, variables: Sequence[Any], names: Sequence[str]) -> None:
+        """Take in what a call excludes, in the place of what an earlier one did."""
+        self.variables, self.names, self._awaited = list(variables), list(names), None
+
+    def config(self, built: Sequence[Any], key: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return the part of a config that says what is excluded, empty if nothing is.
+
+        Args:
+            built: the variables that the optimizer was built with, empty if it is not built.
+            key: gives what identifies a variable.
+        """
+        if self._awaited is not None:
+            return {KEY: self._awaited}
+        if not self.variables and not self.names:
+            return {}
+        positions = {key(v): i for i, v in enumerate(built)}
+        variables = [
+            {"path": _pairing.path_of(v), "position": positions.get(key(v))} for v in self.variables
+        ]
+        return {KEY: {"names": self.names, "variables": variables, "count": len(built)}}
+
+    def await_build(self, config: dict[str, Any]) -> None:
+        """Take in the part of a config that `config` gave."""
+        names, variables = config.get("names", []), config.get("variables", [])
+        re.compile("|".join(names))
+        for entry in variables:
+            if not isinstance(entry["path"], str):
+                raise ValueError(f"`{KEY}` of a config must name paths, received {entry!r}.")
+        self.names = list(names)
+        self._awaited = config
+
+    def resolve(self, built: Sequence[Any]) -> tuple[list[Any], list[str]] | None:
+        """Return the excluded among these variables, and the names; None if nothing waits."""
+        if self._awaited is None:
+            return None
+        by_position = self._awaited.get("count") == len(built)
+        paths = [_pairing.path_of(v) for v in built]
+        found = []
+        for entry in self._awaited.get("variables", []):
+            position = entry.get("position")
+            if not by_position or not isinstance(position, int):
+                position = _pairing.find_path(entry["path"], paths)
+            if position is not None and 0 <= position < len(built):
+                found.append(built[position])
+        return found, self.names
