@@ -162,6 +162,9 @@ def write_state(state: State, store: Any) -> None:
     description = {"format": FORMAT, **state._asdict(), "slots": len(state.slots)}
     description["own"] = [[own.label, own.position] for own in state.own]
     arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
+    # A third entry beside the slots: Keras's own class, which counts them and has two of its own,
+    # then skips the file with a warning rather than fail on it.
+    arrays["format"] = np.asarray(FORMAT, np.uint32)
     arrays["checksum"] = np.asarray(_checksum(arrays), np.uint32)
     for key, value in arrays.items():
         store[key] = value
@@ -253,6 +256,7 @@ def _read_described_state(arrays: Mapping[str, Array]) -> State:
     if checksum is None or checksum.size != 1 or checksum.reshape(()) != take(rest):
         raise _damage("it is not what was saved")
     del rest["description"]
+    rest.pop("format", None)
     try:
         state = _from_fields(fields, rest)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
