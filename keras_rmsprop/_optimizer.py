@@ -47,6 +47,7 @@ KERAS_PRIVATE_NAMES = {
     "_learning_rate": "the rate as given: a variable, a schedule or a callable",
     "_model_variables_moving_average": "the averages that `build` creates for `use_ema`",
     "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
+    "_overwrite_variable_with_gradient": "which variables have no slots",
     "_trainable_variables": "the variables the optimizer was built with",
     "_trainable_variables_indices": "the position of each built variable, by `_var_key`",
     "_track_variable": "adds a variable to those that Keras saves and passes on",
@@ -781,13 +782,12 @@ class RMSprop(keras.optimizers.Optimizer):
         return getattr(type(self), name) is not getattr(RMSprop, name) or name in vars(self)
 
     def _own_variables(self) -> list[keras.Variable]:
-        """The variables that a subclass added."""
-        ours = {id(v) for parameter in self._parameters for v in parameter}
-        ours |= {id(v) for progress in self._progress if progress is not None for v in progress}
-        ours |= {id(v) for v in (*self._counters, self._learning_rate)}
-        # Keras makes these for variables that no step moves, too.
-        ours |= {id(v) for name in _COLUMNS for v in getattr(self, name, ())}
-        return [variable for variable in self.variables if id(variable) not in ours]
+        """The variables that a subclass has added."""
+        return _state.own_variables(self)
+
+    def _overwrite_variable_with_gradient(self, variable: Any) -> bool:
+        """Whether a variable needs no slots (Keras's question to each in `build`)."""
+        return is_overwritten(variable) or is_fixed(variable)
 
     def _positions_of(
         self, gradients: Sequence[Tensor | None], variables: Iterable[keras.Variable] | None

@@ -924,6 +924,11 @@ def _all_slots(optimizer: "RMSprop") -> list[dict[str, Any]]:
     return list(map(_slots, optimizer._parameters, optimizer._progress))
 
 
+def own_variables(optimizer: "RMSprop") -> list[Any]:
+    """Return the variables that a subclass has added."""
+    return list(_own(optimizer).values())
+
+
 def _own(optimizer: "RMSprop") -> dict[tuple[int | None, str], Any]:
     """The variables that a subclass has added, by the position of their weight and a label.
 
