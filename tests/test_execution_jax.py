@@ -700,6 +700,34 @@ def test_interrupts_at_random_moments_leave_whole_steps():
     assert interrupts > 5
 
 
+class Watched(keras.Variable):
+    """A variable that runs Python's code when an attribute is set, as those of Flax do."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Send an interrupt in the middle of a step's assignments, once."""
+        super().__setattr__(name, value)
+        if name == "_value" and getattr(self, "armed", False):
+            self.armed = False
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.001)
+
+
+@pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
+def test_an_interrupt_waits_where_assigning_runs_code_of_python(mode):
+    training, other = (Training({"momentum": 0.5, "jit_compile": mode}) for _ in range(2))
+    training.variables = [Watched(np.array(v), dtype=v.dtype) for v in training.variables]
+    for each in (training, other):
+        for t in range(3):
+            each.step(t)
+    training.variables[0].armed = True
+    with pytest.raises(KeyboardInterrupt):
+        training.step(3)
+    if mode == "auto":
+        other.step(3)
+    # Op by op the step is undone.
+    models.assert_identical(training.state(), other.state())
+
+
 def test_an_error_of_a_callable_rate_changes_nothing():
     rates = iter([0.1, 0.1, 0.1])
     training = Training({"learning_rate": lambda: next(rates)})
