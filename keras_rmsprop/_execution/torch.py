@@ -73,6 +73,7 @@ def _run_op_by_op(
 ) -> None:
     """Compute a step whole and then write it."""
     _check_devices(optimizer, gradients)
+    _check_writable(_variables(optimizer))
     rate = optimizer._given_learning_rate()
     if optimizer._update_hook() is not None:
         # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
@@ -418,12 +419,18 @@ def _layout_of(optimizer: "RMSprop", plan: _step.Plan) -> _Layout:
         # The old one goes first, for it may be all that holds memory that was replaced.
         layout = None
         _layouts.pop(optimizer, None)
-        _check_writable([v for v in itertools.chain(*owners, optimizer._counters) if v is not None])
+        _check_writable(_variables(optimizer))
         # A step outside inference mode must be able to write to what is made here.
         with torch.inference_mode(False), torch.no_grad():
             layout = _sorted(owners, plan)
         _layouts[optimizer] = layout
     return layout
+
+
+def _variables(optimizer: "RMSprop") -> list[keras.Variable]:
+    """All that a step writes to."""
+    owners = itertools.chain(*optimizer._parameters, optimizer._counters)
+    return [v for v in owners if v is not None]
 
 
 def _check_writable(variables: list[keras.Variable]) -> None:
