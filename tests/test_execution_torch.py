@@ -1,8 +1,13 @@
 """How a step runs on torch: in the variables' own memory, and what it leaves alone."""
 
 import gc
+import itertools
 import pathlib
+import signal
+import sys
+import warnings
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -311,3 +316,257 @@ def test_weights_on_several_devices_are_each_moved_where_they_are(float64):
         return course
 
     twins.assert_same_course(train("auto"), train(False))
+
+
+def a_training(options: dict[str, Any], **setting: Any) -> Training:
+    """A training that has made three steps."""
+    training = Training({"momentum": 0.5, **options}, **setting)
+    for t in range(3):
+        training.step(t)
+    return training
+
+
+class Failing:
+    """A callable that fails when told to."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.fails = False
+
+    def __call__(self, *_: Any) -> Any:
+        """Return the value, or raise."""
+        if self.fails:
+            raise RuntimeError("as planned")
+        return self.value
+
+
+class HalfOfIt(keras_rmsprop.RMSprop):
+    """A subclass whose `update_step` fails at the second variable."""
+
+    fails = False
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Make a step, or fail once the first variable has moved."""
+        if self.fails and len(gradient.shape):
+            raise RuntimeError("as planned")
+        super().update_step(gradient, variable, learning_rate)
+
+
+@pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
+@pytest.mark.parametrize(
+    "what", ["rate", "constraint", "axis", "device", "complex", "update_step", "expanded"]
+)
+def test_a_step_that_fails_changes_nothing(float64, mode, what):
+    rate, constraint = Failing(0.1), Failing(torch.full((2, 3), 0.5, dtype=torch.float64))
+    make = HalfOfIt if what == "update_step" else keras_rmsprop.RMSprop
+    options = {"jit_compile": mode, "use_ema": True, "gradient_accumulation_steps": None}
+    training = a_training({**options, "learning_rate": rate}, make=make)
+    gradients = [torch.ones(shape, dtype=torch.float64) for shape in twins.SHAPES]
+    matrix = training.variables[1]
+    match what:
+        case "rate":
+            rate.fails = True
+        case "constraint":
+            matrix.constraint = constraint
+            training.apply(gradients)
+            constraint.fails = True
+        case "axis":
+            matrix.constraint = keras.constraints.UnitNorm(axis=7)
+        case "device":
+            gradients[1] = gradients[1].to("meta")
+        case "complex":
+            gradients[1] = gradients[1] * 1j
+        case "update_step":
+            training.optimizer.fails = True
+        case "expanded":
+            matrix.value.data = torch.ones(1, 3, dtype=torch.float64).expand(2, 3)
+    before = training.state()
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
+        training.apply(gradients)
+    models.assert_identical(training.state(), before)
+
+
+@pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
+def test_an_interrupt_leaves_the_state_before_or_after_a_step(mode):
+    def train() -> Iterator[tuple[Training, list[torch.Tensor]]]:
+        training = Training({"momentum": 0.5, "jit_compile": mode, "use_ema": True})
+        gradients = [torch.ones(s, dtype=torch.float64) for s in twins.SHAPES]
+        while True:
+            training.apply(gradients)
+            yield training, gradients
+
+    wanted = {int(t.optimizer._iterations): t.state() for t, _ in itertools.islice(train(), 400)}
+    training, gradients = next(train())
+    events = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        # A signal is handled between two of Python's operations. What is raised while a
+        # generator is closed Python drops.
+        nonlocal events
+        if event == "line" and frame.f_code.co_name != "<genexpr>":
+            events -= 1
+            if events == 0:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    interrupted = 0
+    previous = sys.gettrace()
+    for start in range(5, 305, 7):
+        events = start
+        try:
+            sys.settrace(trace)
+            training.apply(gradients)
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(previous)
+        models.assert_identical(training.state(), wanted[int(training.optimizer._iterations)])
+    assert interrupted > 30
+
+
+@pytest.mark.parametrize("name", ["_square_averages", "_momentums", "weight", "a view", "a part"])
+def test_a_gradient_may_lie_in_the_memory_that_is_written_to(float64, name):
+    def begin(training: Training) -> None:
+        matrix = training.variables[1]
+        if name == "a part":
+            # Of one memory for all, such as a flattened model's.
+            whole = torch.arange(12, dtype=torch.float64)
+            matrix.value.data = whole[6:].view(2, 3)
+
+        def feed(gradients: list[torch.Tensor]) -> None:
+            match name:
+                case "weight":
+                    gradient = matrix.value
+                case "a view":
+                    gradient = matrix.value[1].expand(2, 3)
+                case "a part":
+                    gradient = matrix.value.data.as_strided((2, 3), (3, 1), 4)
+                case _:
+                    gradient = getattr(training.optimizer, name)[1].value
+            training.apply([gradients[0], gradient])
+
+        training.feed = feed
+
+    options = {**EVERYTHING, "gradient_accumulation_steps": None, "clipvalue": None}
+    options |= {"loss_scale_factor": None, "use_ema": False, "ema_overwrite_frequency": None}
+    options |= {"maximize": False, "initial_square_average": 0.5}
+    twins.assert_same_course(*courses(Situation(lambda: options, begin=begin)))
+
+
+@pytest.mark.parametrize("how", ["data", "numpy"])
+def test_a_rate_and_a_counter_changed_behind_torch_are_noticed(float64, how):
+    def change(training: Training) -> None:
+        optimizer = training.optimizer
+        for variable, value in [(optimizer._learning_rate, 0.5), (optimizer._iterations, 40)]:
+            if how == "data":
+                variable.value.data.fill_(value)
+            else:
+                variable.value.detach().numpy()[...] = value
+
+    options = {"bias_correction": True, "rho": 0.999}
+    twins.assert_same_course(*courses(Situation(lambda: options, change)))
+
+
+def test_averages_of_mixed_dtypes_are_each_exact(float64):
+    options = {"use_ema": True, "ema_momentum": 0.7}
+    setting = {"dtypes": ("float32", "float64")}
+    twins.assert_same_course(*courses(Situation(lambda: options), **setting))
+
+
+@pytest.mark.parametrize("make", [keras.optimizers.RMSprop, keras_rmsprop.RMSprop])
+def test_inference_mode_is_as_with_keras(make):
+    gradient = torch.ones(3)
+    with torch.inference_mode():
+        inside = keras.Variable(np.ones(3, np.float32))
+        first = make(0.1)
+        for _ in range(3):
+            first.apply([gradient], [inside])
+    assert float(inside.value[0]) < 0.5
+    state = models.values([inside, *first.variables])
+    with pytest.raises(RuntimeError, match=r"(?i)inference"):
+        first.apply([gradient], [inside])
+    if make is keras_rmsprop.RMSprop:
+        models.assert_identical(models.values([inside, *first.variables]), state)
+    outside, second = keras.Variable(np.ones(3, np.float32)), make(0.1)
+    second.build([outside])
+    with torch.inference_mode():
+        second.apply([gradient], [outside])
+    second.apply([gradient], [outside])
+    assert int(second.iterations.value) == 2
+
+
+class Squeezed(keras.constraints.Constraint):
+    """A user's constraint."""
+
+    def __call__(self, w: Any) -> Any:
+        """Shrink the weight."""
+        return w * 0.9
+
+
+@pytest.mark.parametrize("what", ["constraint", "update_step"])
+def test_jit_compile_true_refuses_what_runs_op_by_op(what):
+    make = HalfOfIt if what == "update_step" else keras_rmsprop.RMSprop
+    training = Training({"jit_compile": True}, make=make)
+    if what == "constraint":
+        training.variables[1].constraint = Squeezed()
+    training.optimizer.build(training.variables)
+    before = training.state()
+    with pytest.raises(ValueError, match=r"`jit_compile=True`.*(Squeezed|HalfOfIt)"):
+        training.step(0)
+    models.assert_identical(training.state(), before)
+
+
+@pytest.mark.parametrize("grain", [2, 2**15])
+def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monkeypatch, grain):
+    monkeypatch.setattr(engine, "GRAIN", grain)
+    shapes = [(), (2,), (1,), (3, 2), (2, 2)]
+
+    def train(mode: Any) -> tuple[keras_rmsprop.RMSprop, list[list[np.ndarray]]]:
+        variables = [keras.Variable(np.ones(shape)) for shape in shapes]
+        optimizer = keras_rmsprop.RMSprop(0.1, clipnorm=1.0, momentum=0.5, jit_compile=mode)
+        optimizer.build(variables)
+        rng = np.random.default_rng(0)
+        course = [models.values([*variables, *optimizer.variables])]
+        for present in itertools.product([True, False], repeat=len(shapes)):
+            gradients = [
+                torch.tensor(rng.normal(size=s)) if p else None
+                for s, p in zip(shapes, present, strict=True)
+            ]
+            if any(present):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    optimizer.apply(gradients, variables)
+            course.append(models.values([*variables, *optimizer.variables]))
+        return optimizer, course
+
+    (optimizer, got), (_, want) = train("auto"), train(False)
+    for mine, theirs in zip(got[-1], want[-1], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-14)
+    assert len(engine._layouts[optimizer].choices) == engine.SETS_KEPT
+
+
+GRADIENTS: dict[str, Any] = {
+    "a list": lambda: [1.0, 2.0, 3.0],
+    "NumPy": lambda: np.array([1.0, 2.0, 3.0]),
+    "integers": lambda: torch.tensor([1, 2, 3]),
+    "half precision": lambda: torch.tensor([1.0, 2.0, 3.0]).half(),
+    "uncoalesced": lambda: torch.sparse_coo_tensor(
+        [[0, 1, 2, 1]], [1.0, 1.0, 3.0, 1.0], (3,), check_invariants=True
+    ),
+    "expanded": lambda: torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 2)[:, 1],
+    "a parameter": lambda: torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0])),
+}
+
+
+@pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_a_gradient_may_come_in_any_form(kind, mode):
+    def moved(gradient: Any) -> np.ndarray:
+        variable = keras.Variable(np.ones(3, np.float32))
+        optimizer = keras_rmsprop.RMSprop(0.1, centered=True, clipnorm=1.0, jit_compile=mode)
+        for _ in range(2):
+            optimizer.apply([gradient()], [variable])
+        return models.values([variable])[0]
+
+    want = moved(lambda: torch.tensor([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(moved(GRADIENTS[kind]), want)

@@ -192,3 +192,19 @@ def test_torchs_numbers_given_to_keras_train_to_other_weights(float64: None) -> 
     travelled = np.max(np.abs(want - 1.0))
     assert np.max(np.abs(ported - want)) > 0.1 * travelled
     assert np.max(np.abs(exact - want)) <= 1e-13 * travelled + len(rates) * np.spacing(1.0)
+
+
+@pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
+def test_the_sum_of_a_variable_without_a_gradient_in_the_completing_call_waits(mode: Any) -> None:
+    weights = [keras.Variable(np.ones(1, np.float32)) for _ in range(2)]
+    optimizer = rmsprop(gradient_accumulation_steps=2, rho=0.0, jit_compile=mode)
+    calls = [(4.0, 1.0), (None, 1.0), (2.0, 1.0), (2.0, 1.0)]
+    averages = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+        for gradients in calls:
+            given = [None if g is None else tensor(g) for g in gradients]
+            optimizer.apply(given, weights)
+            averages.append(float(numpy(optimizer._parameters[0].square_average)[0]))
+    # The 4 waits through the call that completes without it: ((4 + 2 + 2) / 2)**2.
+    np.testing.assert_allclose(averages, [0.0, 0.0, 0.0, 16.0], rtol=1e-6)
