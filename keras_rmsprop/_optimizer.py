@@ -25,6 +25,7 @@ from keras_rmsprop import (
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._exclusions import Exclusions
 from keras_rmsprop._execution import engine
+from keras_rmsprop._gate import Gate
 from keras_rmsprop._ledger import Ledger
 from keras_rmsprop._roster import Roster, is_fixed, is_overwritten
 from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
@@ -218,6 +219,7 @@ class RMSprop(keras.optimizers.Optimizer):
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
         self._skipped_steps: keras.Variable | None = None
+        self._gate = Gate()
         self._ledger = Ledger()
         self._roster = Roster([], [])
         self._exclusions = Exclusions()
@@ -423,7 +425,12 @@ class RMSprop(keras.optimizers.Optimizer):
             # What becomes of rows depends on how the step is run.
             if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
-        engine.run(self, aligned)
+        entered = self._gate.enter()
+        try:
+            engine.run(self, aligned)
+        finally:
+            if entered:
+                self._gate.leave()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again, without its state."""
@@ -472,7 +479,10 @@ class RMSprop(keras.optimizers.Optimizer):
             warnings.warn(found.reason, stacklevel=2)
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the state as NumPy arrays by name.
+        """Return the state as NumPy arrays by name, of one step whichever thread asks.
+
+        (A step inside a graph of TensorFlow's is not held back: there the state is read until
+        two reads agree.)
 
         The names are `iteration`, `learning_rate` unless it is a schedule or callable,
         `skipped_steps` with `skip_nonfinite`, and `<variable's path>/<kind>` for each slot, where
@@ -670,7 +680,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _load(self, state: _state.State) -> None:
         plan = _state.plan_load(self, state)
-        with _interrupts.deferred():
+        with _interrupts.deferred(), self._gate.read():
             for variable, value in plan.assignments:
                 variable.assign(value)
         self._loads.report = plan.report

@@ -15,6 +15,8 @@ import itertools
 import json
 import math
 import re
+import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,8 +132,31 @@ class _ForeignStateError(Exception):
     """The file is another optimizer's."""
 
 
+# How often to read a state while a graph changes it.
+READS = 50
+
+
 def state_of(optimizer: "RMSprop") -> State:
-    """Read an optimizer's state."""
+    """Read an optimizer's state, that of one step also while another thread makes steps."""
+    with optimizer._gate.read():
+        state = _read(optimizer)
+        # Only TensorFlow runs steps that Python does not see, and only another thread can.
+        if backend.backend() != "tensorflow" or threading.active_count() == 1:
+            return state
+        for _ in range(READS):
+            again = _read(optimizer)
+            if _checksum(_arrays(again)) == _checksum(_arrays(state)):
+                return again
+            state = again
+    warnings.warn(
+        f"The state of {optimizer.name} changed faster than it could be read, so that its arrays "
+        "may be those of neighbouring steps. Read it between two steps.",
+        stacklevel=3,
+    )
+    return state
+
+
+def _read(optimizer: "RMSprop") -> State:
     counters = optimizer._counters
     rate = optimizer._rate_variable
     return State(
@@ -152,13 +177,7 @@ def state_of(optimizer: "RMSprop") -> State:
 
 def write_state(state: State, store: Any) -> None:
     """Put a state into the store of a Keras file: arrays, and their description as JSON."""
-    arrays = {
-        f"{position}.{kind}": value
-        for position, slots in enumerate(state.slots)
-        for kind, value in slots.items()
-    }
-    # Labels are anything a subclass likes; the names of arrays in a file are not.
-    arrays |= {f"own.{i}": _storable(own.value) for i, own in enumerate(state.own)}
+    arrays = _arrays(state)
     description = {"format": FORMAT, **state._asdict(), "slots": len(state.slots)}
     description["own"] = [[own.label, own.position] for own in state.own]
     arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
@@ -168,6 +187,17 @@ def write_state(state: State, store: Any) -> None:
     arrays["checksum"] = np.asarray(_checksum(arrays), np.uint32)
     for key, value in arrays.items():
         store[key] = value
+
+
+def _arrays(state: State) -> dict[str, Array]:
+    """The arrays of a state by names that a file can have."""
+    slots = {
+        f"{position}.{kind}": value
+        for position, each in enumerate(state.slots)
+        for kind, value in each.items()
+    }
+    # Labels are anything a subclass likes; the names of arrays in a file are not.
+    return slots | {f"own.{i}": _storable(own.value) for i, own in enumerate(state.own)}
 
 
 def read_file(store: Any, optimizer: "RMSprop") -> State | Passed:

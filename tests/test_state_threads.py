@@ -1,0 +1,120 @@
+"""Is the state that another thread reads that of one step?"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_rmsprop
+from keras_rmsprop._gate import Gate
+from tests.conftest import BACKEND
+
+COUNT = 12
+
+
+@contextlib.contextmanager
+def in_another_thread(work: Callable[[], None]) -> Iterator[None]:
+    """Repeat some work in another thread within the context; its error is raised at the end."""
+    stopped, errors = threading.Event(), []
+
+    def run() -> None:
+        try:
+            while not stopped.is_set():
+                work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def averages(steps: int) -> Any:
+    """What an average of squares of gradients of 1 is after each step."""
+    return 1.0 - 0.75 ** np.arange(steps + 1)
+
+
+@pytest.mark.parametrize("graph", [False, True], ids="graph={}".format)
+def test_a_state_dict_is_of_one_step_whichever_thread_asks(graph):
+    if graph and BACKEND != "tensorflow":
+        pytest.skip("a graph of TensorFlow's")
+    variables = [keras.Variable(np.ones((64, 64), "float32")) for _ in range(COUNT)]
+    optimizer = keras_rmsprop.RMSprop(1e-3, rho=0.75)
+    gradients = [keras.ops.ones((64, 64)) for _ in range(COUNT)]
+    optimizer.build(variables)
+
+    def work() -> None:
+        optimizer.apply(gradients, variables)
+        # The average of squares stays one that tells the step.
+        if int(optimizer.iterations) >= 40:
+            optimizer.load_state_dict(start)
+        # As long as a batch takes at least.
+        time.sleep(0.002)
+
+    start = optimizer.state_dict()
+    if graph:
+        import tensorflow as tf
+
+        step = tf.function(lambda: optimizer.apply(gradients, variables), autograph=False)
+        step()
+        optimizer.load_state_dict(start)
+
+        def work() -> None:  # type: ignore[no-redef]
+            step()
+            if int(optimizer.iterations) >= 40:
+                optimizer.load_state_dict(start)
+            time.sleep(0.01)
+
+    else:
+        for _ in range(2):
+            work()
+    want, seen = averages(60), set()
+    with in_another_thread(work):
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until or len(seen) < 3:
+            state = optimizer.state_dict()
+            step_made = int(state["iteration"])
+            seen.add(step_made)
+            for name, array in state.items():
+                if name.endswith("square_average"):
+                    np.testing.assert_allclose(array, want[step_made], rtol=1e-5, atol=1e-7)
+
+
+def test_steps_of_two_threads_do_not_wait_for_each_other():
+    gate = Gate()
+    assert gate.enter()
+    entered: list[bool] = []
+    thread = threading.Thread(target=lambda: entered.append(gate.enter()))
+    thread.start()
+    thread.join(5.0)
+    assert entered == [False]
+    gate.leave()
+
+
+def test_a_step_waits_for_a_reader():
+    gate = Gate()
+    order: list[str] = []
+
+    def step() -> None:
+        if gate.enter():
+            order.append("step")
+            gate.leave()
+
+    with gate.read():
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join(0.05)
+        order.append("read")
+    thread.join(5.0)
+    assert order == ["read", "step"]
