@@ -128,8 +128,10 @@ def exchanged() -> Iterator[None]:
             undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
 
+        # All of them first: some of these classes have others among their bases.
+        modules = {name: _modules_of(name.lower()) for name in STAND_INS}
         for name, stand_in in STAND_INS.items():
-            for owner in (optimizers, keras.optimizers, *_modules_of(name.lower())):
+            for owner in (optimizers, keras.optimizers, *modules[name]):
                 put(owner, name, stand_in)
             # What `get` and `deserialize` look names up in.
             table = optimizers.ALL_OBJECTS_DICT
