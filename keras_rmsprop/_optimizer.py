@@ -425,8 +425,9 @@ class RMSprop(keras.optimizers.Optimizer):
             # What becomes of rows depends on how the step is run.
             if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
-        entered = self._gate.enter()
+        entered = False
         try:
+            entered = self._gate.enter()
             engine.run(self, aligned)
         finally:
             if entered:

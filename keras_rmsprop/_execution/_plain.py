@@ -1,5 +1,6 @@
 """What the engines share: the op-by-op way to run a step, and when a step can be compiled."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -170,7 +171,9 @@ def write_whole(
                 assign(variable, value)
         except BaseException:
             for variable, value in reversed(kept):
-                assign(variable, value)
+                # One that cannot be written must not keep the others from what they held.
+                with contextlib.suppress(Exception):
+                    assign(variable, value)
             raise
 
 

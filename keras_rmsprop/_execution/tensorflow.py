@@ -744,6 +744,10 @@ def _run_in_replica(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients
     context = tf.distribute.get_replica_context()
     # Widened first: a sum can be beyond a half precision that holds each of its terms.
     present = [_step.widen(g) for g in gradients if g is not None]
+    if plan.accumulation_steps > 1:
+        # One tensor object in all replicas passes for a value that is summed already. Keras sums
+        # what it has accumulated, which is each replica's own.
+        present = list(map(tf.identity, present))
     sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     summed = [None if g is None else next(sums) for g in gradients]
     pairs = _computed(optimizer, plan, summed, _rate_for_all_replicas(optimizer))

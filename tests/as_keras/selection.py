@@ -89,28 +89,7 @@ CANNOT_HOLD = (
 )
 
 # To be empty. A row is to be taken out when its tests pass, which the suite demands.
-KNOWN_BUGS: tuple[Row, ...] = (
-    Row(
-        "layers/core/*::*test_enable_lora",
-        "weights of a model whose optimizer is not built are refused: 'the state of another "
-        "optimizer, 0 arrays'",
-    ),
-    Row(
-        "optimizers/optimizer_sparse_test.py::*test_sparse_correctness_*",
-        "IndexedSlices whose indices and dense_shape are tuples, and BCOO, are not taken",
-        ("tensorflow", "jax"),
-    ),
-    Row(
-        "backend/tensorflow/optimizer_distribute_test.py::*test_gradient_accumulation",
-        "one gradient, the same tensor on all replicas, is not summed over them",
-        ("tensorflow",),
-    ),
-    Row(
-        "backend/tensorflow/optimizer_distribute_test.py::*test_weight_decay",
-        "`exclude_from_weight_decay` in each replica, of which the second finds it built",
-        ("tensorflow",),
-    ),
-)
+KNOWN_BUGS: tuple[Row, ...] = ()
 
 # How many tests pass with our class at least: fewer would mean that the exchange has failed.
 TOOK_PART = 150
