@@ -18,31 +18,31 @@ class Gate:
     """Keeps steps and readers of one optimizer apart; a copy has a gate of its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._mutex = threading.RLock()
         self._is_read = False
 
     def enter(self) -> bool:
         """Let a step in; returns whether it has to `leave` again."""
         # Where a step of another thread's holds the gate, this one goes on without it.
-        return self._lock.acquire(blocking=False) or (
-            self._is_read and self._lock.acquire(timeout=PATIENCE)
+        return self._mutex.acquire(blocking=False) or (
+            self._is_read and self._mutex.acquire(timeout=PATIENCE)
         )
 
     def leave(self) -> None:
         """Let others in again."""
-        self._lock.release()
+        self._mutex.release()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[None]:
         """Within the context no step is made by another thread."""
-        held = self._lock.acquire(timeout=PATIENCE)
+        held = self._mutex.acquire(timeout=PATIENCE)
         outer, self._is_read = self._is_read, True
         try:
             yield
         finally:
             self._is_read = outer
             if held:
-                self._lock.release()
+                self._mutex.release()
 
     def __deepcopy__(self, _: Any) -> "Gate":
         return Gate()

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from keras_rmsprop import _pairing
 from keras_rmsprop._deferred import ROW_FIELDS, Progress, catch_up
+from keras_rmsprop._execution import engine
 from keras_rmsprop._pairing import Identity
 from keras_rmsprop._rule import Coefficients, Parameter
 
@@ -140,8 +141,8 @@ def state_of(optimizer: "RMSprop") -> State:
     """Read an optimizer's state, that of one step also while another thread makes steps."""
     with optimizer._gate.read():
         state = _read(optimizer)
-        # Only TensorFlow runs steps that Python does not see, and only another thread can.
-        if backend.backend() != "tensorflow" or threading.active_count() == 1:
+        # The gate holds back steps that Python makes; a graph's can come from another thread.
+        if not engine.STEPS_IN_GRAPHS or threading.active_count() == 1:
             return state
         for _ in range(READS):
             again = _read(optimizer)

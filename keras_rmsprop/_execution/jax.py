@@ -46,6 +46,8 @@ Gradients = Sequence[jax.Array | None]
 
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
+# Whether a step in a graph changes variables while Python is elsewhere.
+STEPS_IN_GRAPHS = False
 outside_trace = contextlib.nullcontext
 as_written, is_rows = _plain.as_written, _plain.is_rows
 

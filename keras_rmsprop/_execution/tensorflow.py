@@ -34,6 +34,8 @@ Pairs = list[tuple[Any, tf.Tensor | tf.IndexedSlices]]
 
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = True
+# Whether a step in a graph changes variables while Python is elsewhere.
+STEPS_IN_GRAPHS = True
 # AutoGraph would rewrite the whole package on the first trace, to no effect but seconds lost: it
 # branches on no tensor.
 as_written = tf.autograph.experimental.do_not_convert

@@ -40,6 +40,8 @@ SETS_KEPT = 4
 
 # Whether a gradient can come as the rows of a table.
 GIVES_ROWS = False
+# Whether a step in a graph changes variables while Python is elsewhere.
+STEPS_IN_GRAPHS = False
 outside_trace = contextlib.nullcontext
 as_written, is_rows = _plain.as_written, _plain.is_rows
 
