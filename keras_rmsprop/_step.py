@@ -10,6 +10,7 @@
 it can be traced as a whole; `_execution` reads the variables, runs it and writes them back.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -78,6 +79,24 @@ class Counters(NamedTuple):
 # the parameter, its gradient) -> the parameter after the update.
 Update = Callable[[int, StepCoefficients, Parameter, Tensor], Parameter]
 
+# Makes of a function of tensors one that a compiler traces once for all arguments of the same
+# shapes and dtypes, such as `jax.jit`. Without it 500 tensors are 500 copies of the update.
+Nest = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class _Scalars(NamedTuple):
+    """What the advance of one parameter needs beside its tensors: scalars of one dtype."""
+
+    step: StepCoefficients
+    l2: Number
+    # The learning rate times the weight decay.
+    decay: Number
+    ema_momentum: Number
+    one_minus_ema_momentum: Number
+    # Whether the first step, and one that overwrites the weights with their average, is due.
+    first: Slot
+    overwrites: Slot
+
 
 def step(
     plan: Plan,
@@ -89,6 +108,7 @@ def step(
     update: Update | None = None,
     shares: Mapping[int, Tensor] | None = None,
     flags: Mapping[int, Tensor] | None = None,
+    nest: Nest | None = None,
 ) -> tuple[list[Parameter], Counters]:
     """Make one whole step.
 
@@ -106,16 +126,13 @@ def step(
         flags: for a parameter of which only the running step knows whether it has a gradient,
             that as a scalar bool; where it is False the gradient must be zeros, and everything
             is as if it were None.
+        nest: lets parameters of one shape share the trace of their update; not with an `update`
+            of a subclass, which is to see each variable.
 
     Returns: the parameters and the counters after the step.
     """
     flags = flags or {}
     has_effect = known if update is not None else _not_asked
-    if update is None:
-
-        def update(_: int, step: StepCoefficients, parameter: Parameter, g: Tensor) -> Parameter:
-            return _rule.update(plan.form, step, parameter, g)
-
     calls = counters.calls
     done = calls // plan.accumulation_steps if plan.accumulation_steps > 1 else calls
     present = {i: g for i, g in enumerate(gradients) if g is not None}
@@ -152,21 +169,34 @@ def step(
     for i, value in values.items():
         taken = take_as_value(parameters[i], value, completes)
         results[i] = select(flags[i], taken, parameters[i]) if i in flags else taken
-    if completes is not None and has_effect(completes) is False:
-        advancing: dict[int, Tensor] = {}
-    else:
+
+    @functools.cache
+    def scalars(dtype: str) -> _Scalars:
+        return _scalars(plan, numbers, done, learning_rate, dtype)
+
+    advancing: dict[int, Tensor] = {}
+    if completes is None or has_effect(completes) is not False:
         clipped = clip(plan, numbers, list(present.values()), counted_as)
         advancing = dict(zip(present, clipped, strict=True))
+    advance = _advancing(plan, nest if update is None else None)
     for i, gradient in advancing.items():
         before = results[i]
-        after = _advance(plan, numbers, done, learning_rate, i, before, gradient, update)
-        for condition in (completes, flags.get(i)):
-            if condition is not None:
-                after = select(condition, after, before)
-        results[i] = after
-
+        hook = None if update is None else functools.partial(update, i)
+        conditions = [c for c in (completes, flags.get(i)) if c is not None]
+        after = advance(plan.decayed[i], hook)(
+            scalars(dtype_of(before.square_average)),
+            # What passes through would be written back.
+            before._replace(accumulator=None, average=None),
+            gradient,
+            conditions,
+        )
+        results[i] = after._replace(accumulator=before.accumulator, average=before.average)
     if plan.use_ema:
-        results = [_average(plan, numbers, done, parameter) for parameter in results]
+        average: Callable[[_Scalars, Parameter], Parameter]
+        average = _average if nest is None else nest(_average)
+        results = [
+            p if p.average is None else average(scalars(dtype_of(p.average)), p) for p in results
+        ]
     for i in present:
         constraint = plan.constraints[i]
         if constraint is not None:
@@ -285,34 +315,68 @@ def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
     return ops.cast(scale + (length - length), dtype)
 
 
+def _scalars(
+    plan: Plan, numbers: Numbers, done: Tensor, learning_rate: Number, dtype: str
+) -> _Scalars:
+    """Compute the scalars of a step once for all tensors of a dtype."""
+    step = _rule.step_coefficients(plan.form, numbers.coefficients, learning_rate, done + 1, dtype)
+    frequency = plan.ema_overwrite_frequency
+    return _Scalars(
+        step=step,
+        l2=_rule.number_in(numbers.l2, dtype),
+        decay=step.learning_rate * _rule.number_in(numbers.weight_decay, dtype),
+        ema_momentum=_rule.number_in(numbers.ema_momentum, dtype),
+        one_minus_ema_momentum=_rule.number_in(numbers.one_minus_ema_momentum, dtype),
+        first=done == 0 if plan.use_ema else None,
+        overwrites=None if frequency is None else (done + 1) % frequency == 0,
+    )
+
+
+def _advancing(plan: Plan, nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
+    """Return what gives the advance of a parameter: by whether it is decayed, and the hook."""
+
+    @functools.cache
+    def nested(decayed: bool) -> Callable[..., Parameter]:
+        assert nest is not None
+        return nest(functools.partial(_advance, plan, decayed, None))
+
+    def advance(decayed: bool, hook: Any) -> Callable[..., Parameter]:
+        if nest is not None:
+            return nested(decayed)
+        return functools.partial(_advance, plan, decayed, hook)
+
+    return advance
+
+
 def _advance(
     plan: Plan,
-    numbers: Numbers,
-    done: Tensor,
-    learning_rate: Number,
-    index: int,
-    parameter: Parameter,
+    decayed: bool,
+    hook: Callable[[StepCoefficients, Parameter, Tensor], Parameter] | None,
+    scalars: _Scalars,
+    before: Parameter,
     gradient: Tensor,
-    update: Update,
+    conditions: Sequence[Tensor],
 ) -> Parameter:
-    dtype = dtype_of(parameter.square_average)
-    step = _rule.step_coefficients(plan.form, numbers.coefficients, learning_rate, done + 1, dtype)
+    """Decay and update one parameter, or leave it alone where one of the conditions fails."""
+    dtype = dtype_of(before.square_average)
     gradient = ops.cast(gradient, dtype)
-    weight = parameter.weight
+    weight = before.weight
 
     if plan.maximize:
         gradient = -gradient
     if plan.l2:
-        gradient = gradient + _rule.number_in(numbers.l2, dtype) * ops.cast(weight, dtype)
-    if plan.decayed[index]:
-        rate = step.learning_rate * _rule.number_in(numbers.weight_decay, dtype)
+        gradient = gradient + scalars.l2 * ops.cast(weight, dtype)
+    if decayed:
         # Stays in the wider dtype until the update has rounded it once.
         weight = ops.cast(weight, dtype)
-        weight = weight - rate * weight
+        weight = weight - scalars.decay * weight
 
-    decayed = parameter._replace(weight=weight)
-    after = update(index, step, decayed, gradient)
-    return after._replace(weight=ops.cast(after.weight, dtype_of(parameter.weight)))
+    update = hook or functools.partial(_rule.update, plan.form)
+    after = update(scalars.step, before._replace(weight=weight), gradient)
+    after = after._replace(weight=ops.cast(after.weight, dtype_of(before.weight)))
+    for condition in conditions:
+        after = select(condition, after, before)
+    return after
 
 
 def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | None) -> Parameter:
@@ -329,20 +393,17 @@ def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | No
     )
 
 
-def _average(plan: Plan, numbers: Numbers, done: Tensor, parameter: Parameter) -> Parameter:
+def _average(scalars: _Scalars, parameter: Parameter) -> Parameter:
     """Advance the moving average of the weights; the first one is a copy of them."""
-    if parameter.average is None:
-        return parameter
-    dtype = dtype_of(parameter.average)
-    weight = ops.cast(parameter.weight, dtype)
-    keep = _rule.number_in(numbers.ema_momentum, dtype)
-    take = _rule.number_in(numbers.one_minus_ema_momentum, dtype)
-    average = ops.where(done == 0, weight, keep * parameter.average + take * weight)
+    weight = ops.cast(parameter.weight, dtype_of(parameter.average))
+    average = scalars.ema_momentum * parameter.average + scalars.one_minus_ema_momentum * weight
+    average = ops.where(scalars.first, weight, average)
     parameter = parameter._replace(average=average)
-    if plan.ema_overwrite_frequency is not None:
-        overwrites = (done + 1) % plan.ema_overwrite_frequency == 0
+    if scalars.overwrites is not None:
         value = ops.cast(average, dtype_of(parameter.weight))
-        parameter = parameter._replace(weight=ops.where(overwrites, value, parameter.weight))
+        parameter = parameter._replace(
+            weight=ops.where(scalars.overwrites, value, parameter.weight)
+        )
     return parameter
 
 

@@ -22,6 +22,7 @@ import pytest
 from keras import ops
 
 import keras_rmsprop
+from keras_rmsprop import _rule
 from tests import models, twins
 from tests.conftest import BACKEND
 from tests.twins import Training
@@ -96,6 +97,21 @@ def test_nothing_is_traced_after_the_second_step(mode, nothing_compiled_yet, mon
         optimizer.clipnorm = 1.0 / t
         training.step(t)
     assert len(traces) <= 2
+
+
+def test_tensors_of_one_shape_share_the_trace_of_their_update(nothing_compiled_yet, monkeypatch):
+    shapes = []
+    original = _rule.update
+
+    def counted(form, step, parameter, gradient):
+        shapes.append(tuple(gradient.shape))
+        return original(form, step, parameter, gradient)
+
+    monkeypatch.setattr(_rule, "update", counted)
+    variables = [keras.Variable(np.ones(shape, "float32")) for shape in [(3, 2), (4,)] * 5]
+    optimizer = keras_rmsprop.RMSprop(jit_compile=True)
+    optimizer.apply([keras.ops.ones(v.shape) for v in variables], variables)
+    assert sorted(shapes) == [(3, 2), (4,)]
 
 
 def test_a_rate_that_changes_by_itself_is_traced_once(nothing_compiled_yet, monkeypatch):

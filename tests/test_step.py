@@ -208,3 +208,53 @@ def test_the_sum_of_a_variable_without_a_gradient_in_the_completing_call_waits(m
             averages.append(float(numpy(optimizer._parameters[0].square_average)[0]))
     # The 4 waits through the call that completes without it: ((4 + 2 + 2) / 2)**2.
     np.testing.assert_allclose(averages, [0.0, 0.0, 0.0, 16.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"centered": True, "momentum": 0.9, "bias_correction": True},
+        {"weight_decay": 0.01, "l2": 0.1, "use_ema": True, "ema_overwrite_frequency": 2},
+        {"gradient_accumulation_steps": 2, "skip_nonfinite": True, "global_clipnorm": 1.0},
+    ],
+    ids=["plain", "centered", "decay and ema", "accumulating"],
+)
+def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[str, Any]) -> None:
+    """With functions that are only counted, nesting changes no bit."""
+    made: list[Any] = []
+
+    def nest(function: Any) -> Any:
+        made.append(function)
+        return function
+
+    variables = [keras.Variable(np.full(3, 2.0, np.float32)) for _ in range(4)]
+    optimizer = rmsprop(**options)
+    optimizer.build(variables)
+    gradients = [tensor(1.0, -2.0, 3.0), None, tensor(4.0, 5.0, 6.0), tensor(0.0, 0.0, 1.0)]
+    before = [
+        Parameter(*(None if v is None else ops.convert_to_tensor(v) for v in owners))
+        for owners in optimizer._parameters
+    ]
+    counters = _step.Counters(
+        *(v if v is None else ops.convert_to_tensor(v) for v in optimizer._counters)
+    )
+    arguments = optimizer._plan(), optimizer._numbers(), counters, 0.1, before, gradients
+    plain, nested = _step.step(*arguments), _step.step(*arguments, nest=nest)
+    assert len(made) == 1 + bool(options.get("use_ema"))
+    for want, got in zip(plain[0], nested[0], strict=True):
+        for a, b in zip(want, got, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_array_equal(numpy(a), numpy(b))
+    # A subclass's update sees each variable with its index, so nothing of it is shared.
+    seen: list[int] = []
+
+    def update(index: int, step: Any, parameter: Parameter, gradient: Any) -> Parameter:
+        seen.append(index)
+        return parameter
+
+    made.clear()
+    _step.step(*arguments, update, nest=nest)
+    assert seen == [0, 2, 3]
+    assert len(made) == bool(options.get("use_ema"))

@@ -281,6 +281,7 @@ def _whole_step(
         parameters,
         gradients,
         flags=flagged,
+        nest=jax.jit,
     )
     results = [x for group in (*after, counted) for x in group if x is not None]
     return [results[place] for place in program.changed()]

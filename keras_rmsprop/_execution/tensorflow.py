@@ -22,6 +22,7 @@ from keras_rmsprop import _sparse, _step
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope
+from keras_rmsprop._execution._traced_once import traced_once
 from keras_rmsprop._rule import Parameter
 
 if TYPE_CHECKING:
@@ -271,6 +272,7 @@ def _changes_of_step(
     *,
     hook: _step.Update | None = None,
     flags: dict[int, tf.Tensor] | None = None,
+    nest: _step.Nest | None = None,
 ) -> Pairs:
     """Run one step and return each variable that changes with its new value or rows."""
     tables = {
@@ -301,6 +303,7 @@ def _changes_of_step(
         hook,
         {i: table.share for i, table in tables.items()},
         flags,
+        nest,
     )
     made = counted.calls - counters.calls
     pairs: Pairs = []
@@ -595,7 +598,13 @@ class _Program:
             rate = next(rest) if state.rate is None else read(state.rate)
             write(
                 _changes_of_step(
-                    state, key.plan, _unpack(numbers, packed), rate, gradients, flags=flags
+                    state,
+                    key.plan,
+                    _unpack(numbers, packed),
+                    rate,
+                    gradients,
+                    flags=flags,
+                    nest=traced_once if key.xla else None,
                 )
             )
 
