@@ -3,6 +3,9 @@
     python -m benchmarks                      all backends, an hour and a half
     python -m benchmarks --quick              a minute or two, for a sign of life
     python -m benchmarks --backend jax --only steps/eager
+    python -m benchmarks --only cliffs --into benchmarks/published
+
+`--into` replaces the rows of an earlier run that this one measures too, and keeps the others.
 
 A process per backend; results go to benchmarks/output as table, JSON and picture. A published run
 is in benchmarks/published. It begins:
@@ -26,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine, plot, report
-from benchmarks.registry import BACKENDS
+from benchmarks.registry import BACKENDS, SUITES
 from benchmarks.results import Record, Result
 
 WORKER = "benchmarks.worker"
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", metavar="NAME", help="rows whose suite/mode/config/case has NAME")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="may be repeated")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the results")
+    parser.add_argument("--into", type=Path, help="folder of earlier results, to be updated")
     options = parser.parse_args(arguments)
 
     about = machine.describe()
@@ -57,16 +61,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about[f"{backend} runs on"] = device
         records += measured
 
+    output = options.into or options.output
+    if options.into:
+        earlier, records = read_results(options.into / "results.json", records)
+        later = f"{options.only or 'all'} on {', '.join(options.backend or BACKENDS)}"
+        about = earlier | {f"later, {later}": f"load at the start {about['load at the start']}"}
     text = report.table(records, about)
     print(text)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.txt").write_text(text + "\n")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.txt").write_text(text + "\n")
     data = {"machine": about, "records": [dataclasses.asdict(record) for record in records]}
-    (options.output / "results.json").write_text(json.dumps(data, indent=1) + "\n")
+    (output / "results.json").write_text(json.dumps(data, indent=1) + "\n")
     if importlib.util.find_spec("matplotlib"):
-        plot.save(records, options.output / "results.png")
+        plot.save(records, output / "results.png")
     else:
         print("no picture: matplotlib is not installed")
+
+
+def read_results(path: Path, newer: Sequence[Record]) -> tuple[dict[str, str], list[Record]]:
+    """Read an earlier run, its rows replaced by newer ones, in the order of a whole run."""
+    earlier = json.loads(path.read_text())
+    rows = {
+        (r.backend, r.suite, r.mode, r.config, r.case): r
+        for r in [*map(Record.from_json, earlier["records"]), *newer]
+    }
+    suites = [(backend, suite) for backend in BACKENDS for suite in SUITES]
+    return earlier["machine"], sorted(
+        rows.values(), key=lambda r: suites.index((r.backend, r.suite))
+    )
 
 
 def run_worker(backend: str, *, quick: bool, only: str | None) -> tuple[str, list[Record]]:

@@ -9,7 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
-from typing import TypedDict
+from typing import Any, TypedDict
 
 FIRST_CALLS = 5
 
@@ -33,8 +33,18 @@ def run(backend: str, mode: str, case: str, contender: str) -> Report:
     Raises:
         RuntimeError: if the process failed; the message is its last line.
     """
+    report: Report = in_fresh_process("benchmarks.child", backend, backend, mode, case, contender)
+    return report
+
+
+def in_fresh_process(module: str, backend: str, *arguments: str) -> Any:
+    """Run a module that prints a JSON object last, and return the object.
+
+    Raises:
+        RuntimeError: if the process failed; the message is its last line.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.child", backend, mode, case, contender],
+        [sys.executable, "-m", module, *arguments],
         env=os.environ | {"KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
@@ -42,8 +52,7 @@ def run(backend: str, mode: str, case: str, contender: str) -> Report:
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
-    report: Report = json.loads(done.stdout.splitlines()[-1])
-    return report
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(backend: str, mode: str, case: str, contender: str) -> Report:

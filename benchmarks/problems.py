@@ -8,7 +8,7 @@ table and each is still held to the right result.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,14 +95,18 @@ class Problem:
         return {}
 
     def _after_checked_steps(self, convention: Mapping[str, Any]) -> list[Array]:
+        return self.after([self.gradients] * CHECKED_STEPS, **convention)
+
+    def after(self, batches: Iterable[Sequence[Array | None]], **convention: Any) -> list[Array]:
+        """The (sampled) weights after a step for each batch of gradients, by the reference."""
         reference = Reference(
             [self._sample(w) for w in self.start],
             epsilon=EPSILON,
             **self.options,
             **convention,
         )
-        gradients = [self._sample(g) for g in self.gradients]
-        for _ in range(CHECKED_STEPS):
+        for batch in batches:
+            gradients = [None if g is None else self._sample(g) for g in batch]
             reference.apply(gradients, LEARNING_RATE)
         return [np.asarray(w) for w in reference.weights]
 
@@ -113,11 +117,20 @@ class Problem:
         for _ in range(CHECKED_STEPS):
             contender.step()
         contender.wait()
-        got = [self._sample(np.asarray(w)) for w in contender.weights()]
+        return self.judge(contender.weights(), self.expected(**convention))
+
+    def judge(
+        self, weights: Sequence[Any], expected: Sequence[Array], steps: int = CHECKED_STEPS
+    ) -> float:
+        """Return the deviation of weights that so many steps led to.
+
+        Raises: DisagreementError if it is too large.
+        """
+        got = [self._sample(np.asarray(w)) for w in weights]
         start = [self._sample(w) for w in self.start]
         # Decay and update each round the weight.
-        roundings = CHECKED_STEPS * (2 if self.options.get("weight_decay") else 1)
-        deviation = largest_deviation(got, self.expected(**convention), start, roundings)
+        roundings = steps * (2 if self.options.get("weight_decay") else 1)
+        deviation = largest_deviation(got, expected, start, roundings)
         if not deviation <= TOLERANCE:
             raise DisagreementError(
                 f"off by {deviation:.1e} of the distance travelled, allowed {TOLERANCE:.0e}"

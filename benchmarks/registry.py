@@ -12,7 +12,16 @@ from benchmarks.measure import Settings
 from benchmarks.results import Result
 
 BACKENDS = ("tensorflow", "jax", "torch")
-SUITES = ("steps", "training", "tensors", "parameters", "embeddings", "first_calls", "memory")
+SUITES = (
+    "steps",
+    "training",
+    "tensors",
+    "parameters",
+    "embeddings",
+    "first_calls",
+    "memory",
+    "cliffs",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.results import BREAK_EVEN, OURS, Comparison, Entry, Figure, Record
+from benchmarks.results import AT_MOST, OURS, Comparison, Entry, Figure, Record
 
 HEADER = ("case", "contender", "median", "quartiles", "ours is", "quartiles", "target", "")
 
@@ -39,7 +39,7 @@ def _measured(entry: Entry) -> tuple[str, str]:
 def _compared(comparison: Comparison | None) -> tuple[str, str, str, str]:
     if comparison is None:
         return "", "", "", ""
-    sign = "<=" if comparison.quantity == BREAK_EVEN else ">="
+    sign = "<=" if comparison.quantity in AT_MOST else ">="
     return (
         f"{_number(comparison.figure.median)} {comparison.quantity}",
         _quartiles(comparison.figure),

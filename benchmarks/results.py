@@ -7,10 +7,13 @@ from collections.abc import Sequence
 # The contender that all others are compared with.
 OURS = "keras_rmsprop"
 
-# What a comparison counts, and whether more of it is better.
+# What a comparison counts.
 FASTER = "times as fast"
 SMALLER = "times less memory"
 BREAK_EVEN = "steps to break even"
+MORE = "MiB more"
+# Of these, less is better.
+AT_MOST = (BREAK_EVEN, MORE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Comparison:
         """Whether the target is reached; None without a target."""
         if self.target is None:
             return None
-        if self.quantity == BREAK_EVEN:
+        if self.quantity in AT_MOST:
             return self.figure.median <= self.target
         return self.figure.median >= self.target
 

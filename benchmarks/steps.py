@@ -44,14 +44,19 @@ def time_steps(
     settings: Settings,
     wanted: dict[str, float] | None = None,
     without: tuple[str, ...] = (),
+    only: tuple[str, ...] | None = None,
 ) -> Result:
-    """Compare all contenders of the backend on one problem, but those that are left out."""
+    """Compare contenders of the backend on one problem: all, but those that are left out."""
     if settings.quick:
         without = (*without, "torch compiled")  # minutes of compilation
 
     builders = contenders.on(backend).builders(mode, problem)
     return compare(
-        {name: build for name, build in builders.items() if name not in without},
+        {
+            name: build
+            for name, build in builders.items()
+            if name not in without and (only is None or name in only)
+        },
         lambda name, contender: problem.check(contender, **contenders.CONVENTIONS.get(name, {})),
         settings,
         wanted,

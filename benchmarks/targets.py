@@ -30,6 +30,12 @@ _STEPS: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {
 # Where Keras's own step is compiled as a whole already.
 NO_SLOWER = 0.97
 
+# Where a loop is not quiet and regular, in time and in memory that is not given back.
+NO_CLIFF = 1.0
+MIB_MORE = 60.0
+# What happens once in a process; the first batch may come 1.2 times as late.
+ALONE = {"search": 1.0, "first 30 steps": 0.8, "first batch": 1 / 1.2}
+
 # First calls: after how many steps at most a compiled step has earned its compilation.
 BREAK_EVEN = {"conv160": 20.0}
 

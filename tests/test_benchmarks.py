@@ -4,6 +4,10 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +16,23 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import child, contenders, limit, measure, registry, report, training
+from benchmarks import (
+    busy,
+    child,
+    cliffs,
+    contenders,
+    limit,
+    measure,
+    problems,
+    registry,
+    report,
+    training,
+)
 from benchmarks.measure import Contender, NotComparableError, Settings, compare
 from benchmarks.problems import CASES, CONFIGS, Problem
 from benchmarks.results import (
     BREAK_EVEN,
+    MORE,
     OURS,
     SMALLER,
     Comparison,
@@ -397,3 +413,105 @@ def test_after_a_process_that_died_another_goes_on_with_the_next_row(monkeypatch
     assert device == "here"
     assert [record.case for record in records] == ["first", "second", "third"]
     assert records[1].result.entries[OURS].failure == "the process ended with code 9"
+
+
+def test_busy_neighbours_run_meanwhile_and_are_gone_afterwards():
+    with busy.neighbours(2) as started:
+        assert [process.poll() for process in started] == [None, None]
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
+def test_busy_neighbours_end_when_the_harness_is_killed():
+    program = (
+        "import os, time; from benchmarks import busy\n"
+        "with busy.neighbours(1) as (spinning,):\n"
+        "    print(spinning.pid, flush=True); time.sleep(60)"
+    )
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root
+    ) as harness:
+        assert harness.stdout is not None
+        pid = int(harness.stdout.readline())
+        harness.kill()
+        deadline = time.monotonic() + 30.0
+        while _is_running(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert not _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    if not Path("/proc/self").exists():
+        pytest.skip("asks Linux which processes there are")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_step_with_missing_gradients_is_checked_and_compared(monkeypatch):
+    monkeypatch.setitem(cliffs.PROBLEMS, "24", [(3,)] * 4)
+    result = cliffs._measure_missing(TINY)
+    assert [entry.failure for entry in result.entries.values()] == [None, None]
+    assert result.comparisons[0].target == 1.0
+
+
+@pytest.mark.parametrize("scenario", ["missing gradients", "search", "first 30 steps"])
+@pytest.mark.parametrize("name", [OURS, "keras"])
+def test_what_is_measured_alone_arrives_at_the_right_weights(scenario, name, monkeypatch):
+    monkeypatch.setitem(cliffs.PROBLEMS, "tiny", [(3,), (2, 2), (3,)])
+    monkeypatch.setattr(cliffs, "OPTIMIZERS", 2)
+    monkeypatch.setattr(cliffs, "SETS", 4)
+    assert cliffs.report(scenario, "tiny", name)["seconds"] > 0.0
+
+
+def test_what_is_measured_alone_is_found_out_if_it_goes_astray(monkeypatch):
+    monkeypatch.setitem(cliffs.PROBLEMS, "tiny", [(3,)])
+    monkeypatch.setattr(cliffs, "FIRST_STEPS", 3)
+    monkeypatch.setattr(problems, "EPSILON", 1e-3)
+    with pytest.raises(measure.DisagreementError, match="distance travelled"):
+        cliffs.report("first 30 steps", "tiny", OURS)
+
+
+def test_processes_of_their_own_are_paired_and_compared(monkeypatch):
+    reports = {
+        OURS: iter([cliffs.Report(seconds=s, left=70 * 2**20) for s in (1.0, 2.0)]),
+        "keras": iter([cliffs.Report(seconds=s, left=2**20) for s in (2.0, 2.0)]),
+    }
+    asked = []
+
+    def fake(module, backend, scenario, case, name):
+        asked.append((scenario, name))
+        return next(reports[name])
+
+    monkeypatch.setattr(child, "in_fresh_process", fake)
+    result = cliffs._measure_alone("search", "24", "ms", TINY)
+    assert asked == [("search", OURS), ("search", "keras")] * 2
+    assert result.comparisons == [Comparison("keras", Figure(1.5, 1.25, 1.75), target=1.0)]
+    monkeypatch.setattr(
+        child, "in_fresh_process",
+        lambda *a: cliffs.Report(seconds=1.0, left=2**20 * (70 if a[-1] == OURS else 1)),
+    )  # fmt: skip
+    (memory,) = cliffs._measure_alone("search left", "24", "MiB", TINY).comparisons
+    assert (memory.figure.median, memory.quantity, memory.met) == (69.0, MORE, False)
+
+
+def test_a_fresh_process_that_fails_is_a_result(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(child, "in_fresh_process", fail)
+    result = cliffs._measure_alone("search", "24", "ms", TINY)
+    assert result.entries[OURS].failure == "RuntimeError: no room"
+    assert result.comparisons == []
+
+
+def test_rows_measured_later_replace_their_like_in_an_earlier_run(tmp_path):
+    old = [record(backend="tensorflow"), record(backend="jax"), record(backend="jax", case="x")]
+    new = [record(backend="jax", case="x", size=7.0), record(backend="tensorflow", suite="cliffs")]
+    data = {"machine": {"cores": "2"}, "records": [dataclasses.asdict(r) for r in old]}
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    about, rows = command.read_results(tmp_path / "results.json", new)
+    assert about == {"cores": "2"}
+    assert rows == [old[0], new[1], old[1], new[0]]

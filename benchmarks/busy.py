@@ -1,0 +1,34 @@
+"""Neighbours: processes that keep every core busy while something is measured beside them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+# Each ends by itself when its parent has gone, even if that was killed.
+_SPIN = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(100_000):
+        pass
+"""
+
+
+def count() -> int:
+    """Two for each core: four on the two cores that the targets are for."""
+    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+@contextlib.contextmanager
+def neighbours(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Keep so many processes busy in the meantime; they are gone at the end."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for _ in range(processes):
+            process = subprocess.Popen([sys.executable, "-S", "-c", _SPIN])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started.append(process)
+        yield started
