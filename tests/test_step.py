@@ -239,7 +239,8 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
     counters = _step.Counters(
         *(v if v is None else ops.convert_to_tensor(v) for v in optimizer._counters)
     )
-    arguments = optimizer._plan(), optimizer._numbers(), counters, 0.1, before, gradients
+    plan = optimizer._plan()
+    arguments = plan, optimizer._numbers(), counters, 0.1, before, gradients
     plain, nested = _step.step(*arguments), _step.step(*arguments, nest=nest)
     assert len(made) == 1 + bool(options.get("use_ema"))
     for want, got in zip(plain[0], nested[0], strict=True):
@@ -256,5 +257,6 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
 
     made.clear()
     _step.step(*arguments, update, nest=nest)
-    assert seen == [0, 2, 3]
+    # Nor is it asked in a call that is known to make no step.
+    assert seen == ([] if plan.accumulation_steps > 1 else [0, 2, 3])
     assert len(made) == bool(options.get("use_ema"))
