@@ -35,9 +35,13 @@ class Rows(NamedTuple):
     share: tf.Tensor | None
 
 
+# Looked up once: `tf` is a wrapper that makes each look at it slow.
+_IndexedSlices = tf.IndexedSlices
+
+
 def is_sparse(gradient: Any) -> bool:
     """Whether the gradient holds rows and their ids rather than one value per weight."""
-    return isinstance(gradient, tf.IndexedSlices)
+    return isinstance(gradient, _IndexedSlices)
 
 
 def is_inside_xla() -> bool:

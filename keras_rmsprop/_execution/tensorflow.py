@@ -37,6 +37,7 @@ Pairs = list[tuple[Any, tf.Tensor | tf.IndexedSlices]]
 GIVES_ROWS = True
 # Whether a step in a graph changes variables while Python is elsewhere.
 STEPS_IN_GRAPHS = True
+is_rows = _sparse.is_sparse
 # AutoGraph would rewrite the whole package on the first trace, to no effect but seconds lost: it
 # branches on no tensor.
 as_written = tf.autograph.experimental.do_not_convert
@@ -170,11 +171,6 @@ def shape_of(gradient: Any) -> tuple[int | None, ...]:
         # Keras takes lists and numbers as well.
         gradient = tf.convert_to_tensor(gradient)
     return tuple(gradient.shape)
-
-
-def is_rows(gradient: Any) -> bool:
-    """Whether a gradient is the rows of a table and their ids."""
-    return _sparse.is_sparse(gradient)
 
 
 def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
