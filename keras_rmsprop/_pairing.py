@@ -14,7 +14,7 @@ What remains is not the same variable, and starts afresh.
 import collections
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -67,7 +67,11 @@ def pair(saved: Sequence[Identity], here: Sequence[Identity]) -> Pairs:
             ]
             return Pairs(sources)
         each = [[(i,) for i in range(len(side))] for side in (saved, here)]
-        found = _aligned(*each, may_be=lambda i, j: _fit(saved[i], here[j]))
+        found = _aligned(
+            *each,
+            may_be=lambda i, j: _fit(saved[i], here[j]),
+            kinds=(lambda i: saved[i].shape, lambda j: here[j].shape),
+        )
         for i, j in found:
             sources[j] = i
         return Pairs(sources, by_shape=tuple(j for _, j in found))
@@ -111,7 +115,11 @@ def _pair_named(
     found = _aligned(
         layers_left,
         layers_right,
-        may_be=lambda i, j: may_be(i, j) and _leaf(left[i]) == _leaf(right[j]),
+        may_be=may_be,
+        kinds=(
+            lambda i: (_leaf(left[i]), saved[i].shape),
+            lambda j: (_leaf(right[j]), here[j].shape),
+        ),
     )
     for i, j in found:
         sources[j] = i
@@ -152,22 +160,47 @@ def _aligned(
     here: Sequence[tuple[int, ...]],
     *,
     may_be: Callable[[int, int], bool],
+    kinds: tuple[Callable[[int], Hashable], Callable[[int], Hashable]],
 ) -> list[tuple[int, int]]:
-    """Pair layers where there is one way only; returns the pairs of their variables."""
+    """Pair layers where there is one way only; returns the pairs of their variables.
+
+    Args:
+        saved: the layers of one side, as the positions of their variables.
+        here: those of the other.
+        may_be: whether one variable can be the other.
+        kinds: for each side, what of a variable must be equal for that.
+    """
 
     @functools.cache
     def alike(a: int, b: int) -> bool:
-        return len(saved[a]) == len(here[b]) and all(map(may_be, saved[a], here[b]))
+        return kinds_saved[a] == kinds_here[b] and all(map(may_be, saved[a], here[b]))
 
+    # Layers of other shapes need not be looked at: there can be thousands.
+    kinds_saved = [tuple(map(kinds[0], layer)) for layer in saved]
+    kinds_here = [tuple(map(kinds[1], layer)) for layer in here]
+    places_saved, places_here = _places(kinds_saved), _places(kinds_here)
     chosen = {}
-    for b in range(len(here)):
-        candidates = [a for a in range(len(saved)) if alike(a, b)]
-        if len(candidates) == 1 and sum(alike(candidates[0], c) for c in range(len(here))) == 1:
-            chosen[b] = candidates[0]
+    for b, kind in enumerate(kinds_here):
+        a = _only(a for a in places_saved.get(kind, ()) if alike(a, b))
+        if a is not None and _only(c for c in places_here[kind] if alike(a, c)) is not None:
+            chosen[b] = a
     rest_saved = [a for a in range(len(saved)) if a not in chosen.values()]
     rest_here = [b for b in range(len(here)) if b not in chosen]
     chosen |= _only_embedding(rest_saved, rest_here, alike)
     return [pair for b, a in chosen.items() for pair in zip(saved[a], here[b], strict=True)]
+
+
+def _places(kinds: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    places: dict[Hashable, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(place)
+    return places
+
+
+def _only(found: Iterator[int]) -> int | None:
+    """The number that is found, None unless it is the only one."""
+    first, second = next(found, None), next(found, None)
+    return first if second is None else None
 
 
 def _only_embedding(
