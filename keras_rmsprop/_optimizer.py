@@ -177,6 +177,7 @@ class RMSprop(keras.optimizers.Optimizer):
     # Keras's, which gives no types.
     built: bool
 
+    @_exclusions.taken_from_arguments
     @_validation.explain_unknown_arguments
     def __init__(
         self,
@@ -231,7 +232,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 "`centered=True` with `bias_correction=True` makes the first variance exactly "
                 "zero, so the first step is learning_rate * gradient / sqrt(epsilon) (optax does "
                 "the same). Leave one of them out, or use a large epsilon.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def build(self, variables: Sequence[keras.Variable]) -> None:

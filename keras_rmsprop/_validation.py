@@ -329,7 +329,7 @@ def explain_unknown_arguments(
             warnings.warn(
                 "Argument `decay` is no longer supported and will be ignored, as in Keras. "
                 f"{OTHER_WORDS['decay']}",
-                stacklevel=2,
+                stacklevel=3,
             )
         for name in kwargs:
             if name not in accepted:

@@ -157,3 +157,19 @@ def a_subclass_adds_a_slot_for_each_variable(RMSprop, folder):
 
     model = models.model()
     return [*_steps(Remembering(0.1)), *models.fit(model, Remembering(0.01))]
+
+
+@scenario()
+def a_subclass_makes_itself_from_all_that_its_config_holds(RMSprop, folder):
+    class Plain(RMSprop):
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            return cls(**config)
+
+    variables = [keras.Variable([1.0, 2.0], name="kernel"), keras.Variable([3.0], name="bias")]
+    optimizer = Plain(0.1, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    again = Plain.from_config(optimizer.get_config())
+    again.exclude_from_weight_decay(var_names=["bias"])
+    again.apply([ops.ones((2,)), ops.ones((1,))], variables)
+    return models.values(variables)
