@@ -6,11 +6,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Each ends by itself when its parent has gone, even if that was killed.
+# Each ends by itself when its parent has gone, even if that was killed before it began.
 _SPIN = """
-import os
-parent = os.getppid()
-while os.getppid() == parent:
+import os, sys
+while os.getppid() == int(sys.argv[1]):
     for _ in range(100_000):
         pass
 """
@@ -27,7 +26,8 @@ def neighbours(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     with contextlib.ExitStack() as stack:
         started = []
         for _ in range(processes):
-            process = subprocess.Popen([sys.executable, "-S", "-c", _SPIN])
+            command = [sys.executable, "-S", "-c", _SPIN, str(os.getpid())]
+            process = subprocess.Popen(command)
             stack.callback(process.wait)
             stack.callback(process.kill)
             started.append(process)
