@@ -15,8 +15,9 @@ import json
 import random
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import keras
 
@@ -41,6 +42,7 @@ PROCESSES = 2
 MIB = 2**20
 
 Batch = list[Array | None]
+_T = TypeVar("_T")
 
 
 class Report(TypedDict):
@@ -76,6 +78,19 @@ def rows(backend: str) -> Iterator[Row]:
         )
 
 
+def _expected(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Make a function take Keras's warnings of missing gradients as a matter of course."""
+
+    @functools.wraps(function)
+    def quietly(*arguments: Any) -> _T:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+            return function(*arguments)
+
+    return quietly
+
+
+@_expected
 def _measure_missing(settings: Settings) -> Result:
     problem = Problem(PROBLEMS["24"])
 
@@ -172,6 +187,7 @@ def report(scenario: str, case: str, name: str) -> Report:
     return _SCENARIOS[scenario](case, name)
 
 
+@_expected
 def _missing(case: str, name: str) -> Report:
     problem = Problem(PROBLEMS[case])
     built = _keras.build(name, problem)

@@ -269,7 +269,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
         self._roster = Roster(self._gathered_parameters(), progress)
-        if self.use_ema and backend.backend() == "tensorflow":
+        if self.use_ema:
             engine.let_averages_be_swapped(self)
 
     def add_variables(self, variables: Sequence[keras.Variable]) -> None:

@@ -10,6 +10,7 @@ average, b momentum buffer, r the root, k the averaging weight.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,30 +114,16 @@ def step_coefficients(
     return StepCoefficients(number_in(learning_rate, dtype), keep, weight, momentum, epsilon)
 
 
-def sqrt(x: Tensor) -> Tensor:
-    """Compute the square root; JAX, which may differentiate a step, gets 0 as derivative at 0.
+class _Roots:
+    """How square roots are taken."""
 
-    The derivative there is infinite, and the chain rule multiplies it by that of a square, 0,
-    which makes NaN.
-    """
-    return ops.sqrt(x)
+    def __init__(self) -> None:
+        self.sqrt: Callable[[Tensor], Tensor] = ops.sqrt
 
 
-if backend.backend() == "jax":
-    import jax
-
-    _sqrt = jax.custom_jvp(ops.sqrt)
-
-    @_sqrt.defjvp
-    def _(primals: tuple[Tensor], tangents: tuple[Tensor]) -> tuple[Tensor, Tensor]:
-        y = _sqrt(*primals)
-        at_zero = y == 0.0
-        safe = ops.where(at_zero, ops.ones_like(y), y)
-        return y, ops.where(at_zero, ops.zeros_like(y), tangents[0] / (2.0 * safe))
-
-    def sqrt(x: Tensor) -> Tensor:
-        # Outside a trace nothing is differentiated, and the detour costs as much as the root.
-        return _sqrt(x) if isinstance(x, jax.core.Tracer) else ops.sqrt(x)
+# An engine whose backend differentiates whole steps puts its own in the place of `sqrt`: the
+# derivative at 0 is infinite, and the chain rule multiplies it by that of a square, 0, to NaN.
+roots = _Roots()
 
 
 def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
@@ -152,8 +139,8 @@ def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
     Returns: r_t, same shape and dtype.
     """
     if form.epsilon_inside_sqrt:
-        return sqrt(square_average + epsilon)
-    return sqrt(square_average) + epsilon
+        return roots.sqrt(square_average + epsilon)
+    return roots.sqrt(square_average) + epsilon
 
 
 def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: Tensor) -> Parameter:

@@ -170,9 +170,12 @@ def step(
         taken = take_as_value(parameters[i], value, completes)
         results[i] = select(flags[i], taken, parameters[i]) if i in flags else taken
 
-    @functools.cache
+    by_dtype: dict[str, _Scalars] = {}
+
     def scalars(dtype: str) -> _Scalars:
-        return _scalars(plan, numbers, done, learning_rate, dtype)
+        if dtype not in by_dtype:
+            by_dtype[dtype] = _scalars(plan, numbers, done, learning_rate, dtype)
+        return by_dtype[dtype]
 
     advancing: dict[int, Tensor] = {}
     if completes is None or has_effect(completes) is not False:
@@ -305,7 +308,7 @@ def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:
 
 
 def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
-    length = _rule.sqrt(square)
+    length = _rule.roots.sqrt(square)
     limit = _rule.number_in(limit, dtype_of(length))
     one = ops.ones_like(length)
     is_long = length > limit

@@ -12,6 +12,7 @@ interface; only the active backend's is imported:
     dense(gradient, variable)        the gradient as one value per weight
     as_written(function)             the function, kept from being rewritten when traced
     GIVES_ROWS                       whether gradients can come as rows
+    let_averages_be_swapped(opt.)    have Keras's callback swap weights with wider averages
     STEPS_IN_GRAPHS                  whether a graph changes variables while Python is elsewhere
     outside_trace()                  a context in which things are done now, not traced
 """

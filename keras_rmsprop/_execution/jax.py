@@ -33,7 +33,7 @@ import numpy as np
 from jax import numpy as jnp
 from jax.experimental.sparse import JAXSparse
 
-from keras_rmsprop import _interrupts, _step
+from keras_rmsprop import _interrupts, _rule, _step
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
 from keras_rmsprop._roster import Roster
@@ -50,6 +50,7 @@ GIVES_ROWS = False
 STEPS_IN_GRAPHS = False
 outside_trace = contextlib.nullcontext
 as_written, is_rows = _plain.as_written, _plain.is_rows
+let_averages_be_swapped = _plain.let_averages_be_swapped
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,28 @@ _told: "weakref.WeakSet[RMSprop]" = weakref.WeakSet()
 
 # A compilation that takes longer is logged; in seconds.
 _LONG = 1.0
+
+
+_differentiable_sqrt = jax.custom_jvp(keras.ops.sqrt)
+
+
+@_differentiable_sqrt.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y = _differentiable_sqrt(*primals)
+    at_zero = y == 0.0
+    safe = jnp.where(at_zero, jnp.ones_like(y), y)
+    return y, jnp.where(at_zero, jnp.zeros_like(y), tangents[0] / (2.0 * safe))
+
+
+def _sqrt(x: jax.Array) -> jax.Array:
+    """Compute the square root, with 0 as its derivative at 0."""
+    # Outside a trace nothing is differentiated, and the detour costs as much as the root.
+    is_traced = isinstance(x, jax.core.Tracer)
+    root: jax.Array = _differentiable_sqrt(x) if is_traced else keras.ops.sqrt(x)
+    return root
+
+
+_rule.roots.sqrt = _sqrt
 
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:

@@ -53,7 +53,7 @@ def a_scheduler_sets_the_rate_at_each_epoch(RMSprop: Any, folder: Path) -> Any:
 @scenario()
 def a_callback_warms_the_rate_up_at_each_batch(RMSprop: Any, folder: Path) -> Any:
     class WarmUp(keras.callbacks.Callback):
-        def on_train_batch_begin(self, _batch: int, _logs: Any = None) -> None:
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             rate = 0.001 * (1 + int(self.model.optimizer.iterations))
             self.model.optimizer.learning_rate.assign(rate)
 
@@ -67,7 +67,7 @@ def a_rate_is_looked_for_and_the_weights_put_back(RMSprop: Any, folder: Path) ->
             self.start = self.model.get_weights()
             self.model.optimizer.learning_rate = 1e-5
 
-        def on_train_batch_end(self, _batch: int, _logs: Any = None) -> None:
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             optimizer = self.model.optimizer
             optimizer.learning_rate = float(optimizer.learning_rate) * 2.0
 
@@ -156,7 +156,7 @@ def a_callback_predicts_evaluates_and_saves_amid_an_epoch(RMSprop: Any, folder: 
     seen: list[Any] = []
 
     class Look(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, _logs: Any = None) -> None:
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if batch == 1:
                 x, y = models.data()
                 seen.append(self.model.predict(x, verbose=0))
