@@ -428,7 +428,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 aligned[i] = engine.dense(gradient, variable)
         entered = False
         try:
-            entered = self._gate.enter()
+            entered = not engine.is_recorded() and self._gate.enter()
             engine.run(self, aligned)
         finally:
             if entered:

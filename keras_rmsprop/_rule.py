@@ -23,6 +23,10 @@ Slot = Any
 # A Python float, or a scalar tensor where the number is an input of a compiled step.
 Number = Any
 
+# The square root. An engine whose steps may be differentiated puts one in its place that has the
+# derivative 0 at 0: the true one is infinite, and times that of a square, which is 0, it makes NaN.
+sqrt: Callable[[Tensor], Tensor] = ops.sqrt
+
 # Below the smallest normal float32 number epsilon cannot be relied on to keep the root above
 # zero: it rounds to zero, or compiled code flushes it.
 SMALLEST_EPSILON = float(np.finfo(np.float32).tiny)
@@ -114,18 +118,6 @@ def step_coefficients(
     return StepCoefficients(number_in(learning_rate, dtype), keep, weight, momentum, epsilon)
 
 
-class _Roots:
-    """How square roots are taken."""
-
-    def __init__(self) -> None:
-        self.sqrt: Callable[[Tensor], Tensor] = ops.sqrt
-
-
-# An engine whose backend differentiates whole steps puts its own in the place of `sqrt`: the
-# derivative at 0 is infinite, and the chain rule multiplies it by that of a square, 0, to NaN.
-roots = _Roots()
-
-
 def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
     """Compute r, the root mean square that divides the gradient.
 
@@ -139,8 +131,8 @@ def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
     Returns: r_t, same shape and dtype.
     """
     if form.epsilon_inside_sqrt:
-        return roots.sqrt(square_average + epsilon)
-    return roots.sqrt(square_average) + epsilon
+        return sqrt(square_average + epsilon)
+    return sqrt(square_average) + epsilon
 
 
 def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: Tensor) -> Parameter:

@@ -308,7 +308,7 @@ def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:
 
 
 def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
-    length = _rule.roots.sqrt(square)
+    length = _rule.sqrt(square)
     limit = _rule.number_in(limit, dtype_of(length))
     one = ops.ones_like(length)
     is_long = length > limit
@@ -337,18 +337,13 @@ def _scalars(
 
 def _advancing(plan: Plan, nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
     """Return what gives the advance of a parameter: by whether it is decayed, and the hook."""
-
-    @functools.cache
-    def nested(decayed: bool) -> Callable[..., Parameter]:
-        assert nest is not None
-        return nest(functools.partial(_advance, plan, decayed, None))
-
-    def advance(decayed: bool, hook: Any) -> Callable[..., Parameter]:
-        if nest is not None:
-            return nested(decayed)
-        return functools.partial(_advance, plan, decayed, hook)
-
-    return advance
+    if nest is None:
+        return functools.partial(functools.partial, _advance, plan)
+    nested = {
+        decayed: nest(functools.partial(_advance, plan, decayed, None))
+        for decayed in set(plan.decayed)
+    }
+    return lambda decayed, _: nested[decayed]
 
 
 def _advance(

@@ -14,6 +14,7 @@ interface; only the active backend's is imported:
     GIVES_ROWS                       whether gradients can come as rows
     let_averages_be_swapped(opt.)    have Keras's callback swap weights with wider averages
     STEPS_IN_GRAPHS                  whether a graph changes variables while Python is elsewhere
+    is_recorded()                    whether Python is being recorded, which takes no locks
     outside_trace()                  a context in which things are done now, not traced
 """
 

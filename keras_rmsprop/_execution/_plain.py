@@ -22,6 +22,7 @@ __all__ = [
     "as_written",
     "changes",
     "in_stateless_scope",
+    "is_recorded",
     "is_rows",
     "let_averages_be_swapped",
     "read_counters",
@@ -42,6 +43,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def as_written(function: _Function) -> _Function:
     """Return the function, where nothing rewrites Python's code."""
     return function
+
+
+def is_recorded() -> bool:
+    """Return False: Python runs here, and nothing records it."""
+    return False
 
 
 def let_averages_be_swapped(_: Any) -> None:

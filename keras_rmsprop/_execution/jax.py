@@ -50,6 +50,7 @@ GIVES_ROWS = False
 STEPS_IN_GRAPHS = False
 outside_trace = contextlib.nullcontext
 as_written, is_rows = _plain.as_written, _plain.is_rows
+is_recorded = _plain.is_recorded
 let_averages_be_swapped = _plain.let_averages_be_swapped
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def _sqrt(x: jax.Array) -> jax.Array:
     return root
 
 
-_rule.roots.sqrt = _sqrt
+_rule.sqrt = _sqrt
 
 
 def run(optimizer: "RMSprop", gradients: Gradients) -> None:

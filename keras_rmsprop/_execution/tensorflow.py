@@ -38,6 +38,7 @@ GIVES_ROWS = True
 # Whether a step in a graph changes variables while Python is elsewhere.
 STEPS_IN_GRAPHS = True
 is_rows = _sparse.is_sparse
+is_recorded = _plain.is_recorded
 # AutoGraph would rewrite the whole package on the first trace, to no effect but seconds lost: it
 # branches on no tensor.
 as_written = tf.autograph.experimental.do_not_convert

@@ -44,6 +44,7 @@ GIVES_ROWS = False
 STEPS_IN_GRAPHS = False
 outside_trace = contextlib.nullcontext
 as_written, is_rows = _plain.as_written, _plain.is_rows
+is_recorded = torch.compiler.is_compiling
 let_averages_be_swapped = _plain.let_averages_be_swapped
 
 
