@@ -491,7 +491,7 @@ def test_one_program_serves_all_optimizers_of_the_same_shapes_and_options(float6
         {"learning_rate": twins.rate_schedule()},
         {"weight_decay": 0.1},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options),
 )
 def test_a_program_serves_no_optimizer_of_other_options(float64, other):
     first = Training({})
