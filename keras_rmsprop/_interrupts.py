@@ -23,7 +23,7 @@ class deferred:  # noqa: N801 - a context manager, named as one reads it
 
     def __enter__(self) -> None:
         self._handler: Any = None
-        self._received: tuple[int, FrameType | None] | None = None
+        self._received: list[tuple[int, FrameType | None]] = []
         if threading.get_ident() == _main_thread_id:
             handler = signal.getsignal(signal.SIGINT)
             if callable(handler):
@@ -34,8 +34,8 @@ class deferred:  # noqa: N801 - a context manager, named as one reads it
     def __exit__(self, *_: object) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
-            if self._received is not None:
-                self._handler(*self._received)
+            for received in self._received:
+                self._handler(*received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._received = (number, frame)
+        self._received.append((number, frame))

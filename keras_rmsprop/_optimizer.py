@@ -24,7 +24,7 @@ from keras_rmsprop import (
 )
 from keras_rmsprop._deferred import Progress
 from keras_rmsprop._exclusions import Exclusions
-from keras_rmsprop._execution import engine
+from keras_rmsprop._execution import _plain, engine
 from keras_rmsprop._gate import Gate
 from keras_rmsprop._ledger import Ledger
 from keras_rmsprop._roster import Roster, is_fixed, is_overwritten
@@ -39,6 +39,11 @@ LearningRate: TypeAlias = (
 # Keras's own names that are not part of its documented interface, and what we need them for.
 # tests/test_optimizer.py checks that the installed Keras has them.
 KERAS_PRIVATE_NAMES = {
+    "_apply_weight_decay": "a stage that a subclass may override, as are the next ones",
+    "_backend_apply_gradients": "clips, decays, updates and averages",
+    "_backend_update_step": "calls `update_step` for each variable",
+    "_clip_gradients": "clips",
+    "_update_model_variables_moving_average": "averages the weights",
     "_accumulated_gradients": "the accumulators that `build` creates",
     "_check_variables_are_known": "refuses variables the optimizer was not built with",
     "_direct_assign": "of a variable: assigns without asking for the scope it is in",
@@ -411,6 +416,9 @@ class RMSprop(keras.optimizers.Optimizer):
         gradients = [g if g is None or hasattr(g, "shape") else _as_tensor(g) for g in grads]
         if not gradients:
             return
+        if any(map(self._overrides, _KERAS_STAGES)):
+            self._apply_as_keras(gradients, trainable_variables)
+            return
         positions = self._positions_of(gradients, trainable_variables)
         aligned: list[Tensor | None] = [None] * len(self._parameters)
         for gradient, position in zip(gradients, positions, strict=True):
@@ -433,6 +441,34 @@ class RMSprop(keras.optimizers.Optimizer):
         finally:
             if entered:
                 self._gate.leave()
+
+    def _apply_as_keras(
+        self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
+    ) -> None:
+        """Make one step through Keras's own stages, of which a subclass has overridden some.
+
+        Raises: ValueError for what those stages do not know.
+        """
+        beyond = {"skip_nonfinite": self.skip_nonfinite, "l2": self.l2, "maximize": self.maximize}
+        given = [name for name, value in beyond.items() if value]
+        if given or self.jit_compile is True:
+            stages = [name for name in _KERAS_STAGES if self._overrides(name)]
+            raise ValueError(
+                f"{type(self).__name__} overrides {', '.join(stages)}, so that Keras's own stages "
+                f"make the step. They do not know {', '.join(given) or 'jit_compile=True'}. Leave "
+                "one of the two out, or override `update_step` or `apply` instead."
+            )
+        super().apply(gradients, variables)
+
+    @property
+    def _velocities(self) -> list[keras.Variable | None]:
+        """Keras's name for the square averages, which subclasses of its class use."""
+        return self._square_averages
+
+    @property
+    def _average_gradients(self) -> list[keras.Variable | None]:
+        """Keras's name for the gradient averages."""
+        return self._gradient_averages
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again, without its state."""
@@ -682,9 +718,8 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _load(self, state: _state.State) -> None:
         plan = _state.plan_load(self, state)
-        with _interrupts.deferred(), self._gate.read():
-            for variable, value in plan.assignments:
-                variable.assign(value)
+        with self._gate.read():
+            _plain.write_whole(plan.assignments, _state.array_of, lambda v, value: v.assign(value))
         self._loads.report = plan.report
         # The state of an optimizer that was not built yet has nothing but its counter.
         words = _state.message(plan.report) if state.slots else None
@@ -863,6 +898,16 @@ class RMSprop(keras.optimizers.Optimizer):
                 value = ops.cast(engine.copy(engine.read(average)), variable.dtype)
                 engine.write([(variable, value)])
 
+
+# The stages of Keras's `apply` that subclasses override although they are not documented. Ours
+# are functions without an optimizer, so that such a subclass takes Keras's.
+_KERAS_STAGES = (
+    "_apply_weight_decay",
+    "_backend_apply_gradients",
+    "_backend_update_step",
+    "_clip_gradients",
+    "_update_model_variables_moving_average",
+)
 
 _KERAS_OPTIONS = (
     "weight_decay",

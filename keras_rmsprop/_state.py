@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import re
+import sys
 import threading
 import warnings
 import zlib
@@ -161,18 +162,18 @@ def _read(optimizer: "RMSprop") -> State:
     counters = optimizer._counters
     rate = optimizer._rate_variable
     return State(
-        calls=int(_array(counters.calls)),
+        calls=int(array_of(counters.calls)),
         accumulation_steps=optimizer.gradient_accumulation_steps or 1,
-        learning_rate=None if rate is None else float(_array(rate)),
-        skipped_steps=None if counters.skipped is None else int(_array(counters.skipped)),
+        learning_rate=None if rate is None else float(array_of(rate)),
+        skipped_steps=None if counters.skipped is None else int(array_of(counters.skipped)),
         centered=optimizer.centered,
         lr_in_momentum=optimizer.lr_in_momentum,
         rho=optimizer.rho,
         names=_names(optimizer),
         slots=tuple(
-            {kind: _array(v) for kind, v in slots.items()} for slots in _all_slots(optimizer)
+            {kind: array_of(v) for kind, v in slots.items()} for slots in _all_slots(optimizer)
         ),
-        own=tuple(Own(label, i, _array(v)) for (i, label), v in _own(optimizer).items()),
+        own=tuple(Own(label, i, array_of(v)) for (i, label), v in _own(optimizer).items()),
     )
 
 
@@ -228,7 +229,7 @@ def read_file(store: Any, optimizer: "RMSprop") -> State | Passed:
             reason = f"{skipping}: the file holds the state of another optimizer, {why}. {goes_on}"
             return Passed(tuple(sorted(arrays)), reason)
     state = _read_described_state(arrays)
-    if not state.slots and int(_array(optimizer._counters.calls)) > 0:
+    if not state.slots and int(array_of(optimizer._counters.calls)) > 0:
         reason = f"{skipping}: the file holds the state of one that was not built. {goes_on}"
         return Passed(tuple(to_dict(state)), reason)
     return state
@@ -423,7 +424,8 @@ def _is_count(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     """Whether a value is a finite number, not below zero."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value < math.inf
+    # Any integer is below infinity, but a float holds none above its own largest.
+    return is_number and 0 <= value <= sys.float_info.max
 
 
 def _checksum(arrays: Mapping[str, Array]) -> int:
@@ -740,7 +742,7 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
     rate = optimizer._rate_variable
     if rate is not None:
         held = _held(state.learning_rate, rate)
-        assign(rate, "learning_rate", held, lambda: _array(rate))
+        assign(rate, "learning_rate", held, lambda: array_of(rate))
     elif state.learning_rate is not None:
         dropped.append("learning_rate")
     if skipped is not None:
@@ -775,7 +777,7 @@ def plan_load(optimizer: "RMSprop", state: State) -> Plan:
             del saved_own[source, label]
         name = _own_name(label, position, names)
         # What it starts from only the subclass knows.
-        assign(variable, name, value, functools.partial(_array, variable))
+        assign(variable, name, value, functools.partial(array_of, variable))
 
     saved_names = state.names or tuple(f"variable {i}" for i in range(len(state.slots)))
     dropped += [
@@ -923,7 +925,7 @@ def _settle(slots: dict[str, Array], rho: float) -> None:
     settled, _ = catch_up(coefficients, progress, averages)
     for kind in kinds:
         if kind in slots:
-            slots[kind] = _array(getattr(settled, kind))
+            slots[kind] = array_of(getattr(settled, kind))
 
 
 def _center(slots: dict[str, Array]) -> None:
@@ -937,7 +939,7 @@ def _fresh(optimizer: "RMSprop", kind: str, parameter: Parameter) -> Array:
     """The value with which a slot starts that a state did not have."""
     if kind == "average":
         # The average of the weights starts as a copy of them, as it does on the first step.
-        return _array(parameter.weight).astype(_wide(_array(parameter.weight)))
+        return array_of(parameter.weight).astype(_wide(array_of(parameter.weight)))
     if kind in Progress._fields:
         return np.zeros(tuple(parameter.weight.shape[:1]) if kind in ROW_FIELDS else ())
     start = optimizer.initial_square_average if kind == "square_average" else 0.0
@@ -1000,7 +1002,8 @@ def _names(optimizer: "RMSprop") -> tuple[str, ...]:
     return tuple(names)
 
 
-def _array(variable: Any) -> Array:
+def array_of(variable: Any) -> Array:
+    """Return the value of a variable, copied."""
     if not isinstance(variable, np.ndarray):
         # Keras's variables turn into arrays only with a deprecation warning of NumPy's.
         variable = ops.convert_to_numpy(ops.convert_to_tensor(variable))

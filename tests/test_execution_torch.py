@@ -570,3 +570,22 @@ def test_a_gradient_may_come_in_any_form(kind, mode):
 
     want = moved(lambda: torch.tensor([1.0, 2.0, 3.0]))
     np.testing.assert_array_equal(moved(GRADIENTS[kind]), want)
+
+
+@pytest.mark.parametrize("built", ["before", "within"])
+def test_another_default_device_changes_nothing(built):
+    options = {"momentum": 0.5, "weight_decay": 0.1, "use_ema": True, "centered": True}
+
+    def train(device: str) -> list[Any]:
+        variable = keras.Variable([1.0, 2.0])
+        optimizer = keras_rmsprop.RMSprop(0.1, **options)
+        optimizer.build([variable])
+        gradient = torch.tensor([3.0, -2.0])
+        if built == "before":
+            optimizer.apply([gradient], [variable])
+        with torch.device(device):
+            for _ in range(3):
+                optimizer.apply([gradient], [variable])
+        return models.values([variable, *optimizer.variables])
+
+    models.assert_identical(train("meta"), train("cpu"))

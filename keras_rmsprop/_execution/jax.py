@@ -5,9 +5,9 @@ writes into those that the step before it replaced, which are donated where nobo
 An interrupt, an error or another thread therefore finds every variable with an array to read, and
 all of them change at one moment.
 
-The arrays to write into are one more copy of weights and slots. They are kept where that copy
-takes at most an eighth of the memory of the device; elsewhere each step takes new memory. Where
-and how often it is kept changes no number. The environment variable
+The arrays to write into are one more copy of the slots. They are kept where that copy takes at most
+an eighth of the memory of the device; elsewhere each step takes new memory, as it does for the
+weights everywhere. Where and how often the copy is kept changes no number. The environment variable
 `KERAS_RMSPROP_JAX_SECOND_COPY`, read when an optimizer's first step is compiled, decides otherwise:
 `0` never keeps it, `1` always does.
 """
@@ -268,6 +268,16 @@ class _Program:
         changes += [True] * sum(self.fields[-1])
         return [place for place, changing in enumerate(changes) if changing]
 
+    def weights(self) -> set[int]:
+        """The places of the weights in the flat list of arrays."""
+        names = [
+            name
+            for there in self.fields[:-1]
+            for name, is_there in zip(Parameter._fields, there, strict=True)
+            if is_there
+        ]
+        return {place for place, name in enumerate(names) if name == "weight"}
+
     def unflatten(self, values: Sequence[jax.Array]) -> tuple[list[Parameter], _step.Counters]:
         """Sort a flat list of arrays into parameters and counters."""
         rest = iter(values)
@@ -337,7 +347,12 @@ class _Course:
         self.places = self.programs[0].changed()
         self.changes_all = len(self.places) == len(owners)
         self.are_plain = all(map(_is_plain, owners))
-        self.keeps = _keeps_second_copy([owners[place]._value for place in self.places])
+        # Of the arrays that a step changes, those in whose memory a later one is written. Not the
+        # weights': programs take aliases of them that Python cannot see, such as what
+        # `jax.device_put` gives for the device where they are.
+        weights = self.programs[0].weights()
+        self.reused = [k for k, place in enumerate(self.places) if place not in weights]
+        self.keeps = _keeps_second_copy([v._value for v in self.of_reused(owners)])
         # What the last step made.
         self.made: list[jax.Array] = []
         # What the step before it made, at most one list. Replaced, so that nobody gives it out.
@@ -358,8 +373,13 @@ class _Course:
         """Those of all variables, or of their arrays, that a step changes."""
         return all_of if self.changes_all else [all_of[place] for place in self.places]
 
+    def of_reused(self, all_of: list[Any]) -> list[Any]:
+        """Those of all variables, or of their arrays, whose memory is written to again."""
+        changed = self.of_changed(all_of)
+        return [changed[k] for k in self.reused]
+
     def spare(self, values: list[jax.Array]) -> list[jax.Array]:
-        """Return arrays to write into, one for each that changes; none if none are kept.
+        """Return arrays to write into, one for each that is reused; none if none are kept.
 
         Args:
             values: the arrays that the coming step reads.
@@ -369,12 +389,12 @@ class _Course:
         try:
             arrays = self.retired.pop()
         except IndexError:
-            return _allocated(self.of_changed(values))
+            return _allocated(self.of_reused(values))
         # No variable holds these any more, so that nobody can get hold of one while we count.
         counts = list(map(sys.getrefcount, arrays))
         if max(counts) > _SOLE or any(map(_IS_DELETED, arrays)):
             lost = [i for i, n in enumerate(counts) if n > _SOLE or _IS_DELETED(arrays[i])]
-            like = self.of_changed(values)
+            like = self.of_reused(values)
             for i, fresh in zip(lost, _allocated([like[i] for i in lost]), strict=True):
                 arrays[i] = fresh
         return arrays
@@ -385,7 +405,7 @@ class _Course:
         if self.keeps and not isinstance(results[-1], jax.core.Tracer):
             if self.made:
                 self.retired = [self.made]
-            self.made = results
+            self.made = [results[k] for k in self.reused]
 
 
 # Held weakly: an optimizer that nobody holds takes its course along.
@@ -447,7 +467,7 @@ def _into_spare(
         if not reuses:
             raise
         # Perhaps an alias that JAX made of a retired array, unseen, came back as a value.
-        return _compiled_step(program, _allocated(course.of_changed(values)), values, *rest)
+        return _compiled_step(program, _allocated(course.of_reused(values)), values, *rest)
 
 
 def _compilations() -> int:
@@ -513,7 +533,8 @@ class _Constraint:
     """
 
     def __init__(self, constraint: Any) -> None:
-        self._constraint = constraint
+        # A copy: the program goes on with these settings when those of the user's object change.
+        self._constraint = type(constraint).from_config(constraint.get_config())
         self._identity = (type(constraint), repr(constraint.get_config()))
 
     def __call__(self, weight: jax.Array) -> jax.Array:

@@ -592,7 +592,7 @@ class _Program:
             state: _State = tf.nest.map_structure(
                 lambda spec: None if spec is None else next(owners), layout
             )
-            rate = next(rest) if state.rate is None else read(state.rate)
+            rate = read(state.rate) if key.rate_dtype is None else next(rest)
             write(
                 _changes_of_step(
                     state,

@@ -493,7 +493,7 @@ def _groups(parameters: list[Parameter], decayed: Sequence[bool]) -> list[_Group
             groups.append(_Group(dtype, decays, members, []))
             continue
         parts = _parted(members, BLOCK if small else PIECE)
-        scratch = torch.zeros(max(map(_elements, parts)), dtype=dtype)
+        scratch = torch.zeros(max(map(_elements, parts)), dtype=dtype, device=device)
         for part in parts:
             rooted = _rooted(part, scratch)
             groups.append(_Group(dtype, decays, rooted, _chunks(rooted, scratch) if small else []))
@@ -758,7 +758,8 @@ def _scale(tensors: Tensors, factor: float) -> None:
         # A number would be made a tensor anew for each of the list, which takes twice as long as
         # a small one's product.
         dtype = torch.promote_types(first.dtype, torch.float32)
-        torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype))
+        # Not on the default device, which may be another.
+        torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype, device=first.device))
 
 
 def _existing(tensors: Iterable[torch.Tensor | None]) -> list[torch.Tensor]:

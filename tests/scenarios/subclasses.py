@@ -173,3 +173,46 @@ def a_subclass_makes_itself_from_all_that_its_config_holds(RMSprop, folder):
     again.exclude_from_weight_decay(var_names=["bias"])
     again.apply([ops.ones((2,)), ops.ones((1,))], variables)
     return models.values(variables)
+
+
+@scenario()
+def a_subclass_clips_in_a_way_of_its_own(RMSprop, folder):
+    class Clipping(RMSprop):
+        def _clip_gradients(self, grads: Any) -> Any:
+            return [ops.clip(g, -0.1, 0.1) for g in grads]
+
+    model = models.model()
+    return [*_steps(Clipping(0.1)), *models.fit(model, Clipping(0.01, weight_decay=0.1))]
+
+
+@scenario()
+def a_subclass_decays_in_a_way_of_its_own(RMSprop, folder):
+    class Decaying(RMSprop):
+        def _apply_weight_decay(self, variables: Any) -> None:
+            for variable in variables:
+                variable.assign(variable * 0.9)
+
+    return _steps(Decaying(0.1, gradient_accumulation_steps=2))
+
+
+@scenario()
+def a_subclass_updates_all_variables_in_a_way_of_its_own(RMSprop, folder):
+    class Doubled(RMSprop):
+        def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
+            super()._backend_update_step(grads, variables, learning_rate * 2.0)
+
+    return _steps(Doubled(0.1, momentum=0.5))
+
+
+@scenario()
+def a_subclass_looks_at_the_slots_by_keras_s_names(RMSprop, folder):
+    seen = []
+
+    class Looking(RMSprop):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, learning_rate)
+            i = self._get_variable_index(variable)
+            slots = (self._velocities[i], self._momentums[i])
+            seen.extend(np.array(ops.convert_to_numpy(ops.stop_gradient(v))) for v in slots)
+
+    return [*_steps(Looking(0.1, momentum=0.5)), *seen]
