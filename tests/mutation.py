@@ -46,7 +46,7 @@ def _without_strict(*lines: str) -> list[Change]:
 EQUIVALENT: dict[str, list[Change]] = {
     "Both sides always have as many entries; `strict` guards later changes of the code.": (
         _without_strict(
-            "for (i, _), gradient in zip(present.items(), clipped, strict=True):",
+            "advancing = dict(zip(present, clipped, strict=True))",
             "kept = [select(finite, new, old) for new, old in "
             "zip(results, parameters, strict=True)]",
             "return [ops.clip(g, -bound, bound) for g, bound in "
@@ -78,8 +78,8 @@ EQUIVALENT: dict[str, list[Change]] = {
     "At the limit itself limit / length is exactly 1.": [
         Change(
             "_step",
-            "scale = ops.where(length > limit, limit / length, ops.ones_like(length))",
-            "scale = ops.where(length >= limit, limit / length, ops.ones_like(length))",
+            "is_long = length > limit",
+            "is_long = length >= limit",
         )
     ],
     "length - length is 0 or NaN, and neither has a sign that matters.": [
@@ -94,6 +94,33 @@ EQUIVALENT: dict[str, list[Change]] = {
             "_step",
             "return tensor if wide == dtype else ops.cast(tensor, wide)",
             "return tensor if (wide == dtype) and False else ops.cast(tensor, wide)",
+        )
+    ],
+    "Of a quotient that is not taken only the derivative matters, which test_derivatives holds.": [
+        Change(
+            "_rule",
+            "u = g / ops.where(r == 0.0, ops.ones_like(r), r)",
+            "u = g / ops.where(r == 1.0, ops.ones_like(r), r)",
+        )
+    ],
+    "Without a subclass's code nothing hangs on whether a condition is known; asking waits.": [
+        Change(
+            "_step",
+            "has_effect = known if update is not None else _not_asked",
+            "has_effect = known if (update is not None) or True else _not_asked",
+        )
+    ],
+    "What passes through an update comes out as it was; it would only be written back.": [
+        Change(
+            "_step", "before._replace(accumulator=None, average=None),", f"before._replace({left}),"
+        )
+        for left in ("average=None", "accumulator=None, ")
+    ],
+    "Without an average of the weights nobody asks whether it is the first.": [
+        Change(
+            "_step",
+            "first=done == 0 if plan.use_ema else None,",
+            "first=done == 0 if (plan.use_ema) or True else None,",
         )
     ],
     "Any name serves under which nothing is registered.": [

@@ -382,6 +382,211 @@ def test_a_step_advances_each_parameter_by_the_update_it_is_given() -> None:
     assert [float(numpy(parameter.weight)[0]) for parameter in after] == [2.0, 2.0, 4.0]
 
 
+# What only the running step knows, what takes its gradient as value, and code of a subclass's.
+
+KINDS: dict[str, tuple[dict[str, Any], int]] = {
+    "plain": ({}, 1),
+    "accumulating": ({"accumulation_steps": 2}, 1),
+    "completing": ({"accumulation_steps": 2}, 2),
+    "constrained": ({"constraints": (lambda w: w * 0.5,) * 2}, 1),
+    "overwritten": ({"overwritten": (True, True)}, 1),
+    "overwritten, completing": ({"overwritten": (True, True), "accumulation_steps": 2}, 2),
+}
+
+
+def counters_at(calls: int, skipped: int | None = None) -> _step.Counters:
+    """Counters before the call of this number."""
+    return _step.Counters(
+        ops.convert_to_tensor(calls - 1),
+        None if skipped is None else ops.convert_to_tensor(skipped),
+    )
+
+
+def a_parameter(**slots: Any) -> Parameter:
+    """A weight of two elements that has come some way."""
+    return Parameter(tensor(1.0, 2.0), tensor(0.5, 0.25), **slots)
+
+
+def assert_same(got: list[Parameter], want: list[Parameter]) -> None:
+    """Fail unless all tensors are equal to the last bit."""
+    for mine, theirs in zip(got, want, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_array_equal(numpy(a), numpy(b))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("there", [(True, False), (False, True)], ids=str)
+def test_a_flag_that_is_down_is_a_gradient_that_is_missing(
+    kind: str, there: tuple[bool, bool]
+) -> None:
+    options, call = KINDS[kind]
+    plan = a_plan(2, **options)
+    accumulator = tensor(0.5, 3.0) if plan.accumulation_steps > 1 else None
+    start = [a_parameter(accumulator=accumulator)] * 2
+    given = [tensor(4.0, -1.0), tensor(0.25, 8.0)]
+    missing = [g if is_there else None for g, is_there in zip(given, there, strict=True)]
+    dummies = [g if is_there else 0.0 * g for g, is_there in zip(given, there, strict=True)]
+    flags = {i: ops.convert_to_tensor(is_there) for i, is_there in enumerate(there)}
+    want, _ = _step.step(plan, NUMBERS, counters_at(call), 0.5, start, missing)
+    got, counted = _step.step(plan, NUMBERS, counters_at(call), 0.5, start, dummies, flags=flags)
+    assert_same(got, want)
+    assert int(counted.calls) == call
+    # One whose presence is known needs no flag.
+    up, down = there.index(True), there.index(False)
+    got, _ = _step.step(
+        plan, NUMBERS, counters_at(call), 0.5, start, dummies, flags={down: flags[down]}
+    )
+    assert numpy(flags[up])
+    assert_same(got, want)
+
+
+def test_a_value_is_taken_as_it_is_and_of_several_calls_the_largest() -> None:
+    plan = a_plan(2, overwritten=(True, False), scaled_loss=True, l2=True, use_ema=True)
+    numbers = NUMBERS._replace(loss_scale=4.0, l2=1.0)
+    scale = Parameter(tensor(1.0, dtype="float64"))
+    start = [scale, a_parameter(average=tensor(0.0, 0.0))]
+    value = tensor(5.0)
+    after, _ = _step.step(plan, numbers, counters_at(1), 0.5, start, [value, tensor(1.0, 1.0)])
+    assert (numpy(after[0].weight).tolist(), after[0].average) == ([5.0], None)
+    assert _step.dtype_of(after[0].weight) == "float64"
+    assert np.all(numpy(after[1].weight) != [1.0, 2.0])
+
+    start = [Parameter(tensor(1.0, 1.0), accumulator=tensor(3.0, 2.0, dtype="float64"))]
+    accumulating = a_plan(overwritten=(True,), accumulation_steps=2)
+    (waiting,), _ = _step.step(
+        accumulating, NUMBERS, counters_at(1), 0.5, start, [tensor(2.0, 4.0)]
+    )
+    assert numpy(waiting.weight).tolist() == [1.0, 1.0]
+    assert numpy(waiting.accumulator).tolist() == [3.0, 4.0]
+    (taken,), _ = _step.step(accumulating, NUMBERS, counters_at(2), 0.5, start, [tensor(2.0, 4.0)])
+    assert numpy(taken.weight).tolist() == [3.0, 4.0]
+    assert numpy(taken.accumulator).tolist() == [0.0, 0.0]
+    dtypes = [_step.dtype_of(x) for x in (*taken[:1], taken.accumulator)]
+    assert dtypes == ["float32", "float64"]
+    (lost,), _ = _step.step(
+        accumulating, NUMBERS, counters_at(2), 0.5, start, [tensor(np.nan, np.nan)]
+    )
+    assert np.all(np.isnan(numpy(lost.weight)))
+
+
+@pytest.mark.parametrize(
+    ("value", "gradient", "skips"),
+    [(2.0, 1.0, False), (np.nan, 1.0, True), (np.inf, 1.0, True), (2.0, np.nan, True)],
+)
+def test_a_value_is_judged_with_the_gradients(value: float, gradient: float, skips: bool) -> None:
+    plan = a_plan(2, overwritten=(True, False), skip_nonfinite=True)
+    start = [Parameter(tensor(1.0)), a_parameter()]
+    gradients = [tensor(value), tensor(gradient, 1.0)]
+    after, counted = _step.step(plan, NUMBERS, counters_at(1, 5), 0.5, start, gradients)
+    assert (int(counted.calls), int(counted.skipped)) == ((0, 6) if skips else (1, 5))
+    assert numpy(after[0].weight).tolist() == [1.0 if skips else 2.0]
+
+
+EFFECTS: dict[str, tuple[dict[str, Any], int, float, bool]] = {
+    "a step": ({}, 1, 1.0, True),
+    "fine": ({"skip_nonfinite": True}, 1, 1.0, True),
+    "bad": ({"skip_nonfinite": True}, 1, np.nan, False),
+    "accumulating": ({"accumulation_steps": 2}, 1, 1.0, False),
+    "completing": ({"accumulation_steps": 2}, 2, 1.0, True),
+}
+
+
+@pytest.mark.parametrize("case", EFFECTS)
+def test_an_update_of_a_subclass_is_asked_only_for_a_step_with_effect(case: str) -> None:
+    options, call, gradient, has_effect = EFFECTS[case]
+    plan = a_plan(**options)
+    accumulator = tensor(0.5, 0.5) if plan.accumulation_steps > 1 else None
+    start = [a_parameter(accumulator=accumulator)]
+    asked = []
+
+    def update(index: int, step: Any, parameter: Parameter, g: Any) -> Parameter:
+        asked.append(index)
+        return _rule.update(plan.form, step, parameter, g)
+
+    counters = counters_at(call, 5 if plan.skip_nonfinite else None)
+    gradients = [tensor(gradient, 1.0)]
+    nested: list[Any] = []
+    got, counted = _step.step(
+        plan, NUMBERS, counters, 0.5, start, gradients, update, nest=nested.append
+    )
+    want, expected = _step.step(plan, NUMBERS, counters, 0.5, start, gradients)
+    assert (asked, nested) == ([0] * has_effect, [])
+    assert_same(got, want)
+    assert int(counted.calls) == int(expected.calls)
+    if plan.skip_nonfinite:
+        assert int(counted.skipped) == int(expected.skipped)
+
+
+def test_a_condition_in_a_trace_is_not_known() -> None:
+    class Symbolic:
+        def __bool__(self) -> bool:
+            raise TypeError
+
+    assert _step.known(Symbolic()) is None
+    assert _step.known(ops.convert_to_tensor(True)) is True
+    assert _step.known(ops.convert_to_tensor(False)) is False
+
+
+def test_parameters_of_one_treatment_share_a_nested_function() -> None:
+    calls: list[str] = []
+
+    def nest(function: Any) -> Any:
+        name = f"function {len(calls)}"
+        calls.append(name)
+
+        def nested(*arguments: Any) -> Any:
+            calls.append(f"call of {name}")
+            return function(*arguments)
+
+        return nested
+
+    plan = a_plan(3, decayed=(True, False, True), use_ema=True)
+    numbers = NUMBERS._replace(weight_decay=0.5, ema_momentum=0.5, one_minus_ema_momentum=0.5)
+    start = [
+        a_parameter(average=tensor(3.0, 3.0)),
+        a_parameter(),
+        a_parameter(average=tensor(1.0, 1.0)),
+    ]
+    gradients = [tensor(1.0, -1.0), tensor(2.0, 2.0), tensor(0.5, 4.0)]
+    arguments = plan, numbers, counters_at(3), 0.5, start, gradients
+    got, _ = _step.step(*arguments, nest=nest)
+    want, _ = _step.step(*arguments)
+    assert_same(got, want)
+    # One for what decays, one for what does not, and one for the average of the weights.
+    assert sorted(name for name in calls if name.startswith("f")) == [
+        "function 0",
+        "function 1",
+        next(name for name in calls if name.startswith("function") and name[-1] not in "01"),
+    ]
+    counts = sorted(calls.count(f"call of {name}") for name in set(calls) if name[0] == "f")
+    assert counts == [1, 2, 2]
+
+
+@pytest.mark.parametrize(("weight", "exact"), [("float64", True), ("float32", False)])
+def test_integers_are_taken_to_the_precision_of_their_weight(weight: str, exact: bool) -> None:
+    number = 2**24 + 1
+    gradient = ops.convert_to_tensor(np.asarray([number], "int32"))
+    wide = _step.widen(gradient, tensor(1.0, dtype=weight))
+    assert _step.dtype_of(wide) == weight
+    assert (float(numpy(wide)[0]) == number) == exact
+    assert _step.dtype_of(_step.widen(gradient)) == "float32"
+    zero = tensor(0.0, dtype=weight)
+    numbers = NUMBERS._replace(coefficients=Coefficients.of(rho=0.0, momentum=0.0, epsilon=0.0))
+    (after,), _ = _step.step(
+        a_plan(), numbers, counters_at(1), 0.5, [Parameter(zero, zero)], [gradient]
+    )
+    assert (float(numpy(after.square_average)[0]) == float(number) ** 2) == exact
+
+
+def test_a_root_of_one_is_like_any_other() -> None:
+    coefficients = Coefficients.of(rho=0.0, momentum=0.0, epsilon=0.0)
+    step = _rule.step_coefficients(PLAIN, coefficients, 0.5, 1, "float32")
+    after = _rule.update(PLAIN, step, Parameter(tensor(3.0), tensor(0.0)), tensor(-1.0))
+    assert numpy(after.weight).tolist() == [3.5]
+
+
 def test_selection_takes_every_tensor_of_one_side() -> None:
     shared = tensor(5.0)
     new = Parameter(tensor(1.0), tensor(2.0), None, shared)
