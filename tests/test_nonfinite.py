@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_rmsprop import RMSprop
 from keras_rmsprop.reference import Reference
+from tests.scenarios.subclasses import counting
 
 START = [np.array([1.0, -2.0, 3.0]), np.array([[0.5, 0.25]])]
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "square_overflows": 1e200}
@@ -147,21 +148,6 @@ def test_a_scale_is_not_overwritten_by_a_bad_batch(bad: str, jit_compile: Any) -
     np.testing.assert_array_equal(values([weight])[0], weight_before)
 
 
-class Counting(RMSprop):
-    """Counts its updates in a variable of its own."""
-
-    def build(self, variables: Any) -> None:
-        """Add the variable."""
-        if not self.built:
-            self.updates = self.add_variable((), dtype="int32", name="updates")
-        super().build(variables)
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Count, and update as ever."""
-        self.updates.assign_add(1)
-        super().update_step(gradient, variable, learning_rate)
-
-
 OWN = {"skipping": {"skip_nonfinite": True}, "accumulating": {"gradient_accumulation_steps": 2}}
 
 
@@ -171,7 +157,7 @@ def test_a_call_without_effect_leaves_a_subclass_s_own_variables(
     options: dict[str, Any], traced: bool
 ) -> None:
     variable = keras.Variable([1.0, 2.0])
-    optimizer = Counting(0.1, **options)
+    optimizer = counting(RMSprop)(0.1, **options)
     optimizer.build([variable])
     call = _traced(optimizer, variable) if traced else _eager(optimizer, variable)
     effects = [True, False, True] if "skip_nonfinite" in options else [False, True, False]

@@ -10,7 +10,7 @@ from tests import models
 from tests.scenarios import scenario
 
 
-def _counting(RMSprop: Any) -> Any:
+def counting(RMSprop: Any) -> Any:
     """A subclass whose `update_step` counts in a variable of its own."""
 
     class Counting(RMSprop):
@@ -40,7 +40,7 @@ def _steps(optimizer: Any, count: int = 6) -> list[Any]:
 
 @scenario()
 def an_update_step_runs_once_for_each_step_and_not_for_each_call(RMSprop, folder):
-    optimizer = _counting(RMSprop)(0.1, gradient_accumulation_steps=3)
+    optimizer = counting(RMSprop)(0.1, gradient_accumulation_steps=3)
     weights = _steps(optimizer)
     assert int(optimizer.updates) == 2 * 2
     return weights
@@ -49,7 +49,7 @@ def an_update_step_runs_once_for_each_step_and_not_for_each_call(RMSprop, folder
 @scenario()
 def an_update_step_runs_once_for_each_step_in_fit(RMSprop, folder):
     model = models.model()
-    optimizer = _counting(RMSprop)(0.1, gradient_accumulation_steps=2)
+    optimizer = counting(RMSprop)(0.1, gradient_accumulation_steps=2)
     weights = models.fit(model, optimizer)
     # Two epochs of four batches, two of which make a step; two layers of two weights.
     assert int(optimizer.updates) == 4 * 4
