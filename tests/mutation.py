@@ -96,6 +96,13 @@ EQUIVALENT: dict[str, list[Change]] = {
             "return tensor if (wide == dtype) and False else ops.cast(tensor, wide)",
         )
     ],
+    "Of two equal numbers either is the largest.": [
+        Change(
+            "_step",
+            "largest = ops.where(accumulator > gradient, accumulator, gradient)",
+            "largest = ops.where(accumulator >= gradient, accumulator, gradient)",
+        )
+    ],
     "Of a quotient that is not taken only the derivative matters, which test_derivatives holds.": [
         Change(
             "_rule",

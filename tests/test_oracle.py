@@ -465,9 +465,13 @@ def test_a_value_is_taken_as_it_is_and_of_several_calls_the_largest() -> None:
     assert numpy(taken.accumulator).tolist() == [0.0, 0.0]
     dtypes = [_step.dtype_of(x) for x in (*taken[:1], taken.accumulator)]
     assert dtypes == ["float32", "float64"]
-    (lost,), _ = _step.step(
-        accumulating, NUMBERS, counters_at(2), 0.5, start, [tensor(np.nan, np.nan)]
-    )
+    # Nothing goes through floatx.
+    start = [Parameter(tensor(1.0, dtype="float64"), accumulator=tensor(0.0, dtype="float64"))]
+    inexact = 2.0 + 2.0**-40
+    given = [tensor(inexact, dtype="float64")]
+    (wide,), _ = _step.step(accumulating, NUMBERS, counters_at(2), 0.5, start, given)
+    assert numpy(wide.weight).tolist() == [inexact]
+    (lost,), _ = _step.step(accumulating, NUMBERS, counters_at(2), 0.5, start, [tensor(np.nan)])
     assert np.all(np.isnan(numpy(lost.weight)))
 
 
