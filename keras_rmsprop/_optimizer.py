@@ -413,7 +413,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 in number or shape, if a variable is unknown or occurs twice. Nothing has
                 changed then.
         """
-        gradients = [g if g is None or hasattr(g, "shape") else _as_tensor(g) for g in grads]
+        # By type, because to ask a tensor of TensorFlow's for its shape costs a microsecond.
+        gradients = [_as_tensor(g) if type(g) in _PLAIN else g for g in grads]
         if not gradients:
             return
         if any(map(self._overrides, _KERAS_STAGES)):
@@ -920,6 +921,10 @@ _KERAS_OPTIONS = (
     "loss_scale_factor",
     "gradient_accumulation_steps",
 )
+
+
+# What is no tensor or array, and yet a gradient.
+_PLAIN = frozenset({list, tuple, int, float})
 
 
 def _as_tensor(gradient: Any) -> Tensor:
