@@ -520,8 +520,8 @@ class RMSprop(keras.optimizers.Optimizer):
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return the state as NumPy arrays by name, of one step whichever thread asks.
 
-        (A step inside a graph of TensorFlow's is not held back: there the state is read until
-        two reads agree.)
+        (A step inside a graph of TensorFlow's is not held back: while there are other threads, the
+        state is read until three reads agree.)
 
         The names are `iteration`, `learning_rate` unless it is a schedule or callable,
         `skipped_steps` with `skip_nonfinite`, and `<variable's path>/<kind>` for each slot, where

@@ -17,6 +17,7 @@ import math
 import re
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,8 +135,11 @@ class _ForeignStateError(Exception):
     """The file is another optimizer's."""
 
 
-# How often to read a state while a graph changes it.
+# How often to read a state at most while a graph may change it, how many reads in a row must
+# agree, and for how many seconds to wait before each.
 READS = 50
+AGREEING = 3
+PAUSE = 0.001
 
 
 def state_of(optimizer: "RMSprop") -> State:
@@ -145,17 +149,25 @@ def state_of(optimizer: "RMSprop") -> State:
         # The gate holds back steps that Python makes; a graph's can come from another thread.
         if not engine.STEPS_IN_GRAPHS or threading.active_count() == 1:
             return state
+        agreeing = 1
         for _ in range(READS):
+            # A step may have written a part and be waiting for a core.
+            time.sleep(PAUSE)
             again = _read(optimizer)
-            if _checksum(_arrays(again)) == _checksum(_arrays(state)):
-                return again
-            state = again
+            is_same = _fingerprint(again) == _fingerprint(state)
+            state, agreeing = again, agreeing + 1 if is_same else 1
+            if agreeing == AGREEING:
+                return state
     warnings.warn(
         f"The state of {optimizer.name} changed faster than it could be read, so that its arrays "
         "may be those of neighbouring steps. Read it between two steps.",
         stacklevel=3,
     )
     return state
+
+
+def _fingerprint(state: State) -> tuple[Any, ...]:
+    return state.calls, state.skipped_steps, _checksum(_arrays(state))
 
 
 def _read(optimizer: "RMSprop") -> State:
