@@ -255,7 +255,10 @@ class _Program:
         return _Program(*arguments)
 
     def changed(self) -> list[int]:
-        """The places in the flat list of arrays that a step changes."""
+        """The places in the flat list of arrays that a step changes, those of weights last.
+
+        JAX gives the memory that is donated to the first outputs that it fits.
+        """
         overwrites = self.plan.ema_overwrite_frequency is not None
         moved = {"average"} | ({"weight"} if overwrites else set())
         without = set(self.without)
@@ -266,7 +269,8 @@ class _Program:
             if is_there
         ]
         changes += [True] * sum(self.fields[-1])
-        return [place for place, changing in enumerate(changes) if changing]
+        places = [place for place, changing in enumerate(changes) if changing]
+        return sorted(places, key=self.weights().__contains__)
 
     def weights(self) -> set[int]:
         """The places of the weights in the flat list of arrays."""
@@ -345,13 +349,11 @@ class _Course:
         self.programs = [_Program.of(plan, fields, without, flag) for flag in (False, True)]
         owners = _owners(optimizer)
         self.places = self.programs[0].changed()
-        self.changes_all = len(self.places) == len(owners)
         self.are_plain = all(map(_is_plain, owners))
-        # Of the arrays that a step changes, those in whose memory a later one is written. Not the
-        # weights': programs take aliases of them that Python cannot see, such as what
-        # `jax.device_put` gives for the device where they are.
-        weights = self.programs[0].weights()
-        self.reused = [k for k, place in enumerate(self.places) if place not in weights]
+        # How many of the arrays that a step changes leave their memory to a later one. Weights do
+        # not: programs take aliases of them that Python cannot see, such as what `jax.device_put`
+        # gives for the device where they are.
+        self.reused = len(set(self.places) - self.programs[0].weights())
         self.keeps = _keeps_second_copy([v._value for v in self.of_reused(owners)])
         # What the last step made.
         self.made: list[jax.Array] = []
@@ -371,12 +373,11 @@ class _Course:
 
     def of_changed(self, all_of: list[Any]) -> list[Any]:
         """Those of all variables, or of their arrays, that a step changes."""
-        return all_of if self.changes_all else [all_of[place] for place in self.places]
+        return [all_of[place] for place in self.places]
 
     def of_reused(self, all_of: list[Any]) -> list[Any]:
         """Those of all variables, or of their arrays, whose memory is written to again."""
-        changed = self.of_changed(all_of)
-        return [changed[k] for k in self.reused]
+        return self.of_changed(all_of)[: self.reused]
 
     def spare(self, values: list[jax.Array]) -> list[jax.Array]:
         """Return arrays to write into, one for each that is reused; none if none are kept.
@@ -405,7 +406,7 @@ class _Course:
         if self.keeps and not isinstance(results[-1], jax.core.Tracer):
             if self.made:
                 self.retired = [self.made]
-            self.made = [results[k] for k in self.reused]
+            self.made = results[: self.reused]
 
 
 # Held weakly: an optimizer that nobody holds takes its course along.
