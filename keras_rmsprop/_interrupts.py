@@ -9,7 +9,17 @@ import threading
 from types import FrameType
 from typing import Any
 
+try:
+    # The functions in C: those of `signal` turn each handler into an enumeration's member and back,
+    # which takes as long as a small step.
+    from _signal import getsignal as _getsignal  # type: ignore[import-not-found, unused-ignore]
+    from _signal import signal as _signal
+except ImportError:
+    from signal import getsignal as _getsignal
+    from signal import signal as _signal
+
 _main_thread_id = threading.main_thread().ident
+_SIGINT = int(signal.SIGINT)
 
 
 class deferred:  # noqa: N801 - a context manager, named as one reads it
@@ -25,15 +35,15 @@ class deferred:  # noqa: N801 - a context manager, named as one reads it
         self._handler: Any = None
         self._received: list[tuple[int, FrameType | None]] = []
         if threading.get_ident() == _main_thread_id:
-            handler = signal.getsignal(signal.SIGINT)
+            handler = _getsignal(_SIGINT)
             if callable(handler):
                 # A signal that arrives before this assignment is raised here, before the step.
                 self._handler = handler
-                signal.signal(signal.SIGINT, self._note)
+                _signal(_SIGINT, self._note)
 
     def __exit__(self, *_: object) -> None:
         if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+            _signal(_SIGINT, self._handler)
             for received in self._received:
                 self._handler(*received)
 

@@ -827,7 +827,10 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _overrides(self, name: str) -> bool:
         """Whether a subclass, or this very object, has a method of its own in place of ours."""
-        return getattr(type(self), name) is not getattr(RMSprop, name) or name in vars(self)
+        cls = type(self)
+        if cls is not RMSprop and getattr(cls, name) is not getattr(RMSprop, name):
+            return True
+        return name in self.__dict__
 
     def _own_variables(self) -> list[keras.Variable]:
         """The variables that a subclass has added."""

@@ -43,7 +43,7 @@ GIVES_ROWS = False
 # Whether a step in a graph changes variables while Python is elsewhere.
 STEPS_IN_GRAPHS = False
 outside_trace = contextlib.nullcontext
-as_written, is_rows = _plain.as_written, _plain.is_rows
+as_written, is_rows, shape_of = _plain.as_written, _plain.is_rows, _plain.shape_of
 is_recorded = torch.compiler.is_compiling
 let_averages_be_swapped = _plain.let_averages_be_swapped
 
@@ -110,14 +110,6 @@ def _assign(variable: Any, value: torch.Tensor) -> None:
 def copy(value: torch.Tensor) -> torch.Tensor:
     """Return the value; assigning it copies it into the variable's own memory."""
     return value
-
-
-def shape_of(gradient: Any) -> tuple[int, ...]:
-    """Return the gradient's shape; a number or a list has one too."""
-    if not hasattr(gradient, "shape"):
-        gradient = keras.ops.convert_to_tensor(gradient)
-    shape: tuple[int, ...] = gradient.shape
-    return shape
 
 
 def dense(gradient: Any, variable: keras.Variable) -> torch.Tensor:
