@@ -33,6 +33,17 @@ class Gate:
         self._mutex.release()
 
     @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Within the context a step is made."""
+        entered = False
+        try:
+            entered = self.enter()
+            yield
+        finally:
+            if entered:
+                self.leave()
+
+    @contextlib.contextmanager
     def read(self) -> Iterator[None]:
         """Within the context no step is made by another thread."""
         held = self._mutex.acquire(timeout=PATIENCE)

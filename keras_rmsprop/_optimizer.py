@@ -1,5 +1,6 @@
 """RMSprop, the optimizer a user constructs."""
 
+import contextlib
 import logging
 import math
 import warnings
@@ -435,13 +436,8 @@ class RMSprop(keras.optimizers.Optimizer):
             # What becomes of rows depends on how the step is run.
             if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
-        entered = False
-        try:
-            entered = not engine.is_recorded() and self._gate.enter()
+        with contextlib.nullcontext() if engine.is_recorded() else self._gate.step():
             engine.run(self, aligned)
-        finally:
-            if entered:
-                self._gate.leave()
 
     def _apply_as_keras(
         self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
@@ -459,7 +455,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 f"make the step. They do not know {', '.join(given) or 'jit_compile=True'}. Leave "
                 "one of the two out, or override `update_step` or `apply` instead."
             )
-        super().apply(gradients, variables)
+        with self._gate.step():
+            super().apply(gradients, variables)
 
     @property
     def _velocities(self) -> list[keras.Variable | None]:

@@ -1,7 +1,6 @@
 """What the engines share: the op-by-op way to run a step, and when a step can be compiled."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -122,8 +121,8 @@ def run_with_hook(
         assign: gives a variable a value.
     """
     own = optimizer._own_variables()
-    owners = itertools.chain(*optimizer._parameters, optimizer._counters, own)
-    kept = [(owner, read(owner)) for owner in owners if owner is not None]
+    # That code may assign to any of them.
+    kept = [(v, read(v)) for v in (*optimizer._roster.weights, *optimizer.variables)]
     calls = read(optimizer._counters.calls)
     try:
         pairs = run_plainly(optimizer, plan, gradients, rate, read)
@@ -133,8 +132,8 @@ def run_with_hook(
             completes = counted % plan.accumulation_steps == 0
             made = ops.logical_and(counted > calls, completes)
             if _step.known(made) is None:
-                before = kept[len(kept) - len(own) :]
-                pairs += [(v, ops.where(made, read(v), old)) for v, old in before]
+                before = {id(v): old for v, old in kept}
+                pairs += [(v, ops.where(made, read(v), before[id(v)])) for v in own]
         for variable, value in pairs:
             assign(variable, value)
     except BaseException:
