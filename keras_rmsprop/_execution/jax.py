@@ -212,15 +212,12 @@ def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
 
 
 def _run_op_by_op(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> None:
-    """Make the step op by op; whatever stops it half-way, all variables are as they were."""
-    # A subclass's `update_step` may assign to any of them.
-    owners = [*_owners(optimizer), *optimizer.variables]
-    before = snapshot(owners)
-    try:
+    """Compute a step whole and then write it."""
+    if optimizer._update_hook() is not None:
+        # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
+        run_with_hook(optimizer, plan, gradients, rate, read, _assign)
+    else:
         write(run_plainly(optimizer, plan, gradients, rate, read))
-    except BaseException:
-        _store(owners, before, at_once=all(map(_is_plain, owners)))
-        raise
 
 
 # Compiled steps.
