@@ -3,7 +3,7 @@
     python -m benchmarks.summary benchmarks/published/results.json
 
 A cell is the median time of ours and how many times faster that is than the peer's; below 1 the
-peer wins.
+peer wins. Where memory is compared it is ours, and how much more than the peer's that is.
 """
 
 import argparse
@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import limit
-from benchmarks.results import OURS, Record
+from benchmarks.results import MORE, OURS, Record
 
 # What is published with the repository.
 PUBLISHED = Path(__file__).parent / "published" / "results.json"
 
+# Stands for what differs from column to column.
+EACH = ""
+
 
 class Line(NamedTuple):
-    """A line of a table: where its cells come from."""
+    """A line of a table: where its cells come from.
+
+    One of the five that name a record is `EACH`: the column says which.
+    """
 
     title: str
     backend: str
@@ -28,10 +34,16 @@ class Line(NamedTuple):
     mode: str
     config: str
     peer: str
+    case: str = EACH
+
+    def record_of(self, column: str) -> tuple[str, ...]:
+        """Return what names the record of a cell."""
+        named = (self.backend, self.suite, self.mode, self.config, self.case)
+        return tuple(column if part == EACH else part for part in named)
 
 
 class Table(NamedTuple):
-    """A table with a column for each case."""
+    """A table with a column for each case, or for each backend."""
 
     corner: str
     columns: dict[str, str]
@@ -62,6 +74,20 @@ _TABLES = {
     "100,000": "100,000",
     "1,000,000": "1,000,000",
     "4,000,000": "4,000,000",
+}
+
+_BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
+_LIVED = {
+    "another half of 24 gradients at every step": ("eager", "missing gradients", "24"),
+    "memory left by 64 such steps": ("eager", "missing gradients left", "24"),
+    "24 tensors of 32², busy neighbours": ("eager", "busy", "24"),
+    "160 tensors of 32², busy neighbours": ("eager", "busy", "160"),
+    "25 optimizers one after the other": ("eager", "search", "24"),
+    "memory left by the last 24 of them": ("eager", "search left", "24"),
+    "the first 30 steps of 500 tensors": ("eager", "first 30 steps", "500"),
+    "the first batch of `fit`, MLP": ("fit", "first batch", "mlp"),
+    "the first batch of `fit`, ResNet": ("fit", "first batch", "resnet"),
+    "the first batch of `fit`, LSTM": ("fit", "first batch", "lstm"),
 }
 
 TABLES = (
@@ -123,6 +149,14 @@ TABLES = (
             for title, mode in (("eager", "eager"), ("`tf.function`", "graph"), ("XLA", "xla"))
         ],
     ),
+    Table(
+        "where a loop is not quiet and regular, against Keras's",
+        _BACKENDS,
+        [
+            Line(title, EACH, "cliffs", mode, config, "keras", case)
+            for title, (mode, config, case) in _LIVED.items()
+        ],
+    ),
 )
 
 
@@ -134,7 +168,7 @@ def markdown(records: Iterable[Record]) -> str:
         rows = [
             [
                 line.title,
-                *(_cell(found.get((*line[1:5], case)), line.peer) for case in table.columns),
+                *(_cell(found.get(line.record_of(column)), line.peer) for column in table.columns),
             ]
             for line in table.lines
         ]
@@ -149,20 +183,28 @@ def read(path: Path) -> list[Record]:
 
 
 def _cell(record: Record | None, peer: str) -> str:
-    """Ours in milliseconds and its ratio to the peer's."""
+    """Ours with its unit, and how it compares with the peer's."""
     if record is None:
         return "-"
     ours = record.result.entries[OURS].figure
-    ratio = next((c.figure for c in record.result.comparisons if c.peer == peer), None)
+    compared = next((c for c in record.result.comparisons if c.peer == peer), None)
     if ours is None:
         return "-"
-    if ratio is None:
-        return f"{_number(ours.median)} ms"
-    return f"{_number(ours.median)} ms, {_number(ratio.median)}x"
+    cell = f"{_number(ours.median)} {record.result.unit}"
+    if compared is None:
+        return cell
+    figure = _number(compared.figure.median)
+    if compared.quantity == MORE:
+        return (
+            f"{cell}, {figure} more"
+            if compared.figure.median >= 0
+            else f"{cell}, {figure[1:]} less"
+        )
+    return f"{cell}, {figure}x"
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}"
+    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.2g}"
 
 
 def _row(cells: Sequence[str]) -> str:
