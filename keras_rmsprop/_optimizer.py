@@ -11,25 +11,25 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import (
-    _deferred,
-    _describe,
-    _exclusions,
-    _gradients,
-    _interrupts,
-    _ledger,
-    _rule,
-    _state,
-    _step,
-    _validation,
+from keras_rmsprop import _state
+from keras_rmsprop._execution import _interrupts, _plain, engine
+from keras_rmsprop._execution._interface import Hook, Rate, Step
+from keras_rmsprop._math import _lazy, _rule, _step
+from keras_rmsprop._math._lazy import Progress
+from keras_rmsprop._math._rule import Parameter, StepCoefficients, Tensor
+from keras_rmsprop._settings import _describe, _plan, _validation
+from keras_rmsprop._variables import _exclusions, _gradients, _ledger
+from keras_rmsprop._variables._exclusions import Exclusions
+from keras_rmsprop._variables._gate import Gate
+from keras_rmsprop._variables._ledger import Ledger
+from keras_rmsprop._variables._roster import (
+    CounterVariables,
+    ParameterVariables,
+    ProgressVariables,
+    Roster,
+    is_fixed,
+    is_overwritten,
 )
-from keras_rmsprop._deferred import Progress
-from keras_rmsprop._exclusions import Exclusions
-from keras_rmsprop._execution import _plain, engine
-from keras_rmsprop._gate import Gate
-from keras_rmsprop._ledger import Ledger
-from keras_rmsprop._roster import Roster, is_fixed, is_overwritten
-from keras_rmsprop._rule import Coefficients, Form, Parameter, StepCoefficients, Tensor
 
 _log = logging.getLogger(__name__)
 
@@ -182,6 +182,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
     # Keras's, which gives no types.
     built: bool
+    _distribution_strategy: Any
 
     @_exclusions.taken_from_arguments
     @_validation.explain_unknown_arguments
@@ -225,10 +226,10 @@ class RMSprop(keras.optimizers.Optimizer):
             name=name,
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
-        self._skipped_steps: keras.Variable | None = None
         self._gate = Gate()
         self._ledger = Ledger()
-        self._roster = Roster([], [])
+        self._roster = Roster([], [], CounterVariables(self._iterations))
+        self._meaning: _plan.Meaning | None = None
         self._exclusions = Exclusions()
         self._loads = _state.Loads()
         for key, value in settings.items():
@@ -270,13 +271,18 @@ class RMSprop(keras.optimizers.Optimizer):
         self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
         progress = self._built_progress(variables)
+        skipped = None
         if self.skip_nonfinite:
-            self._skipped_steps = self.add_variable(
+            skipped = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
-        self._roster = Roster(self._gathered_parameters(), progress)
-        if self.use_ema:
-            engine.let_averages_be_swapped(self)
+        counters = CounterVariables(self._iterations, skipped)
+        self._roster = Roster(self._gathered_parameters(), progress, counters)
+        self._renew_meaning()
+        if self.use_ema and hasattr(self, "_distribution_strategy"):
+            self._distribution_strategy = engine.swapping_strategy(
+                self._distribution_strategy, self._roster.parameters
+            )
 
     def add_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Take in more variables, such as those of layers that were frozen so far.
@@ -313,7 +319,7 @@ class RMSprop(keras.optimizers.Optimizer):
         with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.reopened():
             self._build_again([together[key] for key in order])
             for key in new:
-                parameter = self._parameters[self._get_variable_index(together[key])]
+                parameter = self._roster.parameters[self._get_variable_index(together[key])]
                 if parameter.average is not None:
                     # As on the first step of all, the average starts as a copy.
                     weight = engine.copy(engine.read(parameter.weight))
@@ -331,15 +337,17 @@ class RMSprop(keras.optimizers.Optimizer):
         for variable in self._ledger.left_over(before, self._variables, vars(self).values()):
             self._track_variable(variable)
 
-    def _built_progress(self, variables: Sequence[keras.Variable]) -> list[Progress | None]:
+    def _built_progress(
+        self, variables: Sequence[keras.Variable]
+    ) -> list[ProgressVariables | None]:
         """Create the variables that say how far each row has come, where `lazy` needs them."""
-        nothing: list[Progress | None] = [None] * len(variables)
+        nothing: list[ProgressVariables | None] = [None] * len(variables)
         if not self.lazy:
             return nothing
         reasons = {
             f"gradients are dense on the {backend.backend()} backend": not engine.GIVES_ROWS,
             "the sums of gradient accumulation are dense": bool(self.gradient_accumulation_steps),
-            "a subclass's `update_step` works on whole variables": self._update_hook() is not None,
+            "a subclass's `update_step` works on whole variables": self._has_hook(),
         }
         reason = next((text for text, holds in reasons.items() if holds), None)
         if reason is not None:
@@ -350,13 +358,13 @@ class RMSprop(keras.optimizers.Optimizer):
             if "correction" in field and not self.bias_correction:
                 return None
             name = f"{_gradients.name_of(variable)}_{field}".replace("/", "_").replace(":", "_")
-            shape = variable.shape[:1] if field in _deferred.ROW_FIELDS else ()
+            shape = variable.shape[:1] if field in _lazy.ROW_FIELDS else ()
             dtype = "float64" if "correction" in field else "int64"
             with self._ledger.made_for(variable, field):
                 return self.add_variable(shape, dtype=dtype, name=name)
 
         return [
-            Progress(*(added(v, field) for field in Progress._fields))
+            ProgressVariables(*(added(v, field) for field in ProgressVariables._fields))
             if len(v.shape) and not is_overwritten(v) and not is_fixed(v)
             else None
             for v in variables
@@ -377,12 +385,13 @@ class RMSprop(keras.optimizers.Optimizer):
         """
         index = self._position(variable)
         self._settle(index)
-        owners = self._parameters[index]._replace(accumulator=None, average=None)
-        before = Parameter(*(None if owner is None else engine.read(owner) for owner in owners))
+        owners = self._roster.parameters[index]._replace(accumulator=None, average=None)
+        before = owners.read(engine.read)
+        form, coefficients = _plan.form_of(self), _plan.coefficients_of(self)
         t = ops.convert_to_tensor(self.iterations) + 1
         dtype = _step.dtype_of(before.square_average)
-        step = _rule.step_coefficients(self._form(), self._coefficients(), learning_rate, t, dtype)
-        after = _rule.update(self._form(), step, before, engine.dense(gradient, variable))
+        step = _rule.step_coefficients(form, coefficients, learning_rate, t, dtype)
+        after = _rule.update(form, step, before, engine.dense(gradient, variable))
         for owner, value in zip(owners[1:], after[1:], strict=True):
             if owner is not None:
                 self.assign(owner, value)
@@ -391,9 +400,9 @@ class RMSprop(keras.optimizers.Optimizer):
             self.assign_sub(owners.weight, before.weight - after.weight)
         else:
             self.assign(owners.weight, after.weight)
-        progress = self._progress[index]
+        progress = self._roster.progress[index]
         if progress is not None:
-            now = _deferred.count(self._form(), self._coefficients(), _read(progress), t)
+            now = _lazy.count(form, coefficients, progress.read(engine.read), t)
             engine.write(_pairs(progress, now))
 
     @engine.as_written
@@ -422,7 +431,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self._apply_as_keras(gradients, trainable_variables)
             return
         positions = self._positions_of(gradients, trainable_variables)
-        aligned: list[Tensor | None] = [None] * len(self._parameters)
+        aligned: list[Tensor | None] = [None] * len(self._roster.parameters)
         for gradient, position in zip(gradients, positions, strict=True):
             aligned[position] = gradient
         # Keras's own list is tracked, which makes every look at it several times slower.
@@ -437,7 +446,7 @@ class RMSprop(keras.optimizers.Optimizer):
             if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
         with contextlib.nullcontext() if engine.is_recorded() else self._gate.step():
-            engine.run(self, aligned)
+            engine.run(self._coming_step(), aligned)
 
     def _apply_as_keras(
         self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
@@ -489,7 +498,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Put the state into the store of a Keras file (Keras's hook)."""
-        _state.write_state(_state.state_of(self), store)
+        _state.write_state(_state.state_of(self._holder()), store)
 
     def load_own_variables(self, store: Any) -> None:
         """Take the state from the store of a Keras file (Keras's hook).
@@ -506,7 +515,7 @@ class RMSprop(keras.optimizers.Optimizer):
             ValueError: if the state is damaged, or of a later version; the optimizer is as it
                 was.
         """
-        found = _state.read_file(store, self)
+        found = _state.read_file(store, self._holder())
         if isinstance(found, _state.State):
             self._load(found)
             return
@@ -528,7 +537,7 @@ class RMSprop(keras.optimizers.Optimizer):
         where options change the meaning (`lr_in_momentum`, `gradient_accumulation_steps`) is not
         among them, as it is in files.
         """
-        return _state.to_dict(_state.state_of(self))
+        return _state.to_dict(_state.state_of(self._holder()))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Take the state from arrays by name, as `state_dict` gives them.
@@ -549,7 +558,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 "`load_state_dict` matches state with variables by name, so the optimizer must "
                 "be built first. Call `optimizer.build(variables)`."
             )
-        self._load(_state.from_dict(state, self, strict))
+        self._load(_state.from_dict(state, self._holder(), strict))
 
     @property
     def load_report(self) -> _state.LoadReport | None:
@@ -562,7 +571,7 @@ class RMSprop(keras.optimizers.Optimizer):
         Training on gives the same weights whether or not it is called. It costs a pass over
         all slots, and does nothing without `lazy=True`.
         """
-        for index in range(len(self._progress)):
+        for index in range(len(self._roster.progress)):
             self._settle(index)
 
     def effective_learning_rate(self, variable: Any) -> Tensor:
@@ -587,13 +596,13 @@ class RMSprop(keras.optimizers.Optimizer):
             return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
         rate = _rule.number_in(self._current_learning_rate(), dtype)
-        epsilon = self._coefficients().epsilon
-        return rate / _rule.root(self._form(), square_average, epsilon)
+        return rate / _rule.root(_plan.form_of(self), square_average, self.epsilon)
 
     @property
     def skipped_steps(self) -> int:
         """How many calls `skip_nonfinite` has left without effect so far."""
-        return 0 if self._skipped_steps is None else int(engine.read(self._skipped_steps))
+        skipped = self._roster.counters.skipped
+        return 0 if skipped is None else int(engine.read(skipped))
 
     def describe(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print the equations of this very configuration, with its numbers.
@@ -626,6 +635,8 @@ class RMSprop(keras.optimizers.Optimizer):
         variables, names = list(var_list or ()), list(var_names or ())
         super().exclude_from_weight_decay(var_list=variables, var_names=names)
         self._exclusions.set(variables, names)
+        if self._meaning is not None:
+            self._renew_meaning()
 
     def add_variable(
         self,
@@ -669,20 +680,12 @@ class RMSprop(keras.optimizers.Optimizer):
         elif name == "learning_rate":
             value = _validation.checked_assigned_learning_rate(value, self._learning_rate)
         super().__setattr__(name, value)
+        if name in _validation.HYPERPARAMETERS and self.__dict__.get("_meaning") is not None:
+            self._renew_meaning()
 
     # What follows serves the methods above and the engines.
 
-    @property
-    def _parameters(self) -> tuple[Parameter, ...]:
-        """The built variables with the variables that hold their slots."""
-        return self._roster.parameters
-
-    @property
-    def _progress(self) -> tuple[Progress | None, ...]:
-        """For each built variable the variables that count for its rows; None if not lazy."""
-        return self._roster.progress
-
-    def _gathered_parameters(self) -> Iterator[Parameter]:
+    def _gathered_parameters(self) -> Iterator[ParameterVariables]:
         absent = [None] * len(self._trainable_variables)
         columns = (
             self._trainable_variables,
@@ -693,7 +696,8 @@ class RMSprop(keras.optimizers.Optimizer):
             self._model_variables_moving_average if self.use_ema else absent,
         )
         for owners in zip(*columns, strict=True):
-            yield Parameter(owners[0]) if is_fixed(owners[0]) else Parameter(*owners)
+            kept = owners[:1] if is_fixed(owners[0]) else owners
+            yield ParameterVariables(*kept)
 
     def _position(self, variable: Any) -> int:
         """The position of a variable among the built ones."""
@@ -703,19 +707,26 @@ class RMSprop(keras.optimizers.Optimizer):
             position = self._get_variable_index(variable)
         return position
 
-    @property
-    def _counters(self) -> _step.Counters:
-        """The variables that count the steps."""
-        return _step.Counters(self._iterations, self._skipped_steps)
-
-    @property
-    def _rate_variable(self) -> keras.Variable | None:
-        """The variable that holds the learning rate, None for a schedule or callable."""
-        rate = self._learning_rate
-        return rate if isinstance(rate, keras.Variable) else None
+    def _holder(self) -> _state.Holder:
+        """What of this optimizer its state is read from, and loaded into."""
+        return _state.Holder(
+            name=self.name,
+            built=self.built,
+            roster=self._roster,
+            rate=self._learning_rate if isinstance(self._learning_rate, keras.Variable) else None,
+            accumulation_steps=self.gradient_accumulation_steps or 1,
+            centered=self.centered,
+            lr_in_momentum=self.lr_in_momentum,
+            rho=self.rho,
+            initial_square_average=self.initial_square_average,
+            variables=self._variables,
+            entries=self._ledger.entries,
+            gate=self._gate,
+            steps_in_graphs=engine.STEPS_IN_GRAPHS,
+        )
 
     def _load(self, state: _state.State) -> None:
-        plan = _state.plan_load(self, state)
+        plan = _state.plan_load(self._holder(), state)
         with self._gate.read():
             _plain.write_whole(plan.assignments, _state.array_of, lambda v, value: v.assign(value))
         self._loads.report = plan.report
@@ -726,67 +737,41 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _settled(self, index: int) -> tuple[Parameter, Progress | None]:
         """The averages of one variable with every row up to date, and its progress."""
-        slots = _read(self._averages_of(index))
-        progress = self._progress[index]
+        slots = self._averages_of(index).read(engine.read)
+        progress = self._roster.progress[index]
         if progress is None:
             return slots, None
-        return _deferred.catch_up(self._coefficients(), _read(progress), slots)
+        coefficients = _plan.coefficients_of(self)
+        return _lazy.catch_up(coefficients, progress.read(engine.read), slots)
 
     def _settle(self, index: int) -> None:
-        progress = self._progress[index]
+        progress = self._roster.progress[index]
         if progress is not None:
             settled, now = self._settled(index)
             engine.write([*_pairs(self._averages_of(index), settled), *_pairs(progress, now)])
 
-    def _averages_of(self, index: int) -> Parameter:
-        owners = self._parameters[index]
-        return Parameter(None, owners.square_average, owners.gradient_average)
+    def _averages_of(self, index: int) -> ParameterVariables:
+        owners = self._roster.parameters[index]
+        return ParameterVariables(None, owners.square_average, owners.gradient_average)
 
-    def _form(self) -> Form:
-        return Form(
-            nesterov=self.nesterov,
-            epsilon_inside_sqrt=self.epsilon_inside_sqrt,
-            lr_in_momentum=self.lr_in_momentum,
-            bias_correction=self.bias_correction,
-            guards_zero_root=self.epsilon < _rule.SMALLEST_EPSILON,
-        )
+    def _renew_meaning(self) -> None:
+        self._meaning = _plan.Meaning(self, self._roster, self._use_weight_decay)
 
-    def _coefficients(self) -> Coefficients:
-        return Coefficients.of(rho=self.rho, momentum=self.momentum, epsilon=self.epsilon)
-
-    def _plan(self) -> _step.Plan:
-        clips = {
-            "value": self.clipvalue,
-            "norm": self.clipnorm,
-            "global_norm": self.global_clipnorm,
-        }
-        decays = bool(self.weight_decay)
-        overwrites_every = self.ema_overwrite_frequency or None
-        variables = self._roster.weights
-        return _step.Plan(
-            form=self._form(),
-            skip_nonfinite=self.skip_nonfinite,
-            clip=next((kind for kind, limit in clips.items() if limit), None),
-            maximize=self.maximize,
-            scaled_loss=self.loss_scale_factor is not None,
-            l2=self.l2 > 0.0,
-            accumulation_steps=self.gradient_accumulation_steps or 1,
-            use_ema=self.use_ema,
-            ema_overwrite_frequency=overwrites_every if self.use_ema else None,
-            decayed=tuple([decays and self._use_weight_decay(v) for v in variables]),
-            overwritten=self._roster.overwritten,
-            constraints=tuple([getattr(v, "constraint", None) for v in variables]),
-        )
-
-    def _numbers(self) -> _step.Numbers:
-        return _step.Numbers(
-            coefficients=self._coefficients(),
-            loss_scale=self.loss_scale_factor or 0.0,
-            clip=self.clipvalue or self.clipnorm or self.global_clipnorm or 0.0,
-            l2=self.l2,
-            weight_decay=self.weight_decay or 0.0,
-            ema_momentum=self.ema_momentum,
-            one_minus_ema_momentum=1.0 - self.ema_momentum,
+    def _coming_step(self) -> Step:
+        """All that the engine needs for the coming step."""
+        assert self._meaning is not None
+        return Step(
+            plan=self._meaning.plan(),
+            numbers=self._meaning.numbers,
+            roster=self._roster,
+            rate=Rate(
+                self._given_learning_rate,
+                self._learning_rate,
+                self._overrides("learning_rate") or self._overrides("_get_current_learning_rate"),
+            ),
+            hook=self._hook(),
+            mode=self.jit_compile,
+            name=self.name,
         )
 
     def _given_learning_rate(self) -> Any:
@@ -805,22 +790,26 @@ class RMSprop(keras.optimizers.Optimizer):
         rate = self._given_learning_rate()
         return engine.read(rate) if isinstance(rate, keras.Variable) else rate
 
-    def _update_hook(self) -> _step.Update | None:
+    def _has_hook(self) -> bool:
+        """Whether a subclass's own code takes part in a step."""
+        return any(map(self._overrides, ("update_step", "assign", "assign_sub")))
+
+    def _hook(self) -> Hook | None:
         """How a subclass's own code takes part in a step, None if there is none."""
-        if not any(map(self._overrides, ("update_step", "assign", "assign_sub"))):
+        if not self._has_hook():
             return None
 
         def update(index: int, step: StepCoefficients, before: Parameter, g: Tensor) -> Parameter:
-            owners = self._parameters[index]
+            owners = self._roster.parameters[index]
             if self.weight_decay:
                 # Decoupled decay comes before the update.
                 engine.write([(owners.weight, ops.cast(before.weight, owners.weight.dtype))])
             self.update_step(g, owners.weight, step.learning_rate)
-            values = [None if owner is None else engine.read(owner) for owner in owners]
-            after = Parameter(*values)
+            after = owners.read(engine.read)
             return after._replace(accumulator=before.accumulator, average=before.average)
 
-        return update
+        reach = [*self._roster.weights, *self.variables]
+        return Hook(update, self._own_variables(), reach, type(self).__name__)
 
     def _overrides(self, name: str) -> bool:
         """Whether a subclass, or this very object, has a method of its own in place of ours."""
@@ -831,7 +820,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _own_variables(self) -> list[keras.Variable]:
         """The variables that a subclass has added."""
-        return _state.own_variables(self)
+        return _state.own_variables(self._holder())
 
     def _overwrite_variable_with_gradient(self, variable: Any) -> bool:
         """Whether a variable needs no slots (Keras's question to each in `build`)."""
@@ -862,7 +851,7 @@ class RMSprop(keras.optimizers.Optimizer):
         else:
             keys = [self._var_key(variable) for variable in chosen]
             shapes = [tuple(variable.shape) for variable in chosen]
-        _gradients.check_match(gradients, chosen, keys, shapes)
+        _gradients.check_match(gradients, chosen, keys, shapes, engine.shape_of)
         if self.built:
             return keys
         with keras.name_scope(self.name, caller=self):
@@ -876,7 +865,7 @@ class RMSprop(keras.optimizers.Optimizer):
         except AttributeError:
             return  # __init__ is still setting them, and has checked them together.
         if self.built:
-            lazy = any(progress is not None for progress in self._progress)
+            lazy = any(progress is not None for progress in self._roster.progress)
             has_buffer = bool(self._momentums)
             _validation.check_change(
                 name, settings[name], value, has_momentum_buffer=has_buffer, counts_rows=lazy
@@ -894,7 +883,7 @@ class RMSprop(keras.optimizers.Optimizer):
             # There is no average before the first step, which may never come.
             return
         for variable in trainable_variables:
-            average = self._parameters[self._position(variable)].average
+            average = self._roster.parameters[self._position(variable)].average
             if average is not None:
                 value = ops.cast(engine.copy(engine.read(average)), variable.dtype)
                 engine.write([(variable, value)])
@@ -934,11 +923,6 @@ def _as_tensor(gradient: Any) -> Tensor:
         return np.asarray(gradient, "float64")
     except (TypeError, ValueError):
         return ops.convert_to_tensor(gradient)
-
-
-def _read(owners: Any) -> Any:
-    """The tensors of a named tuple of variables."""
-    return type(owners)(*(None if owner is None else engine.read(owner) for owner in owners))
 
 
 def _pairs(owners: Any, values: Any) -> list[tuple[Any, Tensor]]:

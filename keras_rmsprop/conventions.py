@@ -49,9 +49,9 @@ import numpy as np
 from keras import config, ops, saving
 from keras.optimizers import schedules
 
+from keras_rmsprop._math._rule import Tensor
 from keras_rmsprop._optimizer import LearningRate, RMSprop
-from keras_rmsprop._rule import Tensor
-from keras_rmsprop._validation import checked_learning_rate
+from keras_rmsprop._settings._validation import checked_learning_rate
 
 __all__ = [
     "CountSchedule",

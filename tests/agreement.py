@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6}
 
-# What the reference calls its slots, in the order of `optimizer._parameters`.
+# What the reference calls its slots, in the order of `optimizer._roster.parameters`.
 SLOTS = ("weight", "square_average", "gradient_average", "momentum", "accumulator", "average")
 
 
@@ -197,7 +197,7 @@ class Driver:
                 for name, owner in zip(SLOTS, owners, strict=True)
                 if owner is not None
             }
-            for owners in self.optimizer._parameters
+            for owners in self.optimizer._roster.parameters
         ]
 
     def _learning_rate(self) -> Any:

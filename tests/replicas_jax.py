@@ -78,7 +78,7 @@ def lie_apart(network: keras.Model) -> list[str]:
     """Return the names of slots that lie on other devices than their weights, or cut otherwise."""
     return [
         slot.path
-        for weight, *slots in network.optimizer._parameters
+        for weight, *slots in network.optimizer._roster.parameters
         for slot in slots
         if slot is not None
         and not slot.value.sharding.is_equivalent_to(weight.value.sharding, len(weight.shape))

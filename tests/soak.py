@@ -313,7 +313,7 @@ class Training:
         assert self.optimizer.skipped_steps == self.bad_batches
         assert int(models.values([self.optimizer.iterations])[0]) == self.steps
         bounds = self.bounds.now(self.reference)
-        for i, owners in enumerate(self.optimizer._parameters):
+        for i, owners in enumerate(self.optimizer._roster.parameters):
             want = self.reference.parameters[i]
             for name, owner in zip(SLOTS, owners, strict=True):
                 if owner is not None:

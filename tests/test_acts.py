@@ -263,7 +263,7 @@ class Acts(stateful.RuleBasedStateMachine):
         gradients = self._gradients(seed, set())
         gradients[0] = np.full_like(gradients[0], np.nan)
         skipped = self.optimizer.skipped_steps
-        with self._nothing_changes(but=self.optimizer._skipped_steps):
+        with self._nothing_changes(but=self.optimizer._roster.counters.skipped):
             self.optimizer.apply(models.tensors(gradients), self.variables)
         assert self.optimizer.skipped_steps == skipped + 1
 
@@ -272,7 +272,9 @@ class Acts(stateful.RuleBasedStateMachine):
     @stateful.invariant()
     def both_are_at_the_same_place(self) -> None:
         assert int(self.optimizer.iterations) == self.reference.iterations
-        for owners, want in zip(self.optimizer._parameters, self.reference.parameters, strict=True):
+        for owners, want in zip(
+            self.optimizer._roster.parameters, self.reference.parameters, strict=True
+        ):
             relative = RELATIVE[owners[0].dtype]
             for name, owner in zip(SLOTS, owners, strict=True):
                 if owner is not None:

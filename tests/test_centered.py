@@ -57,7 +57,7 @@ def test_stays_finite_under_steady_gradients_of_any_size(
     optimizer = RMSprop(0.001, centered=True, jit_compile=jit_compile, **arguments)
     for t in range(steps):
         optimizer.apply([batch[t % len(batch)]], [weight])
-    (parameter,) = optimizer._parameters
+    (parameter,) = optimizer._roster.parameters
     assert np.all(numpy(parameter.square_average) >= 0.0)
     assert np.all(np.isfinite(numpy(parameter.gradient_average)))
     assert np.all(np.isfinite(numpy(weight)))
@@ -156,5 +156,5 @@ def test_the_variance_is_as_accurate_as_its_gradients(
         optimizer.apply([ops.convert_to_tensor(gradient)], [weight])
         reference.apply([gradient], 0.001)
     want = reference.parameters[0].square_average
-    got = numpy(optimizer._parameters[0].square_average)
+    got = numpy(optimizer._roster.parameters[0].square_average)
     assert np.max(np.abs(got - want) / want) <= tolerance

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_rmsprop import RMSprop, _validation
-from keras_rmsprop._describe import describe
+from keras_rmsprop import RMSprop
+from keras_rmsprop._settings import _validation
+from keras_rmsprop._settings._describe import describe
 from keras_rmsprop.reference import Reference
 from tests.agreement import TOLERANCE, rmsprop
 from tests.variants import Variant, option_variants, rule_variants

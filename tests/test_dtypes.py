@@ -53,7 +53,7 @@ def test_every_slot_of_a_half_precision_weight_is_float32(dtype: str, jit_compil
         RMSprop(jit_compile=jit_compile, **EVERYTHING), tensor([1.0, 2.0], dtype), 4
     )
     assert keras.backend.standardize_dtype(weight.dtype) == dtype
-    (parameter,) = optimizer._parameters
+    (parameter,) = optimizer._roster.parameters
     slots = parameter._replace(weight=parameter.momentum)
     assert {keras.backend.standardize_dtype(slot.dtype) for slot in slots} == {"float32"}
 
@@ -62,7 +62,7 @@ def test_every_slot_of_a_half_precision_weight_is_float32(dtype: str, jit_compil
 def test_every_slot_of_a_float64_weight_is_float64(float64: None, jit_compile: Any) -> None:
     gradient = ops.convert_to_tensor(np.array([1.0, 2.0]))
     weight, optimizer = train(RMSprop(jit_compile=jit_compile, **EVERYTHING), gradient, 4)
-    (parameter,) = optimizer._parameters
+    (parameter,) = optimizer._roster.parameters
     assert {keras.backend.standardize_dtype(owner.dtype) for owner in parameter} == {"float64"}
     # A value that went through float32 would be one: 29 trailing bits of zero.
     for owner in parameter._replace(accumulator=None):
@@ -81,7 +81,7 @@ def test_weights_of_several_precisions_keep_their_own(float64: None) -> None:
             weights,
         )
     assert [keras.backend.standardize_dtype(w.dtype) for w in weights] == dtypes
-    slots = [p.square_average for p in optimizer._parameters]
+    slots = [p.square_average for p in optimizer._roster.parameters]
     assert [keras.backend.standardize_dtype(s.dtype) for s in slots] == [
         "float64",
         "float32",
@@ -133,7 +133,7 @@ def test_accumulated_half_precision_gradients_are_summed_in_float32() -> None:
     optimizer = RMSprop(rho=0.0, gradient_accumulation_steps=2)
     for value in (256.0, 1.0):
         optimizer.apply([tensor([value], "bfloat16")], [weight])
-    (parameter,) = optimizer._parameters
+    (parameter,) = optimizer._roster.parameters
     assert numpy(parameter.square_average) == pytest.approx(128.5**2, rel=1e-6)
 
 

@@ -22,7 +22,7 @@ import pytest
 from keras import ops
 
 import keras_rmsprop
-from keras_rmsprop import _rule
+from keras_rmsprop._math import _rule
 from tests import models, twins
 from tests.conftest import BACKEND
 from tests.twins import Training
@@ -265,7 +265,7 @@ def test_a_snapshot_stays_readable(compiled_calls, index):
     for t in range(4):
         training.step(t)
         other.step(t)
-    snapshot = training.optimizer._parameters[1][index].value
+    snapshot = training.optimizer._roster.parameters[1][index].value
     value = np.array(snapshot)
     for t in range(4, 8):
         training.step(t)
@@ -325,7 +325,7 @@ def test_a_view_keeps_what_it_saw(compiled_calls, export, field):
     training = Training({})
     for t in range(3):
         training.step(t)
-    view = export(getattr(training.optimizer._parameters[1], field).value)
+    view = export(getattr(training.optimizer._roster.parameters[1], field).value)
     value = np.array(view)
     for t in range(3, 7):
         training.step(t)
@@ -785,7 +785,7 @@ def test_a_snapshot_of_another_thread_is_of_one_moment():
     ones = [jnp.ones(shape) for shape in twins.SHAPES]
     for _ in range(3):
         training.apply(ones)
-    sums = [p.accumulator for p in training.optimizer._parameters]
+    sums = [p.accumulator for p in training.optimizer._roster.parameters]
     owners = [*sums, training.optimizer._iterations]
     seen = []
     done = threading.Event()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import keras_rmsprop
-from keras_rmsprop import _rule
+from keras_rmsprop._math import _rule
 from tests import models, twins
 from tests.conftest import BACKEND
 from tests.twins import Situation, Training

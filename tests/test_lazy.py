@@ -12,7 +12,7 @@ from keras import ops
 
 import keras_rmsprop
 from benchmarks import resident
-from keras_rmsprop import _deferred, _rule
+from keras_rmsprop._math import _lazy, _rule
 from keras_rmsprop.reference import Reference
 from tests.conftest import BACKEND
 
@@ -70,7 +70,7 @@ def started_parameter(rng, shape, centered):
 
 def progress_at_start(rows, bias_correction):
     zeros = np.zeros(rows)
-    return _deferred.Progress(
+    return _lazy.Progress(
         updates=tensor(0, "int64"),
         correction=tensor(0.0) if bias_correction else None,
         row_updates=tensor(zeros, "int64"),
@@ -99,7 +99,7 @@ def test_catching_up_equals_making_the_missed_updates_with_zero_gradients(
     coefficients = _rule.Coefficients.of(rho=rho, momentum=0.0, epsilon=1e-7)
     progress = progress_at_start(3, bias_correction)
     for t in steps[:touched_until]:
-        progress = _deferred.count(choices, coefficients, progress, tensor(t, "int64"))
+        progress = _lazy.count(choices, coefficients, progress, tensor(t, "int64"))
     at_touch = progress
 
     table = started_parameter(rng, (3, 2, 5), centered)
@@ -107,8 +107,8 @@ def test_catching_up_equals_making_the_missed_updates_with_zero_gradients(
     for t in steps[touched_until:]:
         numbers = _rule.step_coefficients(choices, coefficients, 0.1, tensor(t, "int64"), "float64")
         expected = _rule.update(choices, numbers, expected, ops.zeros_like(table.weight))
-        progress = _deferred.count(choices, coefficients, progress, tensor(t, "int64"))
-    caught_up, _ = _deferred.catch_up(coefficients, sees(at_touch, progress), table)
+        progress = _lazy.count(choices, coefficients, progress, tensor(t, "int64"))
+    caught_up, _ = _lazy.catch_up(coefficients, sees(at_touch, progress), table)
 
     for got, want in zip(caught_up, expected, strict=True):
         if want is not None:
@@ -123,9 +123,9 @@ def test_a_row_that_missed_nothing_keeps_every_bit(rng, centered):
     choices = form(bias_correction=True)
     progress = progress_at_start(3, bias_correction=True)
     for t in range(1, 6):
-        progress = _deferred.count(choices, coefficients, progress, tensor(t, "int64"))
+        progress = _lazy.count(choices, coefficients, progress, tensor(t, "int64"))
     table = started_parameter(rng, (3, 4), centered)
-    caught_up, _ = _deferred.catch_up(coefficients, progress, table)
+    caught_up, _ = _lazy.catch_up(coefficients, progress, table)
     for got, want in zip(caught_up, table, strict=True):
         if want is not None:
             np.testing.assert_array_equal(ops.convert_to_numpy(got), ops.convert_to_numpy(want))
@@ -137,7 +137,7 @@ def test_each_row_is_decayed_by_what_it_missed_itself(rng):
         updates=tensor(7, "int64"), row_updates=tensor([7, 5, 0], "int64")
     )
     ones = tensor(np.ones((3, 2)))
-    caught_up, current = _deferred.catch_up(coefficients, progress, _rule.Parameter(ones, ones))
+    caught_up, current = _lazy.catch_up(coefficients, progress, _rule.Parameter(ones, ones))
     got = ops.convert_to_numpy(caught_up.square_average)
     np.testing.assert_allclose(got, [[1.0] * 2, [0.25] * 2, [2.0**-7] * 2], rtol=1e-15)
     np.testing.assert_array_equal(ops.convert_to_numpy(current.row_updates), [7, 7, 7])
@@ -149,7 +149,7 @@ def test_the_variance_of_a_centered_float32_row_keeps_its_digits():
     coefficients = _rule.Coefficients.of(rho=0.9999, momentum=0.0, epsilon=1e-7)
     progress = progress_at_start(1, bias_correction=False)._replace(updates=tensor(3, "int64"))
     zero, mean = tensor([[0.0]], "float32"), tensor([[1.0]], "float32")
-    caught_up, _ = _deferred.catch_up(coefficients, progress, _rule.Parameter(zero, zero, mean))
+    caught_up, _ = _lazy.catch_up(coefficients, progress, _rule.Parameter(zero, zero, mean))
     q = 0.9999**3
     got = ops.convert_to_numpy(caught_up.square_average)
     np.testing.assert_allclose(got, [[q * (1 - q)]], rtol=3e-7)
@@ -175,7 +175,7 @@ IDS: dict[str, tuple[int, list[int]]] = {
 def test_rows_of_equal_ids_are_summed(rng, width, dtype, mode):
     import tensorflow as tf
 
-    from keras_rmsprop import _sparse
+    from keras_rmsprop._execution import _sparse
 
     def sums(values, ids):
         slices = tf.IndexedSlices(values, ids)
@@ -203,7 +203,7 @@ def test_rows_of_equal_ids_are_summed(rng, width, dtype, mode):
 def test_rows_in_half_precision_are_summed_in_float32(dtype, static_shapes):
     import tensorflow as tf
 
-    from keras_rmsprop import _sparse
+    from keras_rmsprop._execution import _sparse
 
     slices = tf.IndexedSlices(tf.ones((3000, 2), dtype), tf.zeros(3000, tf.int32))
     rows = _sparse.sum_rows(slices, 2, static_shapes)
@@ -324,7 +324,7 @@ class Twins:
                 variable.numpy(), weight, rtol=0, atol=1e-12 * np.max(self.travelled)
             )
         self.optimizer.settle()
-        owners, want = self.optimizer._parameters[0], self.reference.parameters[0]
+        owners, want = self.optimizer._roster.parameters[0], self.reference.parameters[0]
         size = np.max(want.square_average + want.gradient_average**2)
         np.testing.assert_allclose(
             owners.square_average.numpy(), want.square_average, rtol=1e-11, atol=1e-13 * size
@@ -366,9 +366,9 @@ def test_the_effective_learning_rate_answers_as_if_settled(rng):
         twins.step()
     table = twins.variables[0]
     before = twins.optimizer.effective_learning_rate(table).numpy()
-    rows = twins.optimizer._parameters[0].square_average.numpy()
+    rows = twins.optimizer._roster.parameters[0].square_average.numpy()
     twins.optimizer.settle()
-    assert np.any(rows != twins.optimizer._parameters[0].square_average.numpy())
+    assert np.any(rows != twins.optimizer._roster.parameters[0].square_average.numpy())
     np.testing.assert_array_equal(before, twins.optimizer.effective_learning_rate(table).numpy())
 
 
@@ -458,7 +458,7 @@ def test_a_table_in_half_precision_keeps_its_averages_in_float32(rng, dtype):
         for optimizer, variable in zip(optimizers, variables, strict=True):
             optimizer.apply([rows], [variable])
     optimizers[0].settle()
-    lazy, dense = (optimizer._parameters[0] for optimizer in optimizers)
+    lazy, dense = (optimizer._roster.parameters[0] for optimizer in optimizers)
     assert lazy.square_average.dtype == "float32"
     np.testing.assert_allclose(lazy.square_average.numpy(), dense.square_average.numpy(), 2e-6)
     # Rounding a weight may fall the other way once in a while.

@@ -90,7 +90,7 @@ def test_a_model_goes_on_to_the_last_bit(
 ):
     network = a_model()
     go_on(network)
-    counts = network.optimizer._progress[0].row_updates.numpy()
+    counts = network.optimizer._roster.progress[0].row_updates.numpy()
     assert len(set(counts)) > 2, "all rows are equally far, so nothing is unsettled"
     carried = carry(network, tmp_path)
     models.assert_identical(go_on(carried), go_on(network))

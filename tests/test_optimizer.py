@@ -15,8 +15,9 @@ import pytest
 from keras import ops
 
 import keras_rmsprop
-from keras_rmsprop import RMSprop, _validation
+from keras_rmsprop import RMSprop
 from keras_rmsprop._optimizer import KERAS_PRIVATE_NAMES
+from keras_rmsprop._settings import _validation
 from keras_rmsprop.reference import Reference
 from tests.agreement import rmsprop
 from tests.conftest import BACKEND

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_rmsprop import RMSprop, _rule, _step, conventions
-from keras_rmsprop._rule import Coefficients, Form, Parameter
-from keras_rmsprop._validation import HYPERPARAMETERS
+from keras_rmsprop import RMSprop, conventions
+from keras_rmsprop._math import _rule, _step
+from keras_rmsprop._math._rule import Coefficients, Form, Parameter
+from keras_rmsprop._settings._validation import HYPERPARAMETERS
 from tests.agreement import Difference, a_problem, differences, rmsprop
 from tests.variants import Variant, option_variants
 
@@ -186,7 +187,7 @@ def test_half_precision_is_worked_on_in_float32_and_rounded_once(dtype: str) -> 
         optimizer.apply([tensor(gradient, gradient, dtype=dtype)], [weight])
     # Without memory the average is the gradient, the variance 0 and the root 1.
     direction = sum(gradients) / 6.0 + l2
-    (parameter,) = optimizer._parameters
+    (parameter,) = optimizer._roster.parameters
     assert [_step.dtype_of(slot) for slot in parameter[1:]] == ["float32"] * 5
     np.testing.assert_allclose(numpy(parameter.gradient_average), [direction] * 2, rtol=1e-6)
     end = numpy(ops.cast(tensor(1.0 - rate * decay - rate * direction, dtype=dtype), "float32"))
@@ -345,7 +346,7 @@ def test_a_call_with_a_bad_gradient_changes_nothing_but_the_count_of_such_calls(
     fine, bad = [tensor(1.0, 2.0), tensor(3.0)], [tensor(1.0, 2.0), tensor(np.inf)]
 
     def state() -> list[np.ndarray]:
-        return [numpy(slot) for parameter in optimizer._parameters for slot in parameter]
+        return [numpy(slot) for parameter in optimizer._roster.parameters for slot in parameter]
 
     for _ in range(3):
         optimizer.apply(fine, weights)

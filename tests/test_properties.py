@@ -368,7 +368,7 @@ def test_a_call_that_is_skipped_changes_nothing_but_the_count_of_such_calls(
     driver = driven({**arguments, "skip_nonfinite": True}, problem, jit_compile)
     optimizer = driver.optimizer
     owners = [*driver.variables, *optimizer.variables]
-    owners = [v for v in owners if v is not optimizer._skipped_steps]
+    owners = [v for v in owners if v is not optimizer._roster.counters.skipped]
     for t, mark in enumerate(marks):
         before, skipped = models.values(owners), optimizer.skipped_steps
         driver.apply(t)

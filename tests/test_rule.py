@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_rmsprop import _rule
-from keras_rmsprop._rule import Coefficients, Form, Parameter
+from keras_rmsprop._math import _rule
+from keras_rmsprop._math._rule import Coefficients, Form, Parameter
 from tests.agreement import a_problem, differences, rmsprop
 from tests.variants import RULE, Variant, rule_variants
 

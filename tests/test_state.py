@@ -12,6 +12,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop import _state
+from keras_rmsprop._state._file import FORMAT
 from tests import models
 from tests.conftest import BACKEND, since_keras
 from tests.data import write as written
@@ -764,7 +765,7 @@ def test_a_file_holds_numbers_and_json_and_nothing_that_could_run():
 def test_a_file_of_a_later_version_is_refused():
     store = saved(trained(weights("a")))
     fields = json.loads(store["description"].tobytes())
-    fields |= {"format": _state.FORMAT + 1, "news": "what only a later version can read"}
+    fields |= {"format": FORMAT + 1, "news": "what only a later version can read"}
     store["description"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
     with pytest.raises(ValueError, match="saved by a later version"):
         built(weights("a")).load_own_variables(store)
@@ -804,7 +805,7 @@ def misfit(tmp_path, monkeypatch):
     """A saved model of which one slot has another shape than its weight."""
     network = models.model()
     models.fit(network, keras_rmsprop.RMSprop(RATE), epochs=1)
-    state = _state.state_of(network.optimizer)
+    state = _state.state_of(network.optimizer._holder())
     state.slots[-1]["square_average"] = np.zeros(7, "float32")
     monkeypatch.setattr(_state, "state_of", lambda _: state)
     network.save(tmp_path / "model.keras")

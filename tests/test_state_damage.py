@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import keras_rmsprop
 from keras_rmsprop import _state
+from keras_rmsprop._state._form import KINDS, checksum_of
 from tests.test_state import (
     EVERYTHING,
     SHAPE,
@@ -28,7 +29,7 @@ from tests.test_state_own import traced
 def resealed(store: Store) -> Store:
     """Give a store the checksum of what it now holds, as somebody who crafts a file would."""
     rest = {key: value for key, value in store.items() if key != "checksum"}
-    return rest | {"checksum": np.asarray(_state._checksum(rest), np.uint32)}
+    return rest | {"checksum": np.asarray(checksum_of(rest), np.uint32)}
 
 
 def described(store: Store, **fields: Any) -> Store:
@@ -152,7 +153,7 @@ def test_bytes_written_the_other_way_round_are_the_same_numbers():
 def test_the_state_of_a_training_that_diverged_is_loaded(value):
     variables = weights("a", "b")
     optimizer = trained(variables, momentum=0.5)
-    for slots in optimizer._parameters:
+    for slots in optimizer._roster.parameters:
         slots.square_average.assign(np.full(SHAPE, value, "float32"))
         slots.momentum.assign(np.full(SHAPE, -value, "float32"))
     fresh = built(variables, momentum=0.5)
@@ -211,7 +212,7 @@ def changes(draw: st.DrawFn) -> list[Callable[[Store], Store]]:
             name, value = draw(st.sampled_from(FIELDS)), draw(ANYTHING)
             done.append(fields(**{name: value}))
             continue
-        keys = [f"{i}.{kind}" for i in ("0", "1", "7", "own") for kind in (*_state.KINDS, "0")]
+        keys = [f"{i}.{kind}" for i in ("0", "1", "7", "own") for kind in (*KINDS, "0")]
         key = draw(st.sampled_from([*keys, "description", "checksum", "0"]))
         array = np.full(draw(SHAPES), draw(st.sampled_from([0, 1, -1, 7, 200]))).astype(
             draw(st.sampled_from(DTYPES))

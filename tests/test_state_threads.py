@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_rmsprop
-from keras_rmsprop._gate import Gate
+from keras_rmsprop._variables._gate import Gate
 from tests.conftest import BACKEND
 
 COUNT = 12

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_rmsprop import RMSprop, _step
-from keras_rmsprop._rule import Parameter
+from keras_rmsprop import RMSprop
+from keras_rmsprop._math import _step
+from keras_rmsprop._math._rule import Parameter
 from tests.agreement import RANKS, a_problem, differences, rmsprop
 from tests.peers import follow, follow_ours, unavailable
 from tests.variants import KERAS, RULE, Variant, option_variants
@@ -62,7 +63,7 @@ def clipped(*gradients: Any, **limit: float) -> list[np.ndarray]:
     weights = [keras.Variable(numpy(g), dtype=_step.dtype_of(g)) for g in gradients]
     optimizer = rmsprop(rho=0.0, centered=True, jit_compile=False, **limit)
     optimizer.apply(list(gradients), weights)
-    return [numpy(parameter.gradient_average) for parameter in optimizer._parameters]
+    return [numpy(parameter.gradient_average) for parameter in optimizer._roster.parameters]
 
 
 def test_clipping_by_value_bounds_every_element() -> None:
@@ -120,7 +121,7 @@ def after_one_call(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Gradients do not exist for variables")
         optimizer.apply(list(gradients), weights)
-    averages = [parameter.square_average for parameter in optimizer._parameters]
+    averages = [parameter.square_average for parameter in optimizer._roster.parameters]
     return [numpy(weight) for weight in weights], [numpy(average) for average in averages]
 
 
@@ -205,7 +206,7 @@ def test_the_sum_of_a_variable_without_a_gradient_in_the_completing_call_waits(m
         for gradients in calls:
             given = [None if g is None else tensor(g) for g in gradients]
             optimizer.apply(given, weights)
-            averages.append(float(numpy(optimizer._parameters[0].square_average)[0]))
+            averages.append(float(numpy(optimizer._roster.parameters[0].square_average)[0]))
     # The 4 waits through the call that completes without it: ((4 + 2 + 2) / 2)**2.
     np.testing.assert_allclose(averages, [0.0, 0.0, 0.0, 16.0], rtol=1e-6)
 
@@ -234,10 +235,10 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
     gradients = [tensor(1.0, -2.0, 3.0), None, tensor(4.0, 5.0, 6.0), tensor(0.0, 0.0, 1.0)]
     before = [
         Parameter(*(None if v is None else ops.convert_to_tensor(v) for v in owners))
-        for owners in optimizer._parameters
+        for owners in optimizer._roster.parameters
     ]
     counters = _step.Counters(
-        *(v if v is None else ops.convert_to_tensor(v) for v in optimizer._counters)
+        *(v if v is None else ops.convert_to_tensor(v) for v in optimizer._roster.counters)
     )
     plan = optimizer._plan()
     arguments = plan, optimizer._numbers(), counters, 0.1, before, gradients

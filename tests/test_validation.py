@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_rmsprop import RMSprop, _validation
+from keras_rmsprop import RMSprop
+from keras_rmsprop._settings import _validation
 from tests.conftest import BACKEND, since_keras
 
 NAN, INFINITY = float("nan"), float("inf")

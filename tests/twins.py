@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import keras_rmsprop
-from keras_rmsprop import _step
+from keras_rmsprop._math import _step
 from tests import models
 from tests.agreement import TOLERANCE, rmsprop
 from tests.variants import Variant

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,25 +10,18 @@ from keras import ops
 # Keras has no public way to ask for the scope; tests/test_optimizer.py checks that it exists.
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from keras_rmsprop import _interrupts, _step
-from keras_rmsprop._rule import Parameter, Tensor
-
-if TYPE_CHECKING:
-    from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop._execution import _interrupts
+from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._math import _step
+from keras_rmsprop._math._rule import Tensor
 
 __all__ = [
     "FLOATING",
-    "as_written",
     "changes",
     "in_stateless_scope",
-    "is_recorded",
-    "is_rows",
-    "let_averages_be_swapped",
-    "read_counters",
     "refuse",
     "run_plainly",
     "run_with_hook",
-    "shape_of",
     "why_op_by_op",
     "write_whole",
 ]
@@ -36,72 +29,35 @@ __all__ = [
 # The dtypes of weights and slots that every backend's compiler takes.
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def as_written(function: _Function) -> _Function:
-    """Return the function, where nothing rewrites Python's code."""
-    return function
-
-
-def is_recorded() -> bool:
-    """Return False: Python runs here, and nothing records it."""
-    return False
-
-
-def let_averages_be_swapped(_: Any) -> None:
-    """Do nothing: Keras swaps weights with wider averages by itself here."""
-
-
-def is_rows(_: Any) -> bool:
-    """Whether a gradient is the rows of a table and their ids, where it never is."""
-    return False
-
-
-def shape_of(gradient: Any) -> tuple[int, ...]:
-    """Return the gradient's shape, where it is always known."""
-    shape: tuple[int, ...] = gradient.shape
-    return shape
-
 
 def run_plainly(
-    optimizer: "RMSprop",
-    plan: _step.Plan,
-    gradients: Sequence[Tensor | None],
-    rate: Any,
-    read: Callable[[Any], Tensor],
+    step: Step, gradients: Sequence[Tensor | None], rate: Any, read: Callable[[Any], Tensor]
 ) -> list[tuple[Any, Tensor]]:
     """Run one step and return the (variable, value) pairs to be written.
 
     Args:
-        optimizer: a built optimizer.
-        plan: what its step does.
+        step: what is to be done.
         gradients: for each built variable a dense gradient or None.
-        rate: its `learning_rate`, asked for once in a step, because a callable may give a new
-            one each time.
+        rate: what `step.rate.ask()` gave.
         read: gives a variable's current value.
     """
-    variables = optimizer._parameters
-    before = [
-        Parameter(*(None if owner is None else read(owner) for owner in owners))
-        for owners in variables
-    ]
-    counters = read_counters(optimizer, read)
+    owners = step.roster.parameters
+    before = [parameter.read(read) for parameter in owners]
+    counters = step.roster.counters.read(read)
     after, counted = _step.step(
-        plan,
-        optimizer._numbers(),
+        step.plan,
+        step.numbers,
         counters,
         read(rate) if isinstance(rate, keras.Variable) else rate,
         before,
         gradients,
-        optimizer._update_hook(),
+        None if step.hook is None else step.hook.update,
     )
-    return changes([*variables, optimizer._counters], [*before, counters], [*after, counted])
+    return changes([*owners, step.roster.counters], [*before, counters], [*after, counted])
 
 
 def run_with_hook(
-    optimizer: "RMSprop",
-    plan: _step.Plan,
+    step: Step,
     gradients: Sequence[Tensor | None],
     rate: Any,
     read: Callable[[Any], Tensor],
@@ -113,21 +69,19 @@ def run_with_hook(
     variables of its own is undone by selection; where it raises, everything is as it was.
 
     Args:
-        optimizer: a built optimizer with an update hook.
-        plan: what its step does.
+        step: what is to be done, with a hook.
         gradients: for each built variable a dense gradient or None.
-        rate: its `learning_rate`, asked for once.
+        rate: what `step.rate.ask()` gave.
         read: gives a variable's current value as something that outlives an assignment.
         assign: gives a variable a value.
     """
-    own = optimizer._own_variables()
-    # That code may assign to any of them.
-    kept = [(v, read(v)) for v in (*optimizer._roster.weights, *optimizer.variables)]
-    calls = read(optimizer._counters.calls)
+    assert step.hook is not None
+    own, plan, counter = step.hook.own, step.plan, step.roster.counters.calls
+    kept = [(v, read(v)) for v in step.hook.reach]
+    calls = read(counter)
     try:
-        pairs = run_plainly(optimizer, plan, gradients, rate, read)
+        pairs = run_plainly(step, gradients, rate, read)
         if own and (plan.skip_nonfinite or plan.accumulation_steps > 1):
-            counter = optimizer._counters.calls
             counted = next((new for owner, new in pairs if owner is counter), calls)
             completes = counted % plan.accumulation_steps == 0
             made = ops.logical_and(counted > calls, completes)
@@ -140,11 +94,6 @@ def run_with_hook(
         for variable, value in kept:
             assign(variable, value)
         raise
-
-
-def read_counters(optimizer: "RMSprop", read: Callable[[Any], Tensor]) -> _step.Counters:
-    """Read the variables that count the steps."""
-    return _step.Counters(*(v if v is None else read(v) for v in optimizer._counters))
 
 
 def changes(
@@ -187,14 +136,14 @@ def write_whole(
             raise
 
 
-def why_op_by_op(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
+def why_op_by_op(step: Step) -> str | None:
     """Why the step must run op by op, None if it may be compiled.
 
     An `update_step` or a constraint of a user's may do anything, such as print or count.
     """
-    if optimizer._update_hook() is not None:
-        return f"{type(optimizer).__name__} has an `update_step` of its own"
-    for constraint in plan.constraints:
+    if step.hook is not None:
+        return f"{step.hook.owner} has an `update_step` of its own"
+    for constraint in step.plan.constraints:
         if constraint is not None and not type(constraint).__module__.startswith("keras.src."):
             return f"the constraint {type(constraint).__name__} is not one of Keras's own"
     return None

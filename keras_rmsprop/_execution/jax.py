@@ -25,7 +25,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import keras
@@ -33,14 +33,12 @@ import numpy as np
 from jax import numpy as jnp
 from jax.experimental.sparse import JAXSparse
 
-from keras_rmsprop import _interrupts, _rule, _step
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _interface, _interrupts, _plain
+from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
-from keras_rmsprop._roster import Roster
-from keras_rmsprop._rule import Coefficients, Parameter
-
-if TYPE_CHECKING:
-    from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop._math import _rule, _step
+from keras_rmsprop._math._rule import Coefficients, Parameter
+from keras_rmsprop._variables._roster import Roster
 
 Gradients = Sequence[jax.Array | None]
 
@@ -48,15 +46,17 @@ Gradients = Sequence[jax.Array | None]
 GIVES_ROWS = False
 # Whether a step in a graph changes variables while Python is elsewhere.
 STEPS_IN_GRAPHS = False
-outside_trace = contextlib.nullcontext
-as_written, is_rows = _plain.as_written, _plain.is_rows
-is_recorded = _plain.is_recorded
-let_averages_be_swapped = _plain.let_averages_be_swapped
+# What serves here as it does by default.
+as_written = _interface.as_written
+is_recorded = _interface.is_recorded
+is_rows = _interface.is_rows
+outside_trace = _interface.outside_trace
+swapping_strategy = _interface.swapping_strategy
 
 _log = logging.getLogger(__name__)
 
-# The optimizers of which the log says that they run op by op; each step tries anew.
-_told: "weakref.WeakSet[RMSprop]" = weakref.WeakSet()
+# Of whose steps the log says that they run op by op; each step tries anew.
+_told: "weakref.WeakSet[Roster]" = weakref.WeakSet()
 
 # A compilation that takes longer is logged; in seconds.
 _LONG = 1.0
@@ -84,32 +84,27 @@ def _sqrt(x: jax.Array) -> jax.Array:
 _rule.sqrt = _sqrt
 
 
-def run(optimizer: "RMSprop", gradients: Gradients) -> None:
+def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
-    plan = optimizer._plan()
-    insists = optimizer.jit_compile is True
-    if _is_traced(optimizer, gradients) or (in_stateless_scope() and not insists):
+    insists = step.mode is True
+    if _is_traced(step, gradients) or (in_stateless_scope() and not insists):
         # What surrounds the step decides how it runs.
-        rate = optimizer._given_learning_rate()
-        if optimizer._update_hook() is not None:
-            run_with_hook(optimizer, plan, gradients, rate, read, _assign)
-        else:
-            write(run_plainly(optimizer, plan, gradients, rate, read))
+        _run_op_by_op(step, gradients, step.rate.ask())
         return
-    reason = _why_op_by_op(optimizer, plan)
+    reason = _why_op_by_op(step)
     if insists and reason is not None:
         _plain.refuse(reason)
-    rate = optimizer._given_learning_rate()
-    if reason is None and (insists or _compiles_unasked(optimizer, gradients)):
-        reason = _run_compiled(optimizer, plan, gradients, rate)
+    rate = step.rate.ask()
+    if reason is None and (insists or _compiles_unasked(step, gradients)):
+        reason = _run_compiled(step, gradients, rate)
         if reason is None:
             return
         if insists:
             _plain.refuse(reason)
-        if optimizer not in _told:
-            _told.add(optimizer)
-            _log.debug("%s runs op by op: %s", optimizer.name, reason)
-    _run_op_by_op(optimizer, plan, gradients, rate)
+        if step.roster not in _told:
+            _told.add(step.roster)
+            _log.debug("%s runs op by op: %s", step.name, reason)
+    _run_op_by_op(step, gradients, rate)
 
 
 def read(variable: keras.Variable) -> jax.Array:
@@ -165,15 +160,15 @@ def dense(gradient: Any, variable: keras.Variable) -> jax.Array:
     return keras.ops.convert_to_tensor(gradient, dtype)
 
 
-def _is_traced(optimizer: "RMSprop", gradients: Gradients) -> bool:
+def _is_traced(step: Step, gradients: Gradients) -> bool:
     """Whether the step is part of a trace, such as that of a user's `jit`."""
-    given = (read(optimizer._iterations), *gradients)
+    given = (read(step.roster.counters.calls), *gradients)
     return any(isinstance(x, jax.core.Tracer) for x in given)
 
 
-def _why_op_by_op(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
+def _why_op_by_op(step: Step) -> str | None:
     """Why no step of this configuration can be compiled, None if it can."""
-    reason = _plain.why_op_by_op(optimizer, plan)
+    reason = _plain.why_op_by_op(step)
     if reason is None and jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         reason = "JAX is set to run without `jit` (`jax_disable_jit`)"
     if reason is None and keras.distribution.distribution() is not None:
@@ -181,21 +176,22 @@ def _why_op_by_op(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
     return reason
 
 
-def _compiles_unasked(optimizer: "RMSprop", gradients: Gradients) -> bool:
+def _compiles_unasked(step: Step, gradients: Gradients) -> bool:
     """Whether a step that can be compiled is, where the user leaves it to us.
 
     It depends on the configuration, the saved state and the set of gradients only, never on what
     the process did before: otherwise a resumed run would round differently from one that was not
     stopped.
     """
-    if optimizer.jit_compile is False or not _is_worth_all(optimizer._roster, gradients):
+    if step.mode is False or not _is_worth_all(step.roster, gradients):
         return False
-    course = _courses.get(optimizer)
-    if course is not None and course.calls is optimizer._iterations._value:
+    calls = step.roster.counters.calls._value
+    course = _courses.get(step.roster)
+    if course is not None and course.calls is calls:
         # Known to be above zero, without waiting for the device.
         return True
     # One-step uses need not pay for a compilation.
-    return int(optimizer.iterations) > 0
+    return int(calls) >= step.plan.accumulation_steps
 
 
 def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
@@ -211,13 +207,13 @@ def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
     return 8 * given >= sum(work)
 
 
-def _run_op_by_op(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> None:
+def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
     """Compute a step whole and then write it."""
-    if optimizer._update_hook() is not None:
+    if step.hook is not None:
         # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
-        run_with_hook(optimizer, plan, gradients, rate, read, _assign)
+        run_with_hook(step, gradients, rate, read, _assign)
     else:
-        write(run_plainly(optimizer, plan, gradients, rate, read))
+        write(run_plainly(step, gradients, rate, read))
 
 
 # Compiled steps.
@@ -329,22 +325,20 @@ _compiled_step = jax.jit(_whole_step, static_argnums=0, donate_argnums=1, keep_u
 class _Course:
     """What the compiled steps of one optimizer leave to the next.
 
-    It holds arrays, but neither variables nor the optimizer, which it must not keep alive.
+    It holds arrays, but neither the variables nor their roster, which it must not keep alive.
 
     Args:
-        optimizer: a built optimizer.
-        plan: what its step does, with constraints that can be compared.
+        roster: the variables.
+        plan: what a step does, with constraints that can be compared.
         without: the positions of the parameters that take no gradient.
     """
 
-    def __init__(self, optimizer: "RMSprop", plan: _step.Plan, without: tuple[int, ...]) -> None:
-        self.roster = weakref.ref(optimizer._roster)
+    def __init__(self, roster: Roster, plan: _step.Plan, without: tuple[int, ...]) -> None:
         self.plan, self.without = plan, without
-        self.skips = optimizer._skipped_steps is not None
-        groups = (*optimizer._parameters, optimizer._counters)
+        groups = (*roster.parameters, roster.counters)
         fields = tuple(tuple(owner is not None for owner in group) for group in groups)
         self.programs = [_Program.of(plan, fields, without, flag) for flag in (False, True)]
-        owners = _owners(optimizer)
+        owners = roster.variables
         self.places = self.programs[0].changed()
         self.are_plain = all(map(_is_plain, owners))
         # How many of the arrays that a step changes leave their memory to a later one. Weights do
@@ -359,14 +353,9 @@ class _Course:
         # The number of calls as the last step left it, where that is known to be above zero.
         self.calls: jax.Array | None = None
 
-    def fits(self, optimizer: "RMSprop", plan: _step.Plan, without: tuple[int, ...]) -> bool:
-        """Whether the optimizer still has the variables and options of this course."""
-        return (
-            self.roster() is optimizer._roster
-            and self.skips == (optimizer._skipped_steps is not None)
-            and self.without == without
-            and self.plan == plan
-        )
+    def fits(self, plan: _step.Plan, without: tuple[int, ...]) -> bool:
+        """Whether a step has the options of this course."""
+        return self.without == without and self.plan == plan
 
     def of_changed(self, all_of: list[Any]) -> list[Any]:
         """Those of all variables, or of their arrays, that a step changes."""
@@ -406,27 +395,24 @@ class _Course:
             self.made = results[: self.reused]
 
 
-# Held weakly: an optimizer that nobody holds takes its course along.
-_courses: "weakref.WeakKeyDictionary[RMSprop, _Course]" = weakref.WeakKeyDictionary()
+_courses: "weakref.WeakKeyDictionary[Roster, _Course]" = weakref.WeakKeyDictionary()
 
 
-def _run_compiled(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any
-) -> str | None:
+def _run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
     """Make the step as one compiled call; return why there is no way, nothing done, or None."""
-    course = _course_of(optimizer, plan, gradients)
+    course = _course_of(step, gradients)
     flagged = sum(gradient is None for gradient in gradients) > len(course.without)
-    owners, scoped = _owners(optimizer), in_stateless_scope()
+    owners, scoped = step.roster.variables, in_stateless_scope()
     values = [read(owner) for owner in owners] if scoped else snapshot(owners)
     flags: list[Any] = []
     if flagged:
-        gradients, flags = _with_dummies(optimizer._roster.weights, course.without, gradients)
+        gradients, flags = _with_dummies(step.roster.weights, course.without, gradients)
     arguments = (
         values,
         list(gradients),
         flags,
         _as_array(read(rate) if isinstance(rate, keras.Variable) else rate),
-        np.array(jax.tree.leaves(optimizer._numbers()), _wide()),
+        np.array(jax.tree.leaves(step.numbers), _wide()),
     )
     compiled = _compilations()
     start = time.perf_counter()
@@ -447,10 +433,10 @@ def _run_compiled(
         # An interrupt between these lines costs memory or time and changes no number.
         _store(course.of_changed(owners), results, at_once=course.are_plain)
         # A first step that `skip_nonfinite` skips counts nothing.
-        course.calls = None if optimizer.jit_compile is True else optimizer._iterations._value
+        course.calls = None if step.mode is True else step.roster.counters.calls._value
         course.keep(results)
     if seconds > _LONG and _compilations() > compiled:
-        _log.info("%s: compiling its step took %.1f s.", optimizer.name, seconds)
+        _log.info("%s: compiling its step took %.1f s.", step.name, seconds)
     return None
 
 
@@ -473,20 +459,21 @@ def _compilations() -> int:
     return int(_compiled_step._cache_size())  # type: ignore[attr-defined]
 
 
-def _course_of(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> _Course:
-    """The optimizer's course, begun anew where its variables or options are others."""
+def _course_of(step: Step, gradients: Gradients) -> _Course:
+    """The course of these variables, begun anew where the options are others."""
+    plan, weights = step.plan, step.roster.weights
     without: tuple[int, ...] = ()
     if any(gradient is None for gradient in gradients):
         without = tuple(
             i
-            for i, (g, v) in enumerate(zip(gradients, optimizer._roster.weights, strict=True))
+            for i, (g, v) in enumerate(zip(gradients, weights, strict=True))
             if g is None and _takes_no_gradient(v)
         )
     if any(plan.constraints):
         plan = plan._replace(constraints=tuple(c and _Constraint(c) for c in plan.constraints))
-    course = _courses.get(optimizer)
-    if course is None or not course.fits(optimizer, plan, without):
-        course = _courses[optimizer] = _Course(optimizer, plan, without)
+    course = _courses.get(step.roster)
+    if course is None or not course.fits(plan, without):
+        course = _courses[step.roster] = _Course(step.roster, plan, without)
     return course
 
 
@@ -572,11 +559,6 @@ _IS_DELETED = operator.methodcaller("is_deleted")
 
 def _is_deleted(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer) and value.is_deleted()
-
-
-def _owners(optimizer: "RMSprop") -> list[Any]:
-    """The weights with their slots, and the counters: all that a step may change."""
-    return [*optimizer._roster.variables, *(v for v in optimizer._counters if v is not None)]
 
 
 def _is_plain(variable: Any) -> bool:

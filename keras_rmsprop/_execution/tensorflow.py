@@ -8,8 +8,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -18,16 +18,19 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from tensorflow.python.framework.ops import EagerTensor
 from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
-from keras_rmsprop import _sparse, _step
-from keras_rmsprop._deferred import Progress
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _interface, _plain, _sparse
+from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._plain import FLOATING, changes, in_stateless_scope
 from keras_rmsprop._execution._traced_once import traced_once
-from keras_rmsprop._rule import Parameter
-
-if TYPE_CHECKING:
-    from keras_rmsprop._optimizer import RMSprop
-    from keras_rmsprop._roster import Roster
+from keras_rmsprop._math import _step
+from keras_rmsprop._math._rule import Parameter
+from keras_rmsprop._variables._roster import (
+    CounterVariables,
+    ParameterVariables,
+    ProgressVariables,
+    Roster,
+    existing,
+)
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 # Variables with their new values, or with new values of some of their rows.
@@ -38,12 +41,13 @@ GIVES_ROWS = True
 # Whether a step in a graph changes variables while Python is elsewhere.
 STEPS_IN_GRAPHS = True
 is_rows = _sparse.is_sparse
-is_recorded = _plain.is_recorded
 # AutoGraph would rewrite the whole package on the first trace, to no effect but seconds lost: it
 # branches on no tensor.
 as_written = tf.autograph.experimental.do_not_convert
 # What is done in this context is done now, not by the graph that is being traced.
 outside_trace = tf.init_scope
+# What serves here as it does by default.
+is_recorded = _interface.is_recorded
 
 _log = logging.getLogger(__name__)
 
@@ -77,22 +81,21 @@ _NOT_COMPILABLE = (
 _OF_A_STRATEGY = "a distribution strategy runs the step or holds its variables"
 
 
-def run(optimizer: "RMSprop", gradients: Gradients) -> None:
+def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
-    plan = optimizer._plan()
     in_replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
     # A stateless scope keeps whole values, and a sum over replicas is dense.
     keeps_rows = not (in_replica or in_stateless_scope())
-    compiles = _is_to_compile(optimizer, plan, gradients)
-    gradients, checks = _take_rows(optimizer, plan, gradients, keeps_rows)
+    compiles = _is_to_compile(step, gradients)
+    gradients, checks = _take_rows(step, gradients, keeps_rows)
     if in_replica:
         with tf.control_dependencies(checks):
-            _run_in_replica(optimizer, plan, gradients)
+            _run_in_replica(step, gradients)
         return
-    rate = optimizer._given_learning_rate()
+    rate = step.rate.ask()
     with tf.control_dependencies(checks) if checks else contextlib.nullcontext():
-        if not compiles or not _run_compiled(optimizer, plan, gradients, rate):
-            _run_op_by_op(optimizer, plan, gradients, rate)
+        if not compiles or not _run_compiled(step, gradients, rate):
+            _run_op_by_op(step, gradients, rate)
 
 
 def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
@@ -100,7 +103,7 @@ def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
     return tf.convert_to_tensor(variable)
 
 
-def write(pairs: Pairs) -> None:
+def write(pairs: Iterable[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
     """Assign each value to its variable, or the rows of it that are given.
 
     Executing eagerly, all or none of them are assigned.
@@ -196,24 +199,20 @@ def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
 class _State(NamedTuple):
     """The variables that a step reads and writes, or something in the place of each."""
 
-    parameters: Sequence[Parameter]
-    counters: _step.Counters
-    progress: Sequence[Progress | None]
+    parameters: Sequence[ParameterVariables]
+    counters: CounterVariables
+    progress: Sequence[ProgressVariables | None]
     # None for a schedule or callable, whose rate a step is given.
     rate: Any
 
     @classmethod
-    def of(cls, optimizer: "RMSprop") -> "_State":
-        return cls(
-            optimizer._parameters,
-            optimizer._counters,
-            optimizer._progress,
-            optimizer._rate_variable,
-        )
+    def of(cls, step: Step) -> "_State":
+        roster = step.roster
+        return cls(roster.parameters, roster.counters, roster.progress, step.rate.variable)
 
 
 def _take_rows(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, keeps_rows: bool
+    step: Step, gradients: Gradients, keeps_rows: bool
 ) -> tuple[Gradients, list[tf.Operation]]:
     """Check gradients that are rows, and sum them up where they are of no use as rows.
 
@@ -224,7 +223,11 @@ def _take_rows(
     taken: list[tf.Tensor | tf.IndexedSlices | None] = []
     checks: list[tf.Operation] = []
     for g, owners, progress, constraint in zip(
-        gradients, optimizer._parameters, optimizer._progress, plan.constraints, strict=True
+        gradients,
+        step.roster.parameters,
+        step.roster.progress,
+        step.plan.constraints,
+        strict=True,
     ):
         if _sparse.is_sparse(g):
             g, check = _sparse.checked(g, owners.weight)
@@ -241,22 +244,22 @@ def _take_rows(
     return taken, checks
 
 
-def _run_op_by_op(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> None:
-    if optimizer._update_hook() is not None:
-        _plain.run_with_hook(optimizer, plan, gradients, rate, read, _sparse.write)
+def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
+    if step.hook is not None:
+        _plain.run_with_hook(step, gradients, rate, read, _sparse.write)
     else:
-        write(_computed(optimizer, plan, gradients, rate))
+        write(_computed(step, gradients, rate))
 
 
-def _computed(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> Pairs:
+def _computed(step: Step, gradients: Gradients, rate: Any) -> Pairs:
     """Compute one step op by op."""
     return _changes_of_step(
-        _State.of(optimizer),
-        plan,
-        optimizer._numbers(),
+        _State.of(step),
+        step.plan,
+        step.numbers,
         read(rate) if isinstance(rate, keras.Variable) else rate,
         gradients,
-        hook=optimizer._update_hook(),
+        hook=None if step.hook is None else step.hook.update,
     )
 
 
@@ -283,13 +286,13 @@ def _changes_of_step(
     }
     before = [
         # A table without a gradient stays as it is and need not be read: that may be a copy.
-        _NOTHING if progress is not None else Parameter(*(v if v is None else read(v) for v in p))
+        _NOTHING if progress is not None else p.read(read)
         for p, progress in zip(state.parameters, state.progress, strict=True)
     ]
     owners = list(state.parameters)
     for i, table in tables.items():
         before[i] = table.parameter
-    counters = _step.Counters(*(v if v is None else read(v) for v in state.counters))
+    counters = state.counters.read(read)
     after, counted = _step.step(
         plan,
         numbers,
@@ -308,14 +311,16 @@ def _changes_of_step(
         pairs += _sparse.close_table(
             plan.form, numbers.coefficients, table, after[i], counters.calls + 1, made
         )
-        owners[i] = before[i] = after[i] = _NOTHING
+        owners[i] = _NO_VARIABLES
+        before[i] = after[i] = _NOTHING
     return pairs + changes([*owners, state.counters], [*before, counters], [*after, counted])
 
 
 _NOTHING = Parameter(None)
+_NO_VARIABLES = ParameterVariables(None)
 
 
-def _is_to_compile(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> bool:
+def _is_to_compile(step: Step, gradients: Gradients) -> bool:
     """Whether this step is to run as one compiled call.
 
     It depends on the configuration and the saved state only, never on what the process did
@@ -323,22 +328,21 @@ def _is_to_compile(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients)
 
     Raises: ValueError if the user insists and it cannot.
     """
-    mode = optimizer.jit_compile
-    if mode is False or _sparse.is_inside_xla():
+    if step.mode is False or _sparse.is_inside_xla():
         return False
-    obstacle = _obstacle(optimizer, plan)
-    if obstacle is None and (mode is True or _gains_by_compiling(optimizer, gradients)):
-        obstacle = _bound_to(optimizer).obstacle
+    obstacle = _obstacle(step)
+    if obstacle is None and (step.mode is True or _gains_by_compiling(step, gradients)):
+        obstacle = _bound_to(step).obstacle
         if obstacle is None:
             return True
-    if obstacle is not None and mode is True:
+    if obstacle is not None and step.mode is True:
         _plain.refuse(obstacle)
     return False
 
 
-def _obstacle(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
+def _obstacle(step: Step) -> str | None:
     """Why this step cannot be compiled, as far as that can change from step to step."""
-    if tf.distribute.has_strategy() or _is_distributed(optimizer._iterations._value):
+    if tf.distribute.has_strategy() or _is_distributed(step.roster.counters.calls._value):
         return _OF_A_STRATEGY
     if tf.config.functions_run_eagerly():
         return "`tf.config.run_functions_eagerly` is on"
@@ -346,14 +350,14 @@ def _obstacle(optimizer: "RMSprop", plan: _step.Plan) -> str | None:
         return "op determinism is on"
     if in_stateless_scope():
         return "the step is made in a stateless scope"
-    return _plain.why_op_by_op(optimizer, plan)
+    return _plain.why_op_by_op(step)
 
 
-def _gains_by_compiling(optimizer: "RMSprop", gradients: Gradients) -> bool:
+def _gains_by_compiling(step: Step, gradients: Gradients) -> bool:
     if tf.executing_eagerly():
         # One-step uses need not pay for a compilation.
-        return _has_stepped(optimizer)
-    shapes = optimizer._roster.shapes
+        return _has_stepped(step)
+    shapes = step.roster.shapes
     if len(shapes) > NESTED_TENSORS or any(map(_sparse.is_sparse, gradients)):
         # A step with rows would be the same graph again.
         return False
@@ -364,19 +368,19 @@ def _gains_by_compiling(optimizer: "RMSprop", gradients: Gradients) -> bool:
 class _Bound:
     """An optimizer's variables as arguments of compiled programs, with what it has called."""
 
-    def __init__(self, optimizer: "RMSprop") -> None:
+    def __init__(self, step: Step) -> None:
         self.calls: dict[_Key, _Program | None] = {}
         self.obstacle: str | None = None
         try:
-            device = _placement(optimizer)
+            device = _placement(step)
         except tf.errors.UnimplementedError as error:
             self.obstacle = error.message
-            _log.debug("%s runs op by op: %s", optimizer.name, error.message)
+            _log.debug("%s runs op by op: %s", step.name, error.message)
             return
         # The default device is not named, so that a graph can be exported to another machine.
         self.device = None if device == _default_device() else device
         state = tf.nest.map_structure(
-            lambda v: None if v is None else _sparse.tf_variable(v), _State.of(optimizer)
+            lambda v: None if v is None else _sparse.tf_variable(v), _State.of(step)
         )
         self.variables = [v for v in tf.nest.flatten(state) if v is not None]
         self.handles = [v.handle for v in self.variables]
@@ -448,11 +452,11 @@ class _Bound:
 _bound: "weakref.WeakKeyDictionary[Roster, _Bound]" = weakref.WeakKeyDictionary()
 
 
-def _bound_to(optimizer: "RMSprop") -> _Bound:
-    bound = _bound.get(optimizer._roster)
+def _bound_to(step: Step) -> _Bound:
+    bound = _bound.get(step.roster)
     if bound is None:
         with tf.init_scope():
-            bound = _bound[optimizer._roster] = _Bound(optimizer)
+            bound = _bound[step.roster] = _Bound(step)
     return bound
 
 
@@ -473,10 +477,10 @@ class _Key(NamedTuple):
     xla: bool
 
 
-def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, rate: Any) -> bool:
+def _run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     """Make the step as one compiled call; return False, nothing done, if there is no way."""
-    bound = _bound_to(optimizer)
-    if rate is optimizer._learning_rate:
+    bound, plan = _bound_to(step), step.plan
+    if rate is step.rate.source:
         rate = None
     else:
         # By itself a Python float would become a float32 tensor.
@@ -484,11 +488,11 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
     flags: list[tf.Tensor] = []
     arguments, dtypes = _flatten(gradients)
     if () in dtypes:
-        present = [dtypes[i] != () for i in bound.flagged]
+        there = [dtypes[i] != () for i in bound.flagged]
         # The choice follows from the set of gradients alone.
-        if any(present) and not all(present):
+        if any(there) and not all(there):
             yes, no = _flags()
-            flags = [yes if is_there else no for is_there in present]
+            flags = [yes if is_there else no for is_there in there]
             arguments, dtypes = _flatten(bound.with_zeros(gradients, dtypes))
     key = _Key(
         plan,
@@ -496,10 +500,9 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
         dtypes,
         bool(flags),
         None if rate is None else rate.dtype,
-        optimizer.jit_compile is True or not any(len(two) == 2 for two in dtypes),
+        step.mode is True or not any(len(two) == 2 for two in dtypes),
     )
-    numbers = optimizer._numbers()
-    given = [bound.packed(numbers), *flags, *arguments]
+    given = [bound.packed(step.numbers), *flags, *arguments]
     if rate is not None:
         given.append(rate)
     given += bound.handles
@@ -507,18 +510,12 @@ def _run_compiled(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients, 
     if program is not None:
         program.call(bound.device, given)
         return True
-    if key in bound.calls and optimizer.jit_compile == "auto":
+    if key in bound.calls and step.mode == "auto":
         return False
-    return _call_first(optimizer, bound, key, numbers, given)
+    return _call_first(step, bound, key, given)
 
 
-def _call_first(
-    optimizer: "RMSprop",
-    bound: _Bound,
-    key: _Key,
-    numbers: _step.Numbers,
-    given: list[tf.Tensor],
-) -> bool:
+def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) -> bool:
     """Call a program that the optimizer has not called yet, and compile it if need be.
 
     It is remembered only once that has succeeded: whatever stops it, the next step tries again.
@@ -531,23 +528,23 @@ def _call_first(
         is_new = program is None
         if program is None:
             with tf.init_scope(), tf.device(None):
-                program = _Program(bound, key, numbers)
+                program = _Program(bound, key, step.numbers)
         program.call(bound.device, given)
     except _NOT_COMPILABLE as error:
         if not key.xla:
             raise
         # XLA compiles before it runs anything, so the variables are as they were.
-        if optimizer.jit_compile is True:
+        if step.mode is True:
             _plain.refuse(f"XLA does not take it ({error})")
         _remember(bound.calls, key, None)
-        _log.debug("%s runs op by op: %s", optimizer.name, error)
+        _log.debug("%s runs op by op: %s", step.name, error)
         return False
     if is_new:
         with _programs_lock:
             _remember(_programs, shared_key, program)
         seconds = time.perf_counter() - start
         if seconds > LONG_COMPILATION:
-            _log.info("%s compiled its step in %.1f s", optimizer.name, seconds)
+            _log.info("%s compiled its step in %.1f s", step.name, seconds)
     _remember(bound.calls, key, program)
     return True
 
@@ -693,27 +690,25 @@ def _unpack(like: _step.Numbers, packed: tf.Tensor) -> _step.Numbers:
     return tf.nest.pack_sequence_as(like, tf.unstack(packed))
 
 
-def _has_stepped(optimizer: "RMSprop") -> bool:
+def _has_stepped(step: Step) -> bool:
     """Whether `iterations` is above zero, asked without a look at tapes, scopes and strategies."""
-    counter = optimizer._iterations._value
+    counter = step.roster.counters.calls._value
     calls = read_variable_op(counter.handle, counter.dtype).numpy()
-    return bool(calls >= (optimizer.gradient_accumulation_steps or 1))
+    return bool(calls >= step.plan.accumulation_steps)
 
 
-def _placement(optimizer: "RMSprop") -> str:
+def _placement(step: Step) -> str:
     """Return the device that all variables are on.
 
     Raises: UnimplementedError if there are several, or XLA cannot take the variables.
     """
-    owners = [v for parameter in optimizer._parameters for v in parameter if v is not None]
+    owners = existing(*step.roster.parameters)
     dtypes = {_step.dtype_of(v) for v in owners}
     if not dtypes <= FLOATING:
         raise tf.errors.UnimplementedError(
             None, None, f"there are variables of dtype {sorted(dtypes - FLOATING)}"
         )
-    owners += [v for v in optimizer._counters if v is not None]
-    if isinstance(optimizer._learning_rate, keras.Variable):
-        owners.append(optimizer._learning_rate)
+    owners += existing(step.roster.counters, [step.rate.variable])
     if any(map(_is_distributed, owners)):
         raise tf.errors.UnimplementedError(None, None, _OF_A_STRATEGY)
     devices = {_sparse.tf_variable(v).device for v in owners}
@@ -743,22 +738,22 @@ def _has_xla(device: str) -> bool:
     return True
 
 
-def _run_in_replica(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients) -> None:
+def _run_in_replica(step: Step, gradients: Gradients) -> None:
     """Make one step in a replica of a distribution strategy.
 
     Every replica sums the gradients of all, computes the same results from its own copies, and
     one merge call, without any condition around it, writes each copy.
     """
-    context = tf.distribute.get_replica_context()
+    replica = tf.distribute.get_replica_context()
     # Widened first: a sum can be beyond a half precision that holds each of its terms.
-    present = [_step.widen(g) for g in gradients if g is not None]
-    if plan.accumulation_steps > 1:
+    given = [_step.widen(g) for g in gradients if g is not None]
+    if step.plan.accumulation_steps > 1:
         # One tensor object in all replicas passes for a value that is summed already. Keras sums
         # what it has accumulated, which is each replica's own.
-        present = list(map(tf.identity, present))
-    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+        given = list(map(tf.identity, given))
+    sums = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, given))
     summed = [None if g is None else next(sums) for g in gradients]
-    pairs = _computed(optimizer, plan, summed, _rate_for_all_replicas(optimizer))
+    pairs = _computed(step, summed, _rate_for_all_replicas(step))
     variables = [_sparse.tf_variable(variable) for variable, _ in pairs]
 
     def assign_copies(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:
@@ -770,11 +765,11 @@ def _run_in_replica(optimizer: "RMSprop", plan: _step.Plan, gradients: Gradients
     _merge_call(assign_copies, [value for _, value in pairs])
 
 
-def _rate_for_all_replicas(optimizer: "RMSprop") -> Any:
+def _rate_for_all_replicas(step: Step) -> Any:
     """Ask for the learning rate once a step: a callable may give a new one each time."""
-    if optimizer._rate_variable is not None:
-        return optimizer._rate_variable
-    return _merge_call(lambda _: optimizer._given_learning_rate())
+    if step.rate.variable is not None and not step.rate.is_overridden:
+        return step.rate.variable
+    return _merge_call(lambda _: step.rate.ask())
 
 
 def _merge_call(do: Callable[..., Any], *arguments: Any) -> Any:
@@ -789,18 +784,12 @@ def _is_distributed(variable: keras.Variable | tf.Variable) -> bool:
     return isinstance(_sparse.tf_variable(variable), tf.distribute.DistributedValues)
 
 
-# Where Keras keeps an optimizer's distribution strategy, on TensorFlow alone.
-_STRATEGY = "_distribution_strategy"
-
-
-def let_averages_be_swapped(optimizer: "RMSprop") -> None:
-    """Have `keras.callbacks.SwapEMAWeights` swap weights with averages that are wider."""
-    strategy = getattr(optimizer, _STRATEGY)
-    is_mixed = any(
-        p.average is not None and p.average.dtype != p.weight.dtype for p in optimizer._parameters
-    )
+def swapping_strategy(strategy: Any, parameters: Sequence[ParameterVariables]) -> Any:
+    """Return a strategy by which `SwapEMAWeights` can swap weights with wider averages."""
+    is_mixed = any(p.average is not None and p.average.dtype != p.weight.dtype for p in parameters)
     if is_mixed and not isinstance(strategy, _BetweenDtypes):
-        setattr(optimizer, _STRATEGY, _BetweenDtypes(strategy))
+        return _BetweenDtypes(strategy)
+    return strategy
 
 
 class _BetweenDtypes:

@@ -1,23 +1,21 @@
 """How a step runs on torch: in place, many tensors to a call, or op by op."""
 
 import collections
-import contextlib
 import itertools
 import operator
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import torch
 
-from keras_rmsprop import _interrupts, _rule, _step
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _interface, _interrupts, _plain
+from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
-from keras_rmsprop._rule import Form, Parameter, StepCoefficients
-
-if TYPE_CHECKING:
-    from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop._math import _rule, _step
+from keras_rmsprop._math._rule import Form, Parameter, StepCoefficients
+from keras_rmsprop._variables._roster import ParameterVariables, Roster, existing
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
@@ -42,48 +40,48 @@ SETS_KEPT = 4
 GIVES_ROWS = False
 # Whether a step in a graph changes variables while Python is elsewhere.
 STEPS_IN_GRAPHS = False
-outside_trace = contextlib.nullcontext
-as_written, is_rows, shape_of = _plain.as_written, _plain.is_rows, _plain.shape_of
 is_recorded = torch.compiler.is_compiling
-let_averages_be_swapped = _plain.let_averages_be_swapped
+# What serves here as it does by default.
+as_written = _interface.as_written
+is_rows = _interface.is_rows
+outside_trace = _interface.outside_trace
+shape_of = _interface.shape_of
+swapping_strategy = _interface.swapping_strategy
 
 
 @torch.no_grad()
-def run(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
+def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Make one step."""
-    plan = optimizer._plan()
     if in_stateless_scope() or torch.compiler.is_compiling():
         # The caller decides what becomes of the values. Inside torch.compile a counter's value
         # as a number would mean a new graph each step.
-        rate = optimizer._given_learning_rate()
-        if optimizer._update_hook() is not None:
-            run_with_hook(optimizer, plan, gradients, rate, _copied, _assign)
+        rate = step.rate.ask()
+        if step.hook is not None:
+            run_with_hook(step, gradients, rate, _copied, _assign)
         else:
-            write(run_plainly(optimizer, plan, gradients, rate, read))
+            write(run_plainly(step, gradients, rate, read))
         return
     reason = None
-    if optimizer.jit_compile is not False:
-        reason = _plain.why_op_by_op(optimizer, plan)
+    if step.mode is not False:
+        reason = _plain.why_op_by_op(step)
         if reason is None:
-            _run_in_place(optimizer, plan, gradients)
+            _run_in_place(step, gradients)
             return
-        if optimizer.jit_compile is True:
+        if step.mode is True:
             _plain.refuse(reason)
-    _run_op_by_op(optimizer, plan, gradients)
+    _run_op_by_op(step, gradients)
 
 
-def _run_op_by_op(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Sequence[torch.Tensor | None]
-) -> None:
+def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Compute a step whole and then write it."""
-    _check_devices(optimizer, gradients)
-    _check_writable(_variables(optimizer))
-    rate = optimizer._given_learning_rate()
-    if optimizer._update_hook() is not None:
+    _check_devices(step.roster, gradients)
+    _check_writable(step.roster.variables)
+    rate = step.rate.ask()
+    if step.hook is not None:
         # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
-        run_with_hook(optimizer, plan, gradients, rate, _copied, _assign)
+        run_with_hook(step, gradients, rate, _copied, _assign)
     else:
-        pairs = run_plainly(optimizer, plan, gradients, rate, read)
+        pairs = run_plainly(step, gradients, rate, read)
         _plain.write_whole(pairs, _copied, _assign)
 
 
@@ -147,9 +145,9 @@ def _as_floating(gradient: torch.Tensor, variable: Any) -> torch.Tensor:
     return gradient.to(getattr(torch, wide))
 
 
-def _check_devices(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None]) -> None:
+def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> None:
     """Refuse gradients that are not where their variables are."""
-    for variable, gradient in zip(optimizer._roster.weights, gradients, strict=True):
+    for variable, gradient in zip(roster.weights, gradients, strict=True):
         if gradient is not None and gradient.device != variable.value.device:
             raise ValueError(
                 f"The gradient of {variable.path!r} is on the device {gradient.device}, but the "
@@ -157,34 +155,32 @@ def _check_devices(optimizer: "RMSprop", gradients: Sequence[torch.Tensor | None
             )
 
 
-def _run_in_place(
-    optimizer: "RMSprop", plan: _step.Plan, gradients: Sequence[torch.Tensor | None]
-) -> None:
+def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Make one step in the variables' own memory; the stages are those of `_step.step`.
 
     What can fail or wait comes first; then everything is written without an interruption.
     """
-    numbers = optimizer._numbers()
-    layout = _layout_of(optimizer, plan)
+    plan, numbers, roster = step.plan, step.numbers, step.roster
+    layout = _layout_of(roster, plan)
     given = {i: g for i, g in enumerate(gradients) if g is not None}
     values = {i: given.pop(i) for i in list(given) if plan.overwritten[i]}
     chosen = layout.choose(tuple(given))
     present = list(given.values())
     if [g.device for g in present] != chosen.devices:
-        _check_devices(optimizer, gradients)
+        _check_devices(roster, gradients)
     batch = _unscaled(plan, numbers, layout.apart(present))
-    calls = int(_value_of(optimizer, "calls", read(optimizer._iterations)))
+    calls = int(_value_of(roster, "calls", read(roster.counters.calls)))
 
     # Every call asks for the rate, also one that makes no step: a callable may count.
-    rate = _learning_rate(optimizer, calls)
+    rate = _learning_rate(step, calls)
     if plan.skip_nonfinite:
         owners = [layout.parameters[i] for i in chosen.present]
         finite = _step.all_finite(plan, batch, owners, [None] * len(owners))
         if not all(map(bool, (finite, *(v.isfinite().all() for v in values.values())))):
-            read(optimizer._skipped_steps).add_(1)
+            read(roster.counters.skipped).add_(1)
             return
     done = calls // plan.accumulation_steps
-    step = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
+    scalars = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
     completes = (calls + 1) % plan.accumulation_steps == 0 if plan.accumulation_steps > 1 else None
     taken = {
         i: _step.take_as_value(layout.parameters[i], value, completes)
@@ -195,10 +191,10 @@ def _run_in_place(
             for tensor, new in zip(layout.parameters[i], after, strict=True):
                 if new is not tensor:
                     tensor.copy_(new)
-        _write_step(plan, numbers, step, layout, chosen, calls, batch)
-        counter = read(optimizer._iterations)
+        _write_step(plan, numbers, scalars, layout, chosen, calls, batch)
+        counter = read(roster.counters.calls)
         counter.add_(1)
-        _remember(optimizer, "calls", counter, calls + 1)
+        _remember(roster, "calls", counter, calls + 1)
 
 
 def _write_step(
@@ -331,7 +327,6 @@ class _Choice(NamedTuple):
 class _Layout(NamedTuple):
     """An optimizer's tensors sorted, good for as long as they are where they are."""
 
-    owners: tuple[Parameter, ...]
     # The variables one after the other, the tensors they held, and where.
     variables: list[keras.Variable]
     tensors: list[torch.Tensor]
@@ -352,9 +347,9 @@ class _Layout(NamedTuple):
     averaged: list[tuple[list[torch.Tensor], list[torch.Tensor]]]
     choices: dict[tuple[int, ...], _Choice]
 
-    def holds(self, owners: tuple[Parameter, ...], plan: _step.Plan) -> bool:
-        """Whether it is what these variables and this plan need."""
-        if self.owners is not owners or self.decayed != plan.decayed:
+    def serves(self, plan: _step.Plan) -> bool:
+        """Whether the tensors are still where they were, and sorted as this plan needs them."""
+        if self.decayed != plan.decayed:
             return False
         tensors = [v._value for v in self.variables]
         return (
@@ -405,28 +400,21 @@ class _Layout(NamedTuple):
 
 
 # Sorting the tensors of a large model takes as long as a step of its smaller ones.
-_layouts: "weakref.WeakKeyDictionary[RMSprop, _Layout]" = weakref.WeakKeyDictionary()
+_layouts: "weakref.WeakKeyDictionary[Roster, _Layout]" = weakref.WeakKeyDictionary()
 
 
-def _layout_of(optimizer: "RMSprop", plan: _step.Plan) -> _Layout:
-    owners = optimizer._parameters
-    layout = _layouts.get(optimizer)
-    if layout is None or not layout.holds(owners, plan):
+def _layout_of(roster: Roster, plan: _step.Plan) -> _Layout:
+    layout = _layouts.get(roster)
+    if layout is None or not layout.serves(plan):
         # The old one goes first, for it may be all that holds memory that was replaced.
         layout = None
-        _layouts.pop(optimizer, None)
-        _check_writable(_variables(optimizer))
+        _layouts.pop(roster, None)
+        _check_writable(roster.variables)
         # A step outside inference mode must be able to write to what is made here.
         with torch.inference_mode(False), torch.no_grad():
-            layout = _sorted(owners, plan)
-        _layouts[optimizer] = layout
+            layout = _sorted(roster.parameters, plan)
+        _layouts[roster] = layout
     return layout
-
-
-def _variables(optimizer: "RMSprop") -> list[keras.Variable]:
-    """All that a step writes to."""
-    owners = itertools.chain(*optimizer._parameters, optimizer._counters)
-    return [v for v in owners if v is not None]
 
 
 def _check_writable(variables: list[keras.Variable]) -> None:
@@ -449,12 +437,11 @@ def _check_writable(variables: list[keras.Variable]) -> None:
             )
 
 
-def _sorted(owners: tuple[Parameter, ...], plan: _step.Plan) -> _Layout:
-    variables = [v for parameter in owners for v in parameter if v is not None]
-    parameters = [Parameter(*(None if v is None else v._value for v in p)) for p in owners]
-    tensors = _existing(itertools.chain.from_iterable(parameters))
+def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> _Layout:
+    variables = existing(*owners)
+    parameters = [p.read(operator.attrgetter("_value")) for p in owners]
+    tensors = existing(itertools.chain.from_iterable(parameters))
     return _Layout(
-        owners,
         variables,
         tensors,
         addresses=[t.data_ptr() for t in tensors],
@@ -495,7 +482,7 @@ def _groups(parameters: list[Parameter], decayed: Sequence[bool]) -> list[_Group
 def _members(index: int, parameter: Parameter) -> list[_Member]:
     """Make a member of a parameter, or one of each piece of a large one."""
     parameter = parameter._replace(accumulator=None, average=None)
-    tensors, weight = _existing(parameter), parameter.weight
+    tensors, weight = existing(parameter), parameter.weight
     if weight.device.type != "cpu" or weight.numel() <= PIECE:
         return [_Member(index, 0, parameter, None)]
     if not all(t.is_contiguous() for t in tensors):
@@ -576,9 +563,9 @@ def _block(group: _Group, members: list[_Member], places: dict[int, int]) -> _Bl
         sources=[(places[m.position], m.piece) for m in members],
         weights=[p.weight for p in parameters],
         square_averages=[p.square_average for p in parameters],
-        gradient_averages=_existing([p.gradient_average for p in parameters]),
-        momentums=_existing([p.momentum for p in parameters]),
-        roots=_existing([m.root for m in members]),
+        gradient_averages=existing([p.gradient_average for p in parameters]),
+        momentums=existing([p.momentum for p in parameters]),
+        roots=existing([m.root for m in members]),
         joined=_joined(group.chunks, members, places),
     )
 
@@ -594,7 +581,7 @@ def _joined(chunks: list[_Chunk], members: list[_Member], places: dict[int, int]
         if 2 * _elements(present) >= chunk.roots.numel():
             joined.append(chunk.roots)
         else:
-            joined += _existing([m.root for m in present])
+            joined += existing([m.root for m in present])
     return joined
 
 
@@ -754,22 +741,21 @@ def _scale(tensors: Tensors, factor: float) -> None:
         torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype, device=first.device))
 
 
-def _existing(tensors: Iterable[torch.Tensor | None]) -> list[torch.Tensor]:
-    return [t for t in tensors if t is not None]
-
-
-def _learning_rate(optimizer: "RMSprop", calls: int) -> float:
+def _learning_rate(step: Step, calls: int) -> float:
     """The rate of this step as a number of the host's."""
-    if any(map(optimizer._overrides, ("learning_rate", "_get_current_learning_rate"))):
-        return float(optimizer._current_learning_rate())
-    rate = optimizer._learning_rate
+    rate = step.rate.source
+    if step.rate.is_overridden or not isinstance(rate, _Source):
+        rate = step.rate.ask()
+        return float(read(rate) if isinstance(rate, keras.Variable) else rate)
     if isinstance(rate, keras.Variable):
-        return _value_of(optimizer, "learning_rate", read(rate))
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        # Where the counter lives on a device, its value is known here without asking.
-        with keras.device("cpu"):
-            return float(rate(keras.ops.convert_to_tensor(calls)))
-    return float(optimizer._current_learning_rate())
+        return _value_of(step.roster, "learning_rate", read(rate))
+    # Where the counter lives on a device, its value is known here without asking.
+    with keras.device("cpu"):
+        return float(rate(keras.ops.convert_to_tensor(calls)))
+
+
+# Where a rate comes from that needs not be asked of the optimizer.
+_Source = keras.Variable | keras.optimizers.schedules.LearningRateSchedule
 
 
 class _Known(NamedTuple):
@@ -780,28 +766,28 @@ class _Known(NamedTuple):
     value: float
 
 
-# Scalars of each optimizer that live on a device and whose values are known on the host, so that
+# Scalars of an optimizer that live on a device and whose values are known on the host, so that
 # a step need not wait for the device to tell them. A change past torch's count of versions, such
 # as one made through `.data`, is not seen there.
-_known: "weakref.WeakKeyDictionary[RMSprop, dict[str, _Known]]" = weakref.WeakKeyDictionary()
+_known: "weakref.WeakKeyDictionary[Roster, dict[str, _Known]]" = weakref.WeakKeyDictionary()
 
 
-def _value_of(optimizer: "RMSprop", name: str, tensor: torch.Tensor) -> float:
+def _value_of(roster: Roster, name: str, tensor: torch.Tensor) -> float:
     """The value of a scalar tensor, read from a device only if it has changed."""
     if not _is_remote(tensor):
         return tensor.item()
-    known = _known.setdefault(optimizer, {}).get(name)
+    known = _known.setdefault(roster, {}).get(name)
     if known is None or known.tensor is not tensor or known.version != tensor._version:
         value = tensor.item()
-        _remember(optimizer, name, tensor, value)
+        _remember(roster, name, tensor, value)
         return value
     return known.value
 
 
-def _remember(optimizer: "RMSprop", name: str, tensor: torch.Tensor, value: float) -> None:
+def _remember(roster: Roster, name: str, tensor: torch.Tensor, value: float) -> None:
     if _is_remote(tensor):
         known = _Known(tensor, tensor._version, value)
-        _known.setdefault(optimizer, {})[name] = known
+        _known.setdefault(roster, {})[name] = known
 
 
 def _is_remote(tensor: torch.Tensor) -> bool:

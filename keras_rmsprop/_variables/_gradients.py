@@ -1,10 +1,9 @@
 """What `apply` was given: are there gradients, and does each belong to its variable?"""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from keras_rmsprop._execution import engine
-from keras_rmsprop._rule import Tensor
+from keras_rmsprop._math._rule import Tensor
 
 
 def check_present(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> None:
@@ -26,6 +25,7 @@ def check_match(
     variables: Sequence[Any],
     keys: Sequence[Hashable],
     shapes: list[tuple[int, ...]],
+    shape_of: Callable[[Tensor], Sequence[int | None]],
 ) -> None:
     """Check that no variable occurs twice and that every gradient has its variable's shape.
 
@@ -34,6 +34,7 @@ def check_match(
         variables: the variables, asked for nothing but their names.
         keys: what identifies each variable.
         shapes: the shape of each.
+        shape_of: gives the shape of a gradient, with None where it is not known yet.
 
     Raises: ValueError that names the variable.
     """
@@ -44,7 +45,7 @@ def check_match(
             "Add its gradients up and pass it once."
         )
     received = [
-        shape if gradient is None else engine.shape_of(gradient)
+        shape if gradient is None else shape_of(gradient)
         for gradient, shape in zip(gradients, shapes, strict=True)
     ]
     if received == shapes:

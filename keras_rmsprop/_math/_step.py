@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _rule
-from keras_rmsprop._rule import (
+from keras_rmsprop._math import _rule
+from keras_rmsprop._math._rule import (
     Coefficients,
     Form,
     Number,

@@ -17,9 +17,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from keras_rmsprop import _step
-from keras_rmsprop._deferred import ROW_FIELDS, Progress, catch_up, count
-from keras_rmsprop._rule import Coefficients, Form, Parameter
+from keras_rmsprop._math import _step
+from keras_rmsprop._math._lazy import ROW_FIELDS, Progress, catch_up, count
+from keras_rmsprop._math._rule import Coefficients, Form, Parameter
+from keras_rmsprop._variables._roster import ParameterVariables, ProgressVariables
 
 
 class Rows(NamedTuple):
@@ -149,8 +150,8 @@ class Table(NamedTuple):
     """A variable whose rows decay late, with the rows that a step works on."""
 
     # The variables that hold the weight, its slots and its progress.
-    owners: Parameter
-    progress_owners: Progress
+    owners: ParameterVariables
+    progress_owners: ProgressVariables
     # Which rows, (n,); None for all of them, which a dense gradient needs.
     ids: tf.Tensor | None
     # These rows, up to date.
@@ -162,8 +163,8 @@ class Table(NamedTuple):
 
 def open_table(
     coefficients: Coefficients,
-    owners: Parameter,
-    progress_owners: Progress,
+    owners: ParameterVariables,
+    progress_owners: ProgressVariables,
     gradient: tf.Tensor | tf.IndexedSlices,
     static_shapes: bool,
 ) -> Table:
@@ -171,7 +172,7 @@ def open_table(
     rows = Rows(None, gradient, None)
     if is_sparse(gradient):
         rows = sum_rows(gradient, owners.weight.shape[0], static_shapes)
-    parameter = Parameter(*(_read(owner, rows.ids) for owner in owners))
+    parameter = owners.read(lambda owner: _read(owner, rows.ids))
     progress = Progress(
         *(
             _read(owner, rows.ids if name in ROW_FIELDS else None)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
-from keras_rmsprop import _pairing
+from keras_rmsprop._variables import _pairing
 
 Arguments = ParamSpec("Arguments")
 

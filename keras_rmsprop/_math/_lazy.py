@@ -32,8 +32,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_rmsprop import _rule, _step
-from keras_rmsprop._rule import Coefficients, Form, Parameter, Tensor
+from keras_rmsprop._math import _rule, _step
+from keras_rmsprop._math._rule import Coefficients, Form, Parameter, Tensor
 
 
 class Progress(NamedTuple):

@@ -1,0 +1,98 @@
+"""What do settings mean for a step: which stages does it have, and with which numbers?"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from keras_rmsprop._math import _rule
+from keras_rmsprop._math._rule import Coefficients, Form
+from keras_rmsprop._math._step import Numbers, Plan
+from keras_rmsprop._variables._roster import Roster, Variable
+
+# An object with an attribute for each hyperparameter.
+Settings = Any
+
+
+def form_of(settings: Settings) -> Form:
+    """Return the choices that shape the equations."""
+    return Form(
+        nesterov=settings.nesterov,
+        epsilon_inside_sqrt=settings.epsilon_inside_sqrt,
+        lr_in_momentum=settings.lr_in_momentum,
+        bias_correction=settings.bias_correction,
+        guards_zero_root=settings.epsilon < _rule.SMALLEST_EPSILON,
+    )
+
+
+def coefficients_of(settings: Settings) -> Coefficients:
+    """Return the numbers in the equations."""
+    return Coefficients.of(rho=settings.rho, momentum=settings.momentum, epsilon=settings.epsilon)
+
+
+def numbers_of(settings: Settings) -> Numbers:
+    """Return the numbers of a step."""
+    return Numbers(
+        coefficients=coefficients_of(settings),
+        loss_scale=settings.loss_scale_factor or 0.0,
+        clip=settings.clipvalue or settings.clipnorm or settings.global_clipnorm or 0.0,
+        l2=settings.l2,
+        weight_decay=settings.weight_decay or 0.0,
+        ema_momentum=settings.ema_momentum,
+        one_minus_ema_momentum=1.0 - settings.ema_momentum,
+    )
+
+
+def plan_of(settings: Settings, roster: Roster, decays: Callable[[Variable], bool]) -> Plan:
+    """Return what a step does.
+
+    Args:
+        settings: the hyperparameters.
+        roster: the variables.
+        decays: whether a variable takes part in weight decay, where there is any.
+    """
+    clips = {
+        "value": settings.clipvalue,
+        "norm": settings.clipnorm,
+        "global_norm": settings.global_clipnorm,
+    }
+    overwrites_every = settings.ema_overwrite_frequency or None
+    return Plan(
+        form=form_of(settings),
+        skip_nonfinite=settings.skip_nonfinite,
+        clip=next((kind for kind, limit in clips.items() if limit), None),
+        maximize=settings.maximize,
+        scaled_loss=settings.loss_scale_factor is not None,
+        l2=settings.l2 > 0.0,
+        accumulation_steps=settings.gradient_accumulation_steps or 1,
+        use_ema=settings.use_ema,
+        ema_overwrite_frequency=overwrites_every if settings.use_ema else None,
+        decayed=tuple([bool(settings.weight_decay) and decays(v) for v in roster.weights]),
+        overwritten=roster.overwritten,
+        constraints=_constraints(roster),
+    )
+
+
+def _constraints(roster: Roster) -> tuple[Any, ...]:
+    return tuple([getattr(v, "constraint", None) for v in roster.weights])
+
+
+class Meaning:
+    """What the settings of a built optimizer mean for its steps, made when one of them changes.
+
+    A plain object, so that neither Keras nor TensorFlow track what it holds.
+    """
+
+    def __init__(
+        self, settings: Settings, roster: Roster, decays: Callable[[Variable], bool]
+    ) -> None:
+        self._roster = roster
+        self._plan = plan_of(settings, roster, decays)
+        self.numbers = numbers_of(settings)
+
+    def plan(self) -> Plan:
+        """Return the plan of the coming step."""
+        # A constraint belongs to its variable, which tells nobody when it is given another.
+        constraints = _constraints(self._roster)
+        if not all(map(operator.is_, constraints, self._plan.constraints)):
+            self._plan = self._plan._replace(constraints=constraints)
+        return self._plan

@@ -1,0 +1,189 @@
+"""The state in a Keras file: how it is written and read, and what tells damage."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_rmsprop._state._form import KINDS, Array, Own, State, arrays_in, bytes_of, checksum_of
+from keras_rmsprop._state._holder import Holder, array_of
+from keras_rmsprop._state._keras_file import ForeignStateError, read_keras_state
+from keras_rmsprop._state._names import to_dict
+from keras_rmsprop._state._sanity import damage, is_count, why_impossible
+
+# How this version writes its files; a reader refuses a later one. Format 1 had no variables of a
+# subclass's own, and its checksum did not cover shapes and dtypes.
+FORMAT = 2
+
+
+class Passed(NamedTuple):
+    """The state of a file that is not taken."""
+
+    # Its entries.
+    entries: tuple[str, ...]
+    # Why, in words to warn with; None where nothing is lost.
+    reason: str | None
+
+
+def write_state(state: State, store: Any) -> None:
+    """Put a state into the store of a Keras file: arrays, and their description as JSON."""
+    arrays = arrays_in(state)
+    description = {"format": FORMAT, **state._asdict(), "slots": len(state.slots)}
+    description["own"] = [[own.label, own.position] for own in state.own]
+    arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
+    # A third entry beside the slots: Keras's own class, which counts them and has two of its own,
+    # then skips the file with a warning rather than fail on it.
+    arrays["format"] = np.asarray(FORMAT, np.uint32)
+    arrays["checksum"] = np.asarray(checksum_of(arrays), np.uint32)
+    for key, value in arrays.items():
+        store[key] = value
+
+
+def read_file(store: Any, holder: Holder) -> State | Passed:
+    """Read what a Keras file holds of an optimizer, this package's or Keras's own RMSprop.
+
+    An optimizer that is not built takes nothing, and none takes what is empty or another's.
+
+    Raises: ValueError if the file is damaged, or of a later version.
+    """
+    arrays = _arrays_of(store)
+    skipping = f"Skipping variable loading for optimizer {holder.name!r}"
+    goes_on = "The optimizer goes on with the state it has."
+    if not holder.built:
+        reason = (
+            f"{skipping}: it is not built yet, so it starts afresh, at step 0 and with its own "
+            "learning rate. To resume the training that was saved, load the whole model with "
+            "`keras.saving.load_model`, or call `optimizer.build(model.trainable_variables)` "
+            "before `load_weights`."
+        )
+        return Passed(tuple(sorted(arrays)), reason if _has_steps(arrays) else None)
+    if not arrays:
+        return Passed((), f"{skipping}: the file holds no optimizer state. {goes_on}")
+    if not _is_described(arrays):
+        try:
+            return read_keras_state(arrays, holder)
+        except ForeignStateError as why:
+            reason = f"{skipping}: the file holds the state of another optimizer, {why}. {goes_on}"
+            return Passed(tuple(sorted(arrays)), reason)
+    state = _read_described_state(arrays)
+    if not state.slots and int(array_of(holder.roster.counters.calls)) > 0:
+        reason = f"{skipping}: the file holds the state of one that was not built. {goes_on}"
+        return Passed(tuple(to_dict(state)), reason)
+    return state
+
+
+def _arrays_of(store: Any) -> dict[str, Array]:
+    try:
+        return {str(key): np.array(store[key]) for key in store.keys()}  # noqa: SIM118
+    except (LookupError, ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        raise damage("an entry cannot be read") from error
+
+
+def _is_described(arrays: Mapping[str, Array]) -> bool:
+    """Whether arrays of a file are this package's, and not Keras's own."""
+    return "description" in arrays
+
+
+def _has_steps(arrays: Mapping[str, Array]) -> bool:
+    """Whether what a file holds has come from training, so that not taking it is a loss."""
+    if not _is_described(arrays):
+        counts = [value for value in arrays.values() if value.shape == ()]
+        return any(value.dtype.kind in "iu" and value > 0 for value in counts)
+    if _format_of(_description(arrays)) > FORMAT:
+        return True
+    state = _read_described_state(arrays)
+    return bool(state.calls or state.skipped_steps)
+
+
+def _read_described_state(arrays: Mapping[str, Array]) -> State:
+    """Read the arrays that `write_state` wrote.
+
+    Raises: ValueError if they are damaged, or of a later version.
+    """
+    fields = _description(arrays)
+    version = _format_of(fields)
+    # Judged first, because a later version may take its checksum in another way.
+    if version > FORMAT:
+        raise ValueError(
+            f"The optimizer state was saved by a later version of keras_rmsprop, in format "
+            f"{version}; this version reads formats up to {FORMAT}. Upgrade keras_rmsprop to load "
+            "it. Nothing of it was loaded."
+        )
+    rest = {key: value for key, value in arrays.items() if key != "checksum"}
+    checksum = arrays.get("checksum")
+    if any(value.dtype.kind not in "iuf" for value in arrays.values()):
+        raise damage("it holds what are no numbers")
+    # HDF5 files carry no checksum of their own: a flipped bit would become a weight's average.
+    take = checksum_of if version > 1 else _checksum_of_format_1
+    if checksum is None or checksum.size != 1 or checksum.reshape(()) != take(rest):
+        raise damage("it is not what was saved")
+    del rest["description"]
+    rest.pop("format", None)
+    try:
+        state = _from_fields(fields, rest)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise damage("its description is none of this package's") from error
+    reason = why_impossible(state)
+    if reason is not None:
+        raise damage(reason)
+    return state
+
+
+def _description(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    array = arrays["description"]
+    try:
+        # The bytes of anything else, such as of pointers to objects, mean nothing.
+        fields = json.loads(array.tobytes()) if array.dtype == np.uint8 else None
+    except (ValueError, RecursionError) as error:
+        raise damage("its description cannot be read") from error
+    if not isinstance(fields, dict):
+        raise damage("its description cannot be read")
+    return fields
+
+
+def _format_of(fields: Mapping[str, Any]) -> int:
+    version = fields.get("format")
+    if not is_count(version) or version == 0:
+        raise damage("its description names no format")
+    return int(version)  # type: ignore[arg-type]
+
+
+def _from_fields(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> State:
+    """Put a state together from its description and its arrays; errors of any kind mean damage."""
+    fields = {key: value for key, value in fields.items() if key != "format"}
+    names, own = fields["names"], fields.pop("own", [])
+    # The count is bounded by what the file holds before anything is made of it.
+    if not isinstance(names, list) or fields["slots"] != len(names):
+        raise ValueError("The count of variables is not that of their names.")
+    slots: list[dict[str, Array]] = [{} for _ in names]
+    values: dict[int, Array] = {}
+    for key, value in arrays.items():
+        position, _, kind = key.partition(".")
+        if position == "own":
+            values[int(kind)] = value
+        elif kind in KINDS:
+            slots[_index(position, len(slots))][kind] = value
+        else:
+            raise ValueError(f"There is no slot {key}.")
+    if sorted(values) != list(range(len(own))):
+        raise ValueError("The variables of a subclass are not those described.")
+    entries = [Own(label, position, values[i]) for i, (label, position) in enumerate(own)]
+    return State(**(fields | {"names": tuple(names), "slots": tuple(slots), "own": tuple(entries)}))
+
+
+def _index(text: str, count: int) -> int:
+    index = int(text)
+    if not 0 <= index < count or str(index) != text:
+        raise ValueError(f"There is no variable {text}.")
+    return index
+
+
+def _checksum_of_format_1(arrays: Mapping[str, Array]) -> int:
+    """CRC-32 of the names and the bytes of arrays."""
+    checksum = 0
+    for key in sorted(arrays):
+        checksum = zlib.crc32(key.encode(), checksum)
+        checksum = zlib.crc32(bytes_of(arrays[key]), checksum)
+    return checksum

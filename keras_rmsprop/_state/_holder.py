@@ -1,0 +1,161 @@
+"""What an optimizer holds: reading its state, and telling its variables from a subclass's own."""
+
+import itertools
+import re
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_rmsprop._state._form import KINDS, Array, Own, State, arrays_in, checksum_of
+from keras_rmsprop._variables import _pairing
+from keras_rmsprop._variables._gate import Gate
+from keras_rmsprop._variables._ledger import Entry
+from keras_rmsprop._variables._roster import ParameterVariables, ProgressVariables, Roster
+
+
+class Holder(NamedTuple):
+    """What of an optimizer its state is read from, and loaded into."""
+
+    name: str
+    built: bool
+    roster: Roster
+    # The variable that holds the learning rate, None for a schedule or callable.
+    rate: Any
+    accumulation_steps: int
+    centered: bool
+    lr_in_momentum: bool
+    rho: float
+    initial_square_average: float
+    # All variables of the optimizer, and what each was made for.
+    variables: Sequence[Any]
+    entries: Sequence[Entry]
+    # Holds back the steps of other threads.
+    gate: Gate
+    # Whether there are steps that it does not hold back, those in graphs.
+    steps_in_graphs: bool
+
+
+# How often to read a state at most while a graph may change it, how many reads in a row must
+# agree, and for how many seconds to wait before each.
+READS = 50
+
+
+AGREEING = 3
+
+
+PAUSE = 0.001
+
+
+def state_of(holder: Holder) -> State:
+    """Read an optimizer's state, that of one step also while another thread makes steps."""
+    with holder.gate.read():
+        state = _read(holder)
+        # The gate holds back steps that Python makes; a graph's can come from another thread.
+        if not holder.steps_in_graphs or threading.active_count() == 1:
+            return state
+        agreeing = 1
+        for _ in range(READS):
+            # A step may have written a part and be waiting for a core.
+            time.sleep(PAUSE)
+            again = _read(holder)
+            is_same = _fingerprint(again) == _fingerprint(state)
+            state, agreeing = again, agreeing + 1 if is_same else 1
+            if agreeing == AGREEING:
+                return state
+    warnings.warn(
+        f"The state of {holder.name} changed faster than it could be read, so that its arrays "
+        "may be those of neighbouring steps. Read it between two steps.",
+        stacklevel=3,
+    )
+    return state
+
+
+def _fingerprint(state: State) -> tuple[Any, ...]:
+    return state.calls, state.skipped_steps, checksum_of(arrays_in(state))
+
+
+def _read(holder: Holder) -> State:
+    counters = holder.roster.counters
+    rate = holder.rate
+    return State(
+        calls=int(array_of(counters.calls)),
+        accumulation_steps=holder.accumulation_steps,
+        learning_rate=None if rate is None else float(array_of(rate)),
+        skipped_steps=None if counters.skipped is None else int(array_of(counters.skipped)),
+        centered=holder.centered,
+        lr_in_momentum=holder.lr_in_momentum,
+        rho=holder.rho,
+        names=names_of(holder),
+        slots=tuple({kind: array_of(v) for kind, v in slots.items()} for slots in slots_of(holder)),
+        own=tuple(Own(label, i, array_of(v)) for (i, label), v in own_by_label(holder).items()),
+    )
+
+
+def slots_in(parameter: ParameterVariables, progress: ProgressVariables | None) -> dict[str, Any]:
+    """The slots that there are, by kind."""
+    fields = parameter._asdict() | ({} if progress is None else progress._asdict())
+    return {kind: v for kind, v in fields.items() if kind in KINDS and v is not None}
+
+
+def slots_of(holder: Holder) -> list[dict[str, Any]]:
+    """The slots of each of the optimizer's variables."""
+    return list(map(slots_in, holder.roster.parameters, holder.roster.progress))
+
+
+def own_variables(holder: Holder) -> list[Any]:
+    """Return the variables that a subclass has added."""
+    return list(own_by_label(holder).values())
+
+
+def own_by_label(holder: Holder) -> dict[tuple[int | None, str], Any]:
+    """The variables that a subclass has added, by the position of their weight and a label.
+
+    The label is the name that it was added with, numbered where there are several.
+    """
+    entries = {id(entry.variable): entry for entry in holder.entries}
+    known = [*holder.roster.counters, holder.rate]
+    known += [v for slots in slots_of(holder) for v in slots.values()]
+    known_ids = set(map(id, known))
+    found: dict[tuple[int | None, str], Any] = {}
+    for variable in holder.variables:
+        if id(variable) in known_ids:
+            continue
+        entry = entries.get(id(variable))
+        weight, name = (None, None) if entry is None else (entry.weight, entry.name)
+        position = None if weight is None else holder.roster.position(weight)
+        # Without a name Keras makes one up, and numbers it in each process anew.
+        label = name or re.sub(r"^variable_\d+$", "variable", variable.name)
+        taken = SCALARS if position is None else KINDS
+        labels = itertools.chain([label], (f"{label}#{i}" for i in itertools.count(1)))
+        label = next(x for x in labels if x not in taken and (position, x) not in found)
+        found[position, label] = variable
+    return found
+
+
+# The names of `to_dict` that belong to no variable.
+SCALARS = ("iteration", "learning_rate", "skipped_steps")
+
+
+def names_of(holder: Holder) -> tuple[str, ...]:
+    """The variables' names, each made the only one of its kind by its number."""
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    for parameter in holder.roster.parameters:
+        name = _pairing.path_of(parameter.weight)
+        seen[name] = seen.get(name, -1) + 1
+        names.append(f"{name}#{seen[name]}" if seen[name] else name)
+    return tuple(names)
+
+
+def array_of(variable: Any) -> Array:
+    """Return the value of a variable, copied."""
+    if not isinstance(variable, np.ndarray):
+        # Keras's variables turn into arrays only with a deprecation warning of NumPy's.
+        variable = ops.convert_to_numpy(ops.convert_to_tensor(variable))
+    # A copy, because torch's arrays share the memory that the next step writes to.
+    return np.array(variable)

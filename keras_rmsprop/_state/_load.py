@@ -1,0 +1,284 @@
+"""What becomes of a state that is loaded: what every variable shall hold, and the report of it."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import backend, ops
+
+from keras_rmsprop._math._lazy import ROW_FIELDS, Progress, catch_up
+from keras_rmsprop._math._rule import Coefficients, Parameter
+from keras_rmsprop._state._form import NOTHING, Array, State, own_name, some, wide
+from keras_rmsprop._state._holder import Holder, array_of, names_of, own_by_label, slots_of
+from keras_rmsprop._variables import _pairing
+from keras_rmsprop._variables._pairing import Identity
+from keras_rmsprop._variables._roster import ParameterVariables
+
+
+class _Entries(NamedTuple):
+    # Variables that now hold what the state held, converted where its convention differs.
+    restored: tuple[str, ...]
+    # Variables that the state did not have, and that start afresh.
+    initialized: tuple[str, ...]
+    # Entries of the state that the optimizer has no use for.
+    dropped: tuple[str, ...]
+
+
+class LoadReport(_Entries):
+    """What became of a loaded state, by the names that `state_dict` gives.
+
+    A tuple of `restored`, `initialized` and `dropped`. Beside it `notes` are sentences that say
+    what else there is to know: which variables were told by their names or shapes, because others
+    were saved than there are, and which shapes did not fit.
+    """
+
+    notes: tuple[str, ...]
+
+    def __new__(
+        cls,
+        restored: tuple[str, ...],
+        initialized: tuple[str, ...],
+        dropped: tuple[str, ...],
+        notes: tuple[str, ...] = (),
+    ) -> "LoadReport":
+        """Make a report of these entries."""
+        report = super().__new__(cls, restored, initialized, dropped)
+        report.notes = notes
+        return report
+
+
+class LoadPlan(NamedTuple):
+    """What a load is going to assign, and the report of it."""
+
+    assignments: list[tuple[Any, Any]]
+    report: LoadReport
+
+
+class Loads:
+    """What an optimizer remembers of loads, in an object that Keras does not track."""
+
+    def __init__(self) -> None:
+        self.report: LoadReport | None = None
+
+
+def plan_load(holder: Holder, state: State) -> LoadPlan:
+    """Decide what every variable of a built optimizer is to hold, without assigning anything.
+
+    Raises: ValueError if a counter or the rate is too large for its variable.
+    """
+    names = names_of(holder)
+    own_slots = slots_of(holder)
+    pairs = _pairing.pair(_identities(state), _identities_here(holder, names))
+    assignments: list[tuple[Any, Any]] = []
+    restored: list[str] = []
+    initialized: list[str] = []
+    notes = _notes(pairs, names)
+    used: set[str] = set()
+
+    def assign(variable: Any, name: str, value: Any, fresh: Callable[[], Any]) -> None:
+        (initialized if value is None else restored).append(name)
+        assignments.append((variable, fresh() if value is None else value))
+
+    steps = holder.accumulation_steps
+    calls, skipped = holder.roster.counters
+    in_step = steps == state.accumulation_steps
+    # With other accumulation steps the steps made so far still count as steps.
+    count = state.calls
+    if count is not None and not in_step:
+        count = count // state.accumulation_steps * steps
+    assign(calls, "iteration", _counted(count, calls, "iteration"), lambda: 0)
+    dropped: list[str] = []
+    rate = holder.rate
+    if rate is not None:
+        held = _held(state.learning_rate, rate)
+        assign(rate, "learning_rate", held, lambda: array_of(rate))
+    elif state.learning_rate is not None:
+        dropped.append("learning_rate")
+    if skipped is not None:
+        count = _counted(state.skipped_steps, skipped, "skipped_steps")
+        assign(skipped, "skipped_steps", count, lambda: 0)
+    elif state.skipped_steps is not None:
+        dropped.append("skipped_steps")
+
+    for name, source, parameter, own in zip(
+        names, pairs.sources, holder.roster.parameters, own_slots, strict=True
+    ):
+        saved = {} if source is None else state.slots[source]
+        slots = _converted(state, holder, saved, own) if saved else {}
+        if not in_step:
+            slots.pop("accumulator", None)
+        for kind, variable in own.items():
+            value = _fitting(slots.get(kind), variable)
+            if value is not None:
+                used.add(f"{source}.{kind}")
+            fresh = functools.partial(_fresh, holder, kind, parameter)
+            assign(variable, f"{name}/{kind}", value, fresh)
+    notes += _misfits(state, pairs, names, holder)
+
+    saved_own = {(own.position, own.label): own for own in state.own}
+    for (position, label), variable in own_by_label(holder).items():
+        source = None if position is None else pairs.sources[position]
+        entry = None
+        if (position is None) == (source is None):
+            entry = saved_own.get((source, label))
+        value = _fitting(None if entry is None else entry.value, variable)
+        if entry is not None and value is not None:
+            del saved_own[source, label]
+        name = own_name(label, position, names)
+        # What it starts from only the subclass knows.
+        assign(variable, name, value, functools.partial(array_of, variable))
+
+    saved_names = state.names or tuple(f"variable {i}" for i in range(len(state.slots)))
+    dropped += [
+        f"{saved_names[position]}/{kind}"
+        for position, slots in enumerate(state.slots)
+        for kind in slots
+        if f"{position}.{kind}" not in used
+        # Became part of the square average, where that is no longer about the mean or decays
+        # at every step.
+        and not (
+            kind in ("gradient_average", *Progress._fields) and f"{position}.square_average" in used
+        )
+    ]
+    dropped += [own_name(own.label, own.position, saved_names) for own in saved_own.values()]
+    report = LoadReport(tuple(restored), tuple(initialized), tuple(dropped), tuple(notes))
+    return LoadPlan(assignments, report)
+
+
+def _identities(state: State) -> list[Identity]:
+    """What tells the saved variables."""
+    names = state.names or (None,) * len(state.slots)
+    return [
+        Identity(name, next((v.shape for k, v in slots.items() if k not in Progress._fields), None))
+        for name, slots in zip(names, state.slots, strict=True)
+    ]
+
+
+def _identities_here(holder: Holder, names: Sequence[str]) -> list[Identity]:
+    """What tells the optimizer's variables."""
+    return [
+        Identity(name, tuple(parameter.weight.shape))
+        for name, parameter in zip(names, holder.roster.parameters, strict=True)
+    ]
+
+
+def _notes(pairs: _pairing.Pairs, names: Sequence[str]) -> list[str]:
+    """Say which variables something else than their positions told."""
+    told = {"names": pairs.by_name, "shapes": pairs.by_shape}
+    return [
+        f"other variables were saved than there are; these were told by their {what}: "
+        f"{some([names[i] for i in positions])}"
+        for what, positions in told.items()
+        if positions
+    ]
+
+
+def _misfits(
+    state: State, pairs: _pairing.Pairs, names: Sequence[str], holder: Holder
+) -> list[str]:
+    """Say which variables start afresh because those in their places have other shapes."""
+    if len(state.slots) != len(names):
+        return []
+    identities = zip(names, _identities(state), _identities_here(holder, names), strict=True)
+    return [
+        f"the state in the place of {name} has shape {saved.shape}, where {here.shape} is needed"
+        for (name, saved, here), source in zip(identities, pairs.sources, strict=True)
+        if source is None and saved.shape != here.shape
+    ]
+
+
+def _counted(count: int | None, variable: Any, name: str) -> int | None:
+    """Return a count, or refuse it: assigned to its variable it must stay what it is."""
+    dtype = backend.standardize_dtype(variable.dtype)
+    if count is not None and count > np.iinfo(dtype).max:
+        raise ValueError(
+            f"The saved {name} of {count} is too large for a variable of dtype {dtype}. {NOTHING}"
+        )
+    return count
+
+
+def _held(rate: float | None, variable: Any) -> float | None:
+    """Return a rate, or refuse it: assigned to its variable it must not become infinite."""
+    dtype = backend.standardize_dtype(variable.dtype)
+    if rate is not None and rate > float(np.finfo(np.float32).max) and dtype != "float64":
+        raise ValueError(
+            f"The saved learning rate of {rate} is too large for a variable of dtype {dtype}. "
+            f"{NOTHING}"
+        )
+    return rate
+
+
+def _fitting(value: Array | None, variable: Any) -> Array | None:
+    """Return an array as the value of a variable, None if it has another shape."""
+    if value is None or value.shape != tuple(variable.shape):
+        return None
+    # A value beyond the narrower dtype becomes infinite, as it does in training.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return value.astype(backend.standardize_dtype(variable.dtype), copy=False)
+
+
+def message(report: LoadReport) -> str | None:
+    """Say in words what was not restored, or None if everything was."""
+    parts = []
+    if report.initialized:
+        parts.append(f"these start afresh: {some(report.initialized)}")
+    if report.dropped:
+        parts.append(f"these were saved but are not needed: {some(report.dropped)}")
+    if not parts:
+        return None
+    return (
+        f"The optimizer's state was loaded in part: {len(report.restored)} variables were "
+        f"restored; {'; '.join([*parts, *report.notes])}. See `optimizer.load_report`."
+    )
+
+
+def _converted(
+    state: State, holder: Holder, slots: Mapping[str, Array], own: Mapping[str, Any]
+) -> dict[str, Array]:
+    """A variable's slots in the optimizer's own convention, where `own` are its variables."""
+    converted = dict(slots)
+    counts = [kind for kind in own if kind in Progress._fields]
+    if set(counts) != set(slots) & set(Progress._fields) or state.rho != holder.rho:
+        _settle(converted, state.rho)
+        # What is up to date may count from zero.
+        converted |= {kind: np.zeros(tuple(own[kind].shape)) for kind in counts}
+    if state.centered and not holder.centered and "square_average" in converted:
+        # E[g²] is the second moment about the mean, and the mean's square.
+        mean = converted["gradient_average"]
+        converted["square_average"] = converted["square_average"] + mean**2
+    if "momentum" in converted and state.lr_in_momentum != holder.lr_in_momentum:
+        rate = state.learning_rate
+        buffer = converted.pop("momentum")
+        # One buffer holds steps, the other directions; without a rate there is no telling.
+        if rate:
+            converted["momentum"] = buffer / rate if state.lr_in_momentum else buffer * rate
+    return converted
+
+
+def _settle(slots: dict[str, Array], rho: float) -> None:
+    """Bring rows whose decay is put off up to date, and take their progress away."""
+    fields = [slots.pop(field, None) for field in Progress._fields]
+    progress = Progress(*fields)
+    if progress.row_updates is None or "square_average" not in slots:
+        return
+    coefficients = Coefficients.of(rho=rho, momentum=0.0, epsilon=0.0)
+    # torch's tensors and NumPy's arrays do not multiply.
+    kinds = ("square_average", "gradient_average")
+    s, m = (ops.convert_to_tensor(slots[kind]) if kind in slots else None for kind in kinds)
+    averages = Parameter(None, s, m)
+    settled, _ = catch_up(coefficients, progress, averages)
+    for kind in kinds:
+        if kind in slots:
+            slots[kind] = array_of(getattr(settled, kind))
+
+
+def _fresh(holder: Holder, kind: str, parameter: ParameterVariables) -> Array:
+    """The value with which a slot starts that a state did not have."""
+    if kind == "average":
+        # The average of the weights starts as a copy of them, as it does on the first step.
+        return array_of(parameter.weight).astype(wide(array_of(parameter.weight)))
+    if kind in Progress._fields:
+        return np.zeros(tuple(parameter.weight.shape[:1]) if kind in ROW_FIELDS else ())
+    start = holder.initial_square_average if kind == "square_average" else 0.0
+    return np.full(tuple(parameter.weight.shape), start)

@@ -1,0 +1,112 @@
+"""The state as arrays by name, for `state_dict` and `load_state_dict`."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_rmsprop._state._form import KINDS, NOTHING, Array, State, own_name
+from keras_rmsprop._state._holder import Holder, state_of
+from keras_rmsprop._state._sanity import is_numeric, why_impossible
+from keras_rmsprop._variables import _pairing
+
+
+def to_dict(state: State) -> dict[str, Array]:
+    """Name every array of a state: `iteration`, and `<variable>/<kind>` for the slots."""
+    names = state.names or ()
+    named: dict[str, Array] = {}
+    if state.calls is not None:
+        named["iteration"] = np.asarray(state.calls)
+    if state.learning_rate is not None:
+        named["learning_rate"] = np.asarray(state.learning_rate)
+    if state.skipped_steps is not None:
+        named["skipped_steps"] = np.asarray(state.skipped_steps)
+    for name, slots in zip(names, state.slots, strict=True):
+        named |= {f"{name}/{kind}": value for kind, value in slots.items()}
+    return named | {own_name(own.label, own.position, names): own.value for own in state.own}
+
+
+def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
+    """Read the arrays that `to_dict` named, for an optimizer with the same variables.
+
+    Raises: ValueError naming entries that are missing or unknown, if `strict`, or that do not
+        fit or that no optimizer can have.
+    """
+    here = state_of(holder)
+    names = here.names or ()
+    expected = to_dict(here)
+    named = _renamed(named, names)
+    missing, unknown = sorted(set(expected) - set(named)), sorted(set(named) - set(expected))
+    if strict and (missing or unknown):
+        raise ValueError(
+            f"The state does not match the optimizer. Missing: {missing}. Unknown: {unknown}. "
+            "Nothing was loaded. Pass strict=False to load what matches."
+        )
+    slots: list[dict[str, Array]] = [
+        {
+            kind: _given(named[f"{name}/{kind}"], own.get(kind), f"The saved {kind} of {name!r}")
+            for kind in KINDS
+            if f"{name}/{kind}" in named
+        }
+        for name, own in zip(names, here.slots, strict=True)
+    ]
+    own = [
+        each._replace(value=_given(named[name], each.value, f"The saved {name}"))
+        for each in here.own
+        if (name := own_name(each.label, each.position, names)) in named
+    ]
+    calls, rate, skipped = (
+        None if key not in named else _scalar(named[key], key)
+        for key in ("iteration", "learning_rate", "skipped_steps")
+    )
+    state = here._replace(
+        calls=None if calls is None else int(calls),
+        # Which options the state was made with shows in its slots.
+        accumulation_steps=here.accumulation_steps if _any_has(slots, "accumulator") else 1,
+        centered=_any_has(slots, "gradient_average"),
+        learning_rate=None if rate is None else float(rate),
+        skipped_steps=None if skipped is None else int(skipped),
+        slots=tuple(slots),
+        own=tuple(own),
+    )
+    reason = why_impossible(state)
+    if reason is not None:
+        raise ValueError(f"The state is none of this optimizer's: {reason}. {NOTHING}")
+    return state
+
+
+def _given(value: Any, own: Array | None, subject: str) -> Array:
+    """Return an entry of a user's as an array, or refuse it."""
+    array = np.asarray(value)
+    if own is not None and array.shape != own.shape:
+        raise ValueError(
+            f"{subject} has shape {array.shape}, but the variable has shape {own.shape}. {NOTHING}"
+        )
+    if array.dtype.kind != "b" and not is_numeric(array):
+        raise ValueError(f"{subject} holds no numbers, received dtype {array.dtype}. {NOTHING}")
+    return array
+
+
+def _scalar(value: Any, name: str) -> float:
+    number = _given(value, np.zeros(()), f"The saved {name}").item()
+    if name != "learning_rate" and not (math.isfinite(number) and number == int(number)):
+        raise ValueError(f"The saved {name} is no whole number, received {number!r}. {NOTHING}")
+    return number
+
+
+def _renamed(named: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Give entries the variables' present names, where only the model's prefix differs."""
+    saved = tuple(dict.fromkeys(key.rpartition("/")[0] for key in named if "/" in key))
+    left, right = _pairing.most_common_terms(saved, names)
+    present = dict(zip(right, names, strict=True))
+    owners = {old: present.get(term, old) for old, term in zip(saved, left, strict=True)}
+    renamed = {}
+    for key, value in named.items():
+        owner, slash, kind = key.rpartition("/")
+        renamed[owners.get(owner, owner) + slash + kind] = value
+    return renamed
+
+
+def _any_has(slots: Iterable[Mapping[str, Any]], kind: str) -> bool:
+    return any(kind in each for each in slots)
