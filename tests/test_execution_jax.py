@@ -33,20 +33,20 @@ if BACKEND != "jax":
 import jax
 import jax.numpy as jnp
 
-from keras_rmsprop._execution import jax as engine
+from keras_rmsprop._execution.jax import _course, _memory, _programs, _values
 
 
 def patch_compiled_step(monkeypatch: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
     """Put a function in the place of the compiled step."""
-    monkeypatch.setattr(engine, "_compilations", engine._compiled_step._cache_size)
-    monkeypatch.setattr(engine, "_compiled_step", step)
+    monkeypatch.setattr(_course, "compilations", _programs.compiled_step._cache_size)
+    monkeypatch.setattr(_course, "compiled_step", step)
 
 
 @pytest.fixture
 def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that grows by "full set" or "any set" (of gradients) with every compiled step."""
     calls: list[str] = []
-    compiled = engine._compiled_step
+    compiled = _programs.compiled_step
 
     def recorded(program: Any, *arguments: Any) -> Any:
         calls.append("any set" if program.flagged else "full set")
@@ -59,7 +59,7 @@ def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def nothing_compiled_yet() -> None:
     """Forget what earlier tests compiled, which JAX shares between optimizers."""
-    engine._compiled_step.clear_cache()
+    _programs.compiled_step.clear_cache()
 
 
 def arrays(training: Training) -> list[Any]:
@@ -128,7 +128,7 @@ def test_like_optimizers_share_one_compiled_step(nothing_compiled_yet, monkeypat
         for t in range(2):
             training.step(t)
     assert len(traces) == 2
-    assert engine._compiled_step._cache_size() == 2
+    assert _programs.compiled_step._cache_size() == 2
 
 
 def test_a_step_runs_op_by_op_exactly_when_no_step_was_made(compiled_calls):
@@ -238,7 +238,7 @@ def test_without_a_second_copy_nothing_is_kept_and_no_bit_changes(monkeypatch):
         snapshots += [(jax.device_put(x, jax.devices()[0]), np.array(x)) for x in arrays(other)]
     models.assert_identical(other.state(), kept.state())
     other.step(6)
-    rate = other.optimizer._rate_variable.value
+    rate = other.optimizer._learning_rate.value
     assert all(r() is None or r() is rate for r in references)
     for snapshot, value in snapshots:
         np.testing.assert_array_equal(snapshot, value)
@@ -247,15 +247,15 @@ def test_without_a_second_copy_nothing_is_kept_and_no_bit_changes(monkeypatch):
 def test_the_second_copy_is_kept_where_it_takes_an_eighth_of_the_memory(monkeypatch):
     arrays = [jnp.ones(1024, "float32")] * 4
     for memory, keeps in ((8 * 16384, True), (8 * 16384 - 1, False)):
-        monkeypatch.setattr(engine, "_memory_of", lambda _, memory=memory: memory)
-        assert engine._keeps_second_copy(arrays) is keeps
+        monkeypatch.setattr(_memory, "_memory_of", lambda _, memory=memory: memory)
+        assert _memory.keeps_second_copy(arrays) is keeps
     for setting, keeps in (("0", False), ("1", True), ("auto", False)):
         monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", setting)
-        assert engine._keeps_second_copy(arrays) is keeps
+        assert _memory.keeps_second_copy(arrays) is keeps
 
 
 def test_the_memory_of_the_machine_is_known():
-    size = engine._memory_of(jax.devices()[0])
+    size = _memory._memory_of(jax.devices()[0])
     assert 2**20 < size < 2**50
 
 
@@ -529,7 +529,7 @@ NEW_PROCESS = """
 import logging, sys
 import jax, keras, numpy as np
 import keras_rmsprop
-from keras_rmsprop._execution import jax as engine
+from keras_rmsprop._execution.jax._programs import compiled_step
 from tests import twins
 folder = sys.argv[1]
 results = {}
@@ -549,7 +549,7 @@ logging.getLogger("keras_rmsprop").setLevel(logging.DEBUG)
 network = keras.models.load_model(folder + "/model.keras")
 state = twins.go_on(network, range(4, 8))
 results |= {f"resumed_{i}": x for i, x in enumerate(state)}
-results["resumed_compiled"] = engine._compiled_step._cache_size()
+results["resumed_compiled"] = compiled_step._cache_size()
 
 # Weights on two devices.
 here, there = jax.devices()
@@ -792,7 +792,7 @@ def test_a_snapshot_of_another_thread_is_of_one_moment():
 
     def look() -> None:
         while not done.is_set():
-            seen.append({float(np.max(x)) for x in engine.snapshot(owners)})
+            seen.append({float(np.max(x)) for x in _values.snapshot(owners)})
 
     reader = threading.Thread(target=look)
     reader.start()
@@ -865,7 +865,7 @@ def make_steps_of_changing_sets(optimizer: keras.optimizers.Optimizer, steps: in
 )
 def test_changing_sets_of_gradients_need_two_programs(nothing_compiled_yet, options):
     got = make_steps_of_changing_sets(keras_rmsprop.RMSprop(0.1, **options), 40)
-    assert engine._compiled_step._cache_size() == 2
+    assert _programs.compiled_step._cache_size() == 2
     options["jit_compile"] = False
     want = make_steps_of_changing_sets(keras_rmsprop.RMSprop(0.1, **options), 40)
     for mine, theirs in zip(got, want, strict=True):
@@ -893,11 +893,11 @@ def test_gradients_of_another_dtype_need_no_more_programs(nothing_compiled_yet):
     training = Training({}, dtypes=("float64", "float64"))
     for t in range(2):
         training.step(t)
-    kept = engine._compiled_step._cache_size()
+    kept = _programs.compiled_step._cache_size()
     for dtype in ("float16", "float32", "float64"):
         training.apply([None, jnp.ones((2, 3), dtype)])
         training.apply([jnp.ones((), dtype), None])
-    assert engine._compiled_step._cache_size() == kept + 1
+    assert _programs.compiled_step._cache_size() == kept + 1
 
 
 def test_a_few_gradients_of_many_are_not_paid_for_with_all(compiled_calls):
@@ -991,7 +991,7 @@ def test_settings_of_jax_and_keras_that_forbid_compiling_are_named_where_a_user_
 
 
 def test_a_long_compilation_is_logged_with_its_time(monkeypatch, caplog, nothing_compiled_yet):
-    monkeypatch.setattr(engine, "_LONG", 0.0)
+    monkeypatch.setattr(_course, "_LONG", 0.0)
     caplog.set_level(logging.INFO, "keras_rmsprop")
     training = Training({"name": "mine"})
     for t in range(4):

@@ -28,7 +28,7 @@ if BACKEND != "tensorflow":
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
-from keras_rmsprop._execution import tensorflow as engine
+from keras_rmsprop._execution.tensorflow import _engine, _programs, _values
 
 MODES = ("auto", False)
 
@@ -36,13 +36,13 @@ MODES = ("auto", False)
 @pytest.fixture(autouse=True)
 def no_programs_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start without compiled programs; another test's would serve this one as well."""
-    monkeypatch.setattr(engine, "_programs", OrderedDict())
+    monkeypatch.setattr(_programs, "_programs", OrderedDict())
 
 
 @pytest.fixture
 def worth_nesting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a step in a function be a compiled call of its own, as with large tensors."""
-    monkeypatch.setattr(engine, "NESTED_ELEMENTS", 0)
+    monkeypatch.setattr(_engine, "NESTED_ELEMENTS", 0)
 
 
 class WithOwnUpdate(keras_rmsprop.RMSprop):
@@ -56,7 +56,7 @@ class WithOwnUpdate(keras_rmsprop.RMSprop):
 
 def compiled_steps(optimizer: Any) -> list[Any]:
     """The compiled steps that an optimizer has made so far."""
-    bound = engine._bound.get(optimizer._roster)
+    bound = _programs._bound.get(optimizer._roster)
     return [] if bound is None else [step for step in bound.calls.values() if step is not None]
 
 
@@ -237,7 +237,7 @@ def test_op_determinism_is_heeded(float64):
 @pytest.fixture
 def without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the placement check find no compiler, as on a device without one."""
-    monkeypatch.setattr(engine, "_has_xla", lambda _: False)
+    monkeypatch.setattr(_programs, "_has_xla", lambda _: False)
 
 
 def test_what_cannot_be_compiled_runs_op_by_op_and_says_so_once(float64, without_xla, caplog):
@@ -347,7 +347,7 @@ def test_a_failure_of_the_compiler_itself_is_survived(float64, monkeypatch, capl
     def fail(*_: Any) -> None:
         raise tf.errors.InvalidArgumentError(None, None, "beyond XLA")
 
-    monkeypatch.setattr(engine._Program, "_call", fail)
+    monkeypatch.setattr(_programs._Program, "_call", fail)
     caplog.set_level(logging.DEBUG, "keras_rmsprop")
     compiled, op_by_op = courses(Situation())
     models.assert_identical(compiled[-1], op_by_op[-1])
@@ -454,14 +454,14 @@ def test_an_optimizer_that_nobody_holds_is_gone_though_its_program_stays():
             training.step(t)
         function = tf.function(training.apply, autograph=False)
         function([tf.ones(shape, tf.float64) for shape in twins.SHAPES])
-        bound = engine._bound[training.optimizer._roster]
+        bound = _programs._bound[training.optimizer._roster]
         held = [training.optimizer, training.variables[0], training.variables[0].value, bound]
         return [weakref.ref(x) for x in held]
 
     references = train()
     gc.collect()
     assert [reference() for reference in references] == [None] * 4
-    assert len(engine._programs) == 1
+    assert len(_programs._programs) == 1
 
 
 def test_one_program_serves_all_optimizers_of_the_same_shapes_and_options(float64, monkeypatch):
@@ -513,7 +513,7 @@ def test_a_constraint_of_other_numbers_needs_another_program(float64):
         training.step(0)
         ends.append(np.linalg.norm(training.variables[1].numpy()))
     np.testing.assert_allclose(ends, [0.5, 0.25], rtol=1e-6)
-    assert len(engine._programs) == 2
+    assert len(_programs._programs) == 2
 
 
 def test_a_compilation_that_is_interrupted_is_made_at_the_next_step(monkeypatch):
@@ -525,10 +525,10 @@ def test_a_compilation_that_is_interrupted_is_made_at_the_next_step(monkeypatch)
     before = training.state()
     for name in ("__init__", "_call"):
         with monkeypatch.context() as patch:
-            patch.setattr(engine._Program, name, interrupt)
+            patch.setattr(_programs._Program, name, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 training.step(1)
-        assert not engine._programs
+        assert not _programs._programs
         models.assert_identical(training.state(), before)
     training.step(1)
     assert len(compiled_steps(training.optimizer)) == 1
@@ -536,7 +536,7 @@ def test_a_compilation_that_is_interrupted_is_made_at_the_next_step(monkeypatch)
 
 @pytest.mark.parametrize("limit", [0.0, 60.0])
 def test_a_long_compilation_is_logged_with_its_time(limit, monkeypatch, caplog):
-    monkeypatch.setattr(engine, "LONG_COMPILATION", limit)
+    monkeypatch.setattr(_programs, "LONG_COMPILATION", limit)
     caplog.set_level(logging.INFO, "keras_rmsprop")
     training = Training({})
     for t in range(4):
@@ -547,13 +547,13 @@ def test_a_long_compilation_is_logged_with_its_time(limit, monkeypatch, caplog):
 
 
 def test_an_optimizer_keeps_a_bounded_number_of_compiled_steps(monkeypatch):
-    monkeypatch.setattr(engine, "CAPACITY", 2)
+    monkeypatch.setattr(_programs, "CAPACITY", 2)
     training = Training({})
     training.step(0)
     for dtype in ("float16", "float32", "float64"):
         training.apply([tf.ones(shape, dtype) for shape in twins.SHAPES])
         assert len(compiled_steps(training.optimizer)) <= 2
-        assert len(engine._programs) <= 2
+        assert len(_programs._programs) <= 2
 
 
 def test_compiled_steps_do_not_enter_a_checkpoint(tmp_path):
@@ -651,7 +651,7 @@ def test_a_write_that_fails_leaves_an_eager_step_unmade(monkeypatch):
     training = Training({"jit_compile": False, "momentum": 0.5})
     training.step(0)
     before = training.state()
-    write, left = engine._sparse.write, [3]
+    write, left = _values.assign, [3]
 
     def fails_once(variable: Any, value: Any) -> None:
         left[0] -= 1
@@ -659,7 +659,7 @@ def test_a_write_that_fails_leaves_an_eager_step_unmade(monkeypatch):
             raise MemoryError
         write(variable, value)
 
-    monkeypatch.setattr(engine._sparse, "write", fails_once)
+    monkeypatch.setattr(_values, "assign", fails_once)
     with pytest.raises(MemoryError):
         training.step(1)
     assert left[0] < 0
@@ -803,9 +803,9 @@ import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras_rmsprop
-from keras_rmsprop._execution import tensorflow as engine
-from keras_rmsprop._execution.tensorflow import _bound
-engine.NESTED_ELEMENTS = 0
+from keras_rmsprop._execution.tensorflow import _engine
+from keras_rmsprop._execution.tensorflow._programs import _bound
+_engine.NESTED_ELEMENTS = 0
 from tests import twins
 folder = sys.argv[1]
 results = {}

@@ -25,7 +25,7 @@ if BACKEND != "torch":
 
 import torch
 
-from keras_rmsprop._execution import torch as engine
+from keras_rmsprop._execution.torch import _engine, _host, _layout, _stages
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -60,9 +60,9 @@ def test_the_update_in_place_equals_the_rule(float64, variant):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7], ids="{} elements".format)
 def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
-    monkeypatch.setattr(engine, "PIECE", size)
-    monkeypatch.setattr(engine, "BLOCK", 2 * size)
-    monkeypatch.setattr(engine, "GRAIN", size)
+    monkeypatch.setattr(_layout, "PIECE", size)
+    monkeypatch.setattr(_layout, "BLOCK", 2 * size)
+    monkeypatch.setattr(_layout, "GRAIN", size)
     twins.assert_same_course(*courses(Situation(lambda: EVERYTHING)))
 
 
@@ -70,23 +70,23 @@ def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
 @pytest.mark.parametrize("inside", [True, False], ids="epsilon_inside_sqrt={}".format)
 @pytest.mark.parametrize("epsilon", [1e-7, 0.0], ids="epsilon={}".format)
 def test_the_size_of_a_call_does_not_matter(float64, monkeypatch, grain, inside, epsilon):
-    monkeypatch.setattr(engine, "GRAIN", grain)
-    monkeypatch.setattr(engine, "ROOT_GRAIN", 2)
+    monkeypatch.setattr(_layout, "GRAIN", grain)
+    monkeypatch.setattr(_stages, "ROOT_GRAIN", 2)
     options = {"epsilon_inside_sqrt": inside, "epsilon": epsilon, "momentum": 0.5}
     twins.assert_same_course(*courses(Situation(lambda: options)))
 
 
 def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
-    monkeypatch.setattr(engine, "PIECE", 4)
-    monkeypatch.setattr(engine, "BLOCK", 6)
+    monkeypatch.setattr(_layout, "PIECE", 4)
+    monkeypatch.setattr(_layout, "BLOCK", 6)
     sizes: list[list[int]] = []
-    original = engine._advance
+    original = _engine.advance
 
     def recorded(plan: Any, numbers: Any, step: Any, block: Any, gradients: Any) -> None:
         sizes.append([w.numel() for w in block.weights])
         original(plan, numbers, step, block, gradients)
 
-    monkeypatch.setattr(engine, "_advance", recorded)
+    monkeypatch.setattr(_engine, "advance", recorded)
     counts = (1, 2, 3, 10, 4, 3)
     variables = [keras.Variable(np.ones(n, np.float32)) for n in counts]
     optimizer = keras_rmsprop.RMSprop()
@@ -95,7 +95,7 @@ def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
 
 
 def test_tensors_whose_memory_is_replaced_are_found_again(float64, monkeypatch):
-    monkeypatch.setattr(engine, "PIECE", 2)
+    monkeypatch.setattr(_layout, "PIECE", 2)
 
     def begin(training: Training) -> None:
         def move_and_apply(gradients: list[torch.Tensor]) -> None:
@@ -121,7 +121,7 @@ def test_a_norm_of_millions_of_elements_is_as_exact_as_float32():
 
 
 def test_memory_that_is_not_contiguous_is_no_obstacle(float64, monkeypatch):
-    monkeypatch.setattr(engine, "PIECE", 2)
+    monkeypatch.setattr(_layout, "PIECE", 2)
 
     def begin(training: Training) -> None:
         training.feed = lambda g: training.apply([g[0], g[1].t().contiguous().t()])
@@ -196,7 +196,7 @@ def test_a_rate_and_a_counter_changed_from_outside_are_noticed(float64, how):
 
 def test_a_step_does_not_wait_for_the_device(monkeypatch):
     # Stands for a device: a CPU's own tensors are read at every step.
-    monkeypatch.setattr(engine, "_is_remote", lambda _: True)
+    monkeypatch.setattr(_host, "_is_remote", lambda _: True)
     training = Training({**EVERYTHING, "clipvalue": None, "global_clipnorm": 1.0})
     for t in range(2):
         training.step(t)
@@ -518,7 +518,7 @@ def test_jit_compile_true_refuses_what_runs_op_by_op(what):
 
 @pytest.mark.parametrize("grain", [2, 2**15])
 def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monkeypatch, grain):
-    monkeypatch.setattr(engine, "GRAIN", grain)
+    monkeypatch.setattr(_layout, "GRAIN", grain)
     shapes = [(), (2,), (1,), (3, 2), (2, 2)]
 
     def train(mode: Any) -> tuple[keras_rmsprop.RMSprop, list[list[np.ndarray]]]:
@@ -542,7 +542,7 @@ def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monk
     (optimizer, got), (_, want) = train("auto"), train(False)
     for mine, theirs in zip(got[-1], want[-1], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-14)
-    assert len(engine._layouts[optimizer._roster].choices) == engine.SETS_KEPT
+    assert len(_layout._layouts[optimizer._roster].choices) == _layout.SETS_KEPT
 
 
 GRADIENTS: dict[str, Any] = {

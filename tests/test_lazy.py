@@ -175,11 +175,11 @@ IDS: dict[str, tuple[int, list[int]]] = {
 def test_rows_of_equal_ids_are_summed(rng, width, dtype, mode):
     import tensorflow as tf
 
-    from keras_rmsprop._execution import _sparse
+    from keras_rmsprop._execution.tensorflow import _rows
 
     def sums(values, ids):
         slices = tf.IndexedSlices(values, ids)
-        picked = _sparse.sum_rows(slices, rows, static_shapes=mode == "xla")
+        picked = _rows.sum_rows(slices, rows, static_shapes=mode == "xla")
         share = tf.ones(tf.shape(picked.ids)[0], tf.float64)
         return picked.ids, picked.gradient, share if picked.share is None else picked.share
 
@@ -203,14 +203,14 @@ def test_rows_of_equal_ids_are_summed(rng, width, dtype, mode):
 def test_rows_in_half_precision_are_summed_in_float32(dtype, static_shapes):
     import tensorflow as tf
 
-    from keras_rmsprop._execution import _sparse
+    from keras_rmsprop._execution.tensorflow import _rows
 
     slices = tf.IndexedSlices(tf.ones((3000, 2), dtype), tf.zeros(3000, tf.int32))
-    rows = _sparse.sum_rows(slices, 2, static_shapes)
+    rows = _rows.sum_rows(slices, 2, static_shapes)
     assert rows.gradient.dtype == tf.float32
     np.testing.assert_array_equal(rows.gradient.numpy()[0], [3000.0, 3000.0])
     np.testing.assert_array_equal(
-        _sparse.densify(slices, tf.TensorShape((2, 2))).numpy(), [[3000.0] * 2, [0.0] * 2]
+        _rows.densify(slices, tf.TensorShape((2, 2))).numpy(), [[3000.0] * 2, [0.0] * 2]
     )
 
 

@@ -20,7 +20,7 @@ from tests.conftest import BACKEND
 ROOT = Path(inspect.getfile(keras_rmsprop)).parent
 FRAMEWORKS = {"tensorflow", "tf_keras", "torch", "jax", "optax"}
 # Where the backends' own names may appear.
-BACKEND_CODE = ("_execution", "_sparse.py", "_lazy.py")
+BACKEND_CODE = ("_execution",)
 
 
 def public_modules() -> list[ModuleType]:

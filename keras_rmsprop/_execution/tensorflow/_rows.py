@@ -18,9 +18,6 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from keras_rmsprop._math import _step
-from keras_rmsprop._math._lazy import ROW_FIELDS, Progress, catch_up, count
-from keras_rmsprop._math._rule import Coefficients, Form, Parameter
-from keras_rmsprop._variables._roster import ParameterVariables, ProgressVariables
 
 
 class Rows(NamedTuple):
@@ -53,7 +50,7 @@ def is_inside_xla() -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
-def shape_of(slices: tf.IndexedSlices) -> tuple[int | None, ...]:
+def shape_of_rows(slices: tf.IndexedSlices) -> tuple[int | None, ...]:
     """Return the shape of the dense gradient, with None where it is not known."""
     rows = slices.dense_shape
     if rows is not None:
@@ -144,94 +141,3 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
 def _beside(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Reshape one flag a row so that it goes with the rows of `values`."""
     return tf.reshape(flags, (-1,) + (1,) * (len(values.shape) - 1))
-
-
-class Table(NamedTuple):
-    """A variable whose rows decay late, with the rows that a step works on."""
-
-    # The variables that hold the weight, its slots and its progress.
-    owners: ParameterVariables
-    progress_owners: ProgressVariables
-    # Which rows, (n,); None for all of them, which a dense gradient needs.
-    ids: tf.Tensor | None
-    # These rows, up to date.
-    parameter: Parameter
-    progress: Progress
-    gradient: tf.Tensor
-    share: tf.Tensor | None
-
-
-def open_table(
-    coefficients: Coefficients,
-    owners: ParameterVariables,
-    progress_owners: ProgressVariables,
-    gradient: tf.Tensor | tf.IndexedSlices,
-    static_shapes: bool,
-) -> Table:
-    """Read the rows that have a gradient and decay them by what they have missed."""
-    rows = Rows(None, gradient, None)
-    if is_sparse(gradient):
-        rows = sum_rows(gradient, owners.weight.shape[0], static_shapes)
-    parameter = owners.read(lambda owner: _read(owner, rows.ids))
-    progress = Progress(
-        *(
-            _read(owner, rows.ids if name in ROW_FIELDS else None)
-            for name, owner in progress_owners._asdict().items()
-        )
-    )
-    parameter, progress = catch_up(coefficients, progress, parameter)
-    return Table(owners, progress_owners, rows.ids, parameter, progress, rows.gradient, rows.share)
-
-
-def close_table(
-    form: Form,
-    coefficients: Coefficients,
-    table: Table,
-    after: Parameter,
-    t: tf.Tensor,
-    made: tf.Tensor,
-) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
-    """Pair each variable of the table with its new value, or with the new rows of it.
-
-    Args:
-        form: the choices that shape the equations.
-        coefficients: the numbers in the equations.
-        table: as the step found it.
-        after: the rows after the step.
-        t: the optimizer's step, 1 for the first.
-        made: 1, or 0 if the step was left without effect.
-    """
-    progress = count(form, coefficients, table.progress, t, made)
-    owners = {**table.owners._asdict(), **table.progress_owners._asdict()}
-    values = {**after._asdict(), **progress._asdict()}
-    whole = set(Progress._fields) - set(ROW_FIELDS)
-    return [
-        (
-            owner,
-            values[name]
-            if table.ids is None or name in whole
-            else tf.IndexedSlices(values[name], table.ids),
-        )
-        for name, owner in owners.items()
-        if owner is not None
-    ]
-
-
-def _read(owner: Any, ids: tf.Tensor | None) -> tf.Tensor | None:
-    """Read a variable, or rows of it without reading the others."""
-    if owner is None:
-        return None
-    return tf.convert_to_tensor(owner) if ids is None else tf.gather(tf_variable(owner), ids)
-
-
-def write(variable: keras.Variable | tf.Variable, value: tf.Tensor | tf.IndexedSlices) -> None:
-    """Assign a value, or rows in place; equal ids must have equal rows."""
-    if is_sparse(value):
-        tf_variable(variable).scatter_update(value)
-    else:
-        variable.assign(value)
-
-
-def tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
-    """Return the TensorFlow variable of a Keras variable."""
-    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,0 +1,101 @@
+"""How a step runs on JAX: op by op or traced, or as one compiled call."""
+
+import logging
+import math
+import weakref
+from typing import Any
+
+import jax
+import keras
+
+from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
+from keras_rmsprop._execution.jax._course import courses, run_compiled
+from keras_rmsprop._execution.jax._values import Gradients, assign, read, write
+from keras_rmsprop._variables._roster import Roster
+
+_log = logging.getLogger(__name__)
+
+
+# Of whose steps the log says that they run op by op; each step tries anew.
+_told: "weakref.WeakSet[Roster]" = weakref.WeakSet()
+
+
+def run(step: Step, gradients: Gradients) -> None:
+    """Make one step."""
+    insists = step.mode is True
+    if _is_traced(step, gradients) or (in_stateless_scope() and not insists):
+        # What surrounds the step decides how it runs.
+        _run_op_by_op(step, gradients, step.rate.ask())
+        return
+    reason = _why_op_by_op(step)
+    if insists and reason is not None:
+        _plain.refuse(reason)
+    rate = step.rate.ask()
+    if reason is None and (insists or _compiles_unasked(step, gradients)):
+        reason = run_compiled(step, gradients, rate)
+        if reason is None:
+            return
+        if insists:
+            _plain.refuse(reason)
+        if step.roster not in _told:
+            _told.add(step.roster)
+            _log.debug("%s runs op by op: %s", step.name, reason)
+    _run_op_by_op(step, gradients, rate)
+
+
+def _is_traced(step: Step, gradients: Gradients) -> bool:
+    """Whether the step is part of a trace, such as that of a user's `jit`."""
+    given = (read(step.roster.counters.calls), *gradients)
+    return any(isinstance(x, jax.core.Tracer) for x in given)
+
+
+def _why_op_by_op(step: Step) -> str | None:
+    """Why no step of this configuration can be compiled, None if it can."""
+    reason = _plain.why_op_by_op(step)
+    if reason is None and jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        reason = "JAX is set to run without `jit` (`jax_disable_jit`)"
+    if reason is None and keras.distribution.distribution() is not None:
+        reason = "a distribution of Keras is set, which lays out the variables"
+    return reason
+
+
+def _compiles_unasked(step: Step, gradients: Gradients) -> bool:
+    """Whether a step that can be compiled is, where the user leaves it to us.
+
+    It depends on the configuration, the saved state and the set of gradients only, never on what
+    the process did before: otherwise a resumed run would round differently from one that was not
+    stopped.
+    """
+    if step.mode is False or not _is_worth_all(step.roster, gradients):
+        return False
+    calls = step.roster.counters.calls._value
+    course = courses.get(step.roster)
+    if course is not None and course.calls is calls:
+        # Known to be above zero, without waiting for the device.
+        return True
+    # One-step uses need not pay for a compilation.
+    return int(calls) >= step.plan.accumulation_steps
+
+
+def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
+    """Whether a compiled step, which goes over all variables, pays for the gradients given.
+
+    Op by op a step goes over those that have one, at about eight times the cost for each.
+    """
+    if all(gradient is not None for gradient in gradients):
+        return True
+    # Handing over a small tensor costs as much as computing so many elements.
+    work = [math.prod(shape) + 16384 for shape in roster.shapes]
+    given = sum(n for n, g in zip(work, gradients, strict=True) if g is not None)
+    return 8 * given >= sum(work)
+
+
+def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
+    """Compute a step whole and then write it."""
+    if step.hook is not None:
+        # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
+        run_with_hook(step, gradients, rate, read, assign)
+    else:
+        write(run_plainly(step, gradients, rate, read))

@@ -1,0 +1,67 @@
+"""Memory for a compiled step to write into: how much there is, and new arrays."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+# What `sys.getrefcount` gives for an object that only a list holds.
+SOLE = max(map(sys.getrefcount, [object()]))
+
+
+def allocated(like: Sequence[jax.Array]) -> list[jax.Array]:
+    """Return new arrays of the same shapes, dtypes and places."""
+    if len(like) > 8 and not any(array.committed for array in like):
+        return _zeros(tuple((array.shape, array.dtype) for array in like))
+    return [jnp.zeros(x.shape, x.dtype, device=x.sharding if x.committed else None) for x in like]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _zeros(avals: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
+    return [jnp.zeros(shape, dtype) for shape, dtype in avals]
+
+
+def keeps_second_copy(arrays: Sequence[jax.Array]) -> bool:
+    """Whether steps over these arrays keep one more copy of them to write into.
+
+    See the docstring of the module. Where Python runs without a global lock, references cannot
+    be counted.
+    """
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return False
+    setting = os.environ.get("KERAS_RMSPROP_JAX_SECOND_COPY", "auto")
+    if setting in ("0", "1"):
+        return setting == "1"
+    needed: dict[Any, int] = {}
+    for array in arrays:
+        for device in array.devices():
+            needed[device] = needed.get(device, 0) + array.nbytes
+    return all(8 * size <= _memory_of(device) for device, size in needed.items())
+
+
+@functools.cache
+def _memory_of(device: Any) -> int:
+    """The bytes of memory a device has in all; for a CPU, those the process may take."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    limits = []
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in _CGROUP_LIMITS:
+        # Without a limit the file holds a word.
+        with contextlib.suppress(ValueError, OSError):
+            limits.append(int(pathlib.Path(name).read_text()))
+    return min(limits, default=sys.maxsize)
+
+
+_CGROUP_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)

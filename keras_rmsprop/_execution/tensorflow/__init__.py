@@ -1,0 +1,33 @@
+"""The engine of the TensorFlow backend."""
+
+import tensorflow as tf
+
+from keras_rmsprop._execution import _interface
+from keras_rmsprop._execution.tensorflow._averages import swapping_strategy
+from keras_rmsprop._execution.tensorflow._engine import run
+from keras_rmsprop._execution.tensorflow._rows import is_sparse as is_rows
+from keras_rmsprop._execution.tensorflow._values import copy, dense, read, shape_of, write
+
+__all__ = [
+    "GIVES_ROWS",
+    "STEPS_IN_GRAPHS",
+    "as_written",
+    "copy",
+    "dense",
+    "is_recorded",
+    "is_rows",
+    "outside_trace",
+    "read",
+    "run",
+    "shape_of",
+    "swapping_strategy",
+    "write",
+]
+
+GIVES_ROWS = True
+STEPS_IN_GRAPHS = True
+is_recorded = _interface.is_recorded
+# AutoGraph would rewrite the whole package on the first trace, to no effect but seconds lost: it
+# branches on no tensor.
+as_written = tf.autograph.experimental.do_not_convert
+outside_trace = tf.init_scope

@@ -1,0 +1,102 @@
+"""One step as the changes that it makes: which variables get which values or rows."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._plain import changes
+from keras_rmsprop._execution.tensorflow._lazy import close_table, open_table
+from keras_rmsprop._execution.tensorflow._rows import is_inside_xla
+from keras_rmsprop._execution.tensorflow._values import Gradients, Pairs, read
+from keras_rmsprop._math import _step
+from keras_rmsprop._math._rule import Parameter
+from keras_rmsprop._variables._roster import (
+    CounterVariables,
+    ParameterVariables,
+    ProgressVariables,
+)
+
+
+class StepVariables(NamedTuple):
+    """The variables that a step reads and writes, or something in the place of each."""
+
+    parameters: Sequence[ParameterVariables]
+    counters: CounterVariables
+    progress: Sequence[ProgressVariables | None]
+    # None for a schedule or callable, whose rate a step is given.
+    rate: Any
+
+    @classmethod
+    def of(cls, step: Step) -> "StepVariables":
+        roster = step.roster
+        return cls(roster.parameters, roster.counters, roster.progress, step.rate.variable)
+
+
+def changes_op_by_op(step: Step, gradients: Gradients, rate: Any) -> Pairs:
+    """Compute one step op by op."""
+    return changes_of_step(
+        StepVariables.of(step),
+        step.plan,
+        step.numbers,
+        read(rate) if isinstance(rate, keras.Variable) else rate,
+        gradients,
+        hook=None if step.hook is None else step.hook.update,
+    )
+
+
+def changes_of_step(
+    state: StepVariables,
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    rate: Any,
+    gradients: Gradients,
+    *,
+    hook: _step.Update | None = None,
+    flags: dict[int, tf.Tensor] | None = None,
+    nest: _step.Nest | None = None,
+) -> Pairs:
+    """Run one step and return each variable that changes with its new value or rows."""
+    tables = {
+        i: open_table(numbers.coefficients, owners, progress, gradient, is_inside_xla())
+        for i, (owners, progress, gradient) in enumerate(
+            zip(state.parameters, state.progress, gradients, strict=True)
+        )
+        if progress is not None and gradient is not None
+    }
+    before = [
+        # A table without a gradient stays as it is and need not be read: that may be a copy.
+        _NOTHING if progress is not None else p.read(read)
+        for p, progress in zip(state.parameters, state.progress, strict=True)
+    ]
+    owners = list(state.parameters)
+    for i, table in tables.items():
+        before[i] = table.parameter
+    counters = state.counters.read(read)
+    after, counted = _step.step(
+        plan,
+        numbers,
+        counters,
+        rate,
+        before,
+        [tables[i].gradient if i in tables else g for i, g in enumerate(gradients)],
+        hook,
+        {i: table.share for i, table in tables.items()},
+        flags,
+        nest,
+    )
+    made = counted.calls - counters.calls
+    pairs: Pairs = []
+    for i, table in tables.items():
+        pairs += close_table(
+            plan.form, numbers.coefficients, table, after[i], counters.calls + 1, made
+        )
+        owners[i] = _NO_VARIABLES
+        before[i] = after[i] = _NOTHING
+    return pairs + changes([*owners, state.counters], [*before, counters], [*after, counted])
+
+
+_NOTHING = Parameter(None)
+_NO_VARIABLES = ParameterVariables(None)

@@ -1,0 +1,92 @@
+"""Tables whose rows decay late: which rows a step reads, brings up to date and writes."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_rmsprop._execution.tensorflow._rows import Rows, is_sparse, sum_rows
+from keras_rmsprop._execution.tensorflow._values import tf_variable
+from keras_rmsprop._math._lazy import ROW_FIELDS, Progress, catch_up, count
+from keras_rmsprop._math._rule import Coefficients, Form, Parameter
+from keras_rmsprop._variables._roster import (
+    ParameterVariables,
+    ProgressVariables,
+)
+
+
+class Table(NamedTuple):
+    """A variable whose rows decay late, with the rows that a step works on."""
+
+    # The variables that hold the weight, its slots and its progress.
+    owners: ParameterVariables
+    progress_owners: ProgressVariables
+    # Which rows, (n,); None for all of them, which a dense gradient needs.
+    ids: tf.Tensor | None
+    # These rows, up to date.
+    parameter: Parameter
+    progress: Progress
+    gradient: tf.Tensor
+    share: tf.Tensor | None
+
+
+def open_table(
+    coefficients: Coefficients,
+    owners: ParameterVariables,
+    progress_owners: ProgressVariables,
+    gradient: tf.Tensor | tf.IndexedSlices,
+    static_shapes: bool,
+) -> Table:
+    """Read the rows that have a gradient and decay them by what they have missed."""
+    rows = Rows(None, gradient, None)
+    if is_sparse(gradient):
+        rows = sum_rows(gradient, owners.weight.shape[0], static_shapes)
+    parameter = owners.read(lambda owner: _read_rows(owner, rows.ids))
+    progress = Progress(
+        *(
+            _read_rows(owner, rows.ids if name in ROW_FIELDS else None)
+            for name, owner in progress_owners._asdict().items()
+        )
+    )
+    parameter, progress = catch_up(coefficients, progress, parameter)
+    return Table(owners, progress_owners, rows.ids, parameter, progress, rows.gradient, rows.share)
+
+
+def close_table(
+    form: Form,
+    coefficients: Coefficients,
+    table: Table,
+    after: Parameter,
+    t: tf.Tensor,
+    made: tf.Tensor,
+) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
+    """Pair each variable of the table with its new value, or with the new rows of it.
+
+    Args:
+        form: the choices that shape the equations.
+        coefficients: the numbers in the equations.
+        table: as the step found it.
+        after: the rows after the step.
+        t: the optimizer's step, 1 for the first.
+        made: 1, or 0 if the step was left without effect.
+    """
+    progress = count(form, coefficients, table.progress, t, made)
+    owners = {**table.owners._asdict(), **table.progress_owners._asdict()}
+    values = {**after._asdict(), **progress._asdict()}
+    whole = set(Progress._fields) - set(ROW_FIELDS)
+    return [
+        (
+            owner,
+            values[name]
+            if table.ids is None or name in whole
+            else tf.IndexedSlices(values[name], table.ids),
+        )
+        for name, owner in owners.items()
+        if owner is not None
+    ]
+
+
+def _read_rows(owner: Any, ids: tf.Tensor | None) -> tf.Tensor | None:
+    """Read a variable, or rows of it without reading the others."""
+    if owner is None:
+        return None
+    return tf.convert_to_tensor(owner) if ids is None else tf.gather(tf_variable(owner), ids)

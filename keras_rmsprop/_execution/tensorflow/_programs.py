@@ -1,0 +1,426 @@
+"""Steps as compiled programs, which all optimizers of like variables and options share."""
+
+import functools
+import logging
+import math
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework.ops import EagerTensor
+
+from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._plain import FLOATING
+from keras_rmsprop._execution.tensorflow._changes import StepVariables, changes_of_step
+from keras_rmsprop._execution.tensorflow._rows import is_sparse
+from keras_rmsprop._execution.tensorflow._traced_once import traced_once
+from keras_rmsprop._execution.tensorflow._values import (
+    Gradients,
+    is_distributed,
+    read,
+    tf_variable,
+    write,
+)
+from keras_rmsprop._math import _step
+from keras_rmsprop._variables._roster import (
+    Roster,
+    existing,
+)
+
+_log = logging.getLogger(__name__)
+
+
+OF_A_STRATEGY = "a distribution strategy runs the step or holds its variables"
+
+# How many programs are kept for all optimizers together, and how many an optimizer keeps for
+# itself, one for each set of options and of gradients' dtypes that it has met. The one made
+# first goes first, so that memory stays bounded.
+CAPACITY = 32
+
+# A compilation that takes more seconds than this is logged at INFO.
+LONG_COMPILATION = 1.0
+
+# Zeros in the place of missing gradients are kept up to this number of elements.
+KEPT_ZEROS = 2**16
+
+# What TensorFlow raises when a graph, a dtype or a device is beyond XLA.
+_NOT_COMPILABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.NotFoundError,
+    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
+)
+
+
+class _Bound:
+    """An optimizer's variables as arguments of compiled programs, with what it has called."""
+
+    def __init__(self, step: Step) -> None:
+        self.calls: dict[_Key, _Program | None] = {}
+        self.obstacle: str | None = None
+        try:
+            device = _placement(step)
+        except tf.errors.UnimplementedError as error:
+            self.obstacle = error.message
+            _log.debug("%s runs op by op: %s", step.name, error.message)
+            return
+        # The default device is not named, so that a graph can be exported to another machine.
+        self.device = None if device == _default_device() else device
+        state = tf.nest.map_structure(
+            lambda v: None if v is None else tf_variable(v), StepVariables.of(step)
+        )
+        self.variables = [v for v in tf.nest.flatten(state) if v is not None]
+        self.handles = [v.handle for v in self.variables]
+        self.layout: StepVariables = tf.nest.map_structure(
+            lambda v: None if v is None else tf.TensorSpec(v.shape, v.dtype), state
+        )
+        # The variables whose gradients may be missing without another program: not the tables,
+        # and none without slots, such as float8 scales.
+        self.flagged = [
+            i
+            for i, (parameter, progress) in enumerate(
+                zip(state.parameters, state.progress, strict=True)
+            )
+            if progress is None and parameter.square_average is not None
+        ]
+        self._numbers: _step.Numbers | None = None
+        self._packed: tf.Tensor | None = None
+        self._own_dtypes = [
+            (parameter.weight.dtype.as_datatype_enum,) for parameter in self.layout.parameters
+        ]
+        # Kept zeros by the position of a variable or by shape, and by dtype.
+        self._zeros: dict[tuple[Any, int], tf.Tensor] = {}
+
+    def packed(self, numbers: _step.Numbers) -> tf.Tensor:
+        """The numbers as one tensor, made anew only where one has changed."""
+        if not tf.executing_eagerly():
+            return tf.constant(_pack(numbers), tf.float64)
+        if numbers != self._numbers:
+            self._packed = tf.constant(_pack(numbers), tf.float64)
+            self._numbers = numbers
+        return self._packed
+
+    def with_zeros(
+        self, gradients: Gradients, dtypes: tuple[tuple[int, ...], ...]
+    ) -> list[tf.Tensor | tf.IndexedSlices | None]:
+        """Put zeros in the place of missing gradients.
+
+        They take their variable's dtype, like gradients, or that of the others where those come
+        in one that is not their variables'. So the dtypes are the same whichever are missing.
+
+        Args:
+            gradients: a gradient or None for each variable.
+            dtypes: as `_flatten` gives them.
+        """
+        given = {dtypes[i] for i in self.flagged} - {()}
+        as_variables = all(dtypes[i] in ((), self._own_dtypes[i]) for i in self.flagged)
+        uniform = given.pop() if len(given) == 1 and not as_variables else None
+        filled = list(gradients)
+        for i in self.flagged:
+            if filled[i] is None:
+                (dtype,) = uniform or self._own_dtypes[i]
+                filled[i] = self._zeros_for(i, dtype)
+        return filled
+
+    def _zeros_for(self, i: int, dtype: int) -> tf.Tensor:
+        zeros = self._zeros.get((i, dtype)) if tf.executing_eagerly() else None
+        if zeros is None:
+            shape = tuple(self.layout.parameters[i].weight.shape)
+            zeros = tf.zeros(shape, tf.as_dtype(dtype))
+            if tf.executing_eagerly() and math.prod(shape) <= KEPT_ZEROS:
+                # One serves all of its shape.
+                zeros = self._zeros.setdefault((shape, dtype), zeros)
+                self._zeros[i, dtype] = zeros
+        return zeros
+
+
+# They live here and not in an attribute, because TensorFlow would track them into checkpoints,
+# and they must not keep a model alive.
+_bound: "weakref.WeakKeyDictionary[Roster, _Bound]" = weakref.WeakKeyDictionary()
+
+
+def bound_to(step: Step) -> _Bound:
+    bound = _bound.get(step.roster)
+    if bound is None:
+        with tf.init_scope():
+            bound = _bound[step.roster] = _Bound(step)
+    return bound
+
+
+class _Key(NamedTuple):
+    """What a compiled step depends on beside its variables and the numbers that it is given."""
+
+    plan: _step.Plan
+    constraints: tuple[Hashable, ...]
+    # The dtypes of each gradient's tensors, as TensorFlow numbers them: none, one, or two where
+    # it is rows and their ids.
+    gradient_dtypes: tuple[tuple[int, ...], ...]
+    # Whether only a flag for each gradient says if it is there.
+    flagged: bool
+    # None where the rate is the optimizer's variable, which the step reads itself.
+    rate_dtype: tf.DType | None
+    # Whether XLA compiles it. With rows of tables it is an ordinary graph by default: as fast,
+    # and XLA would compile again for each number of ids.
+    xla: bool
+
+
+def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
+    """Make the step as one compiled call; return False, nothing done, if there is no way."""
+    bound, plan = bound_to(step), step.plan
+    if rate is step.rate.source:
+        rate = None
+    else:
+        # By itself a Python float would become a float32 tensor.
+        rate = tf.convert_to_tensor(rate, tf.float64 if isinstance(rate, float) else None)
+    flags: list[tf.Tensor] = []
+    arguments, dtypes = _flatten(gradients)
+    if () in dtypes:
+        there = [dtypes[i] != () for i in bound.flagged]
+        # The choice follows from the set of gradients alone.
+        if any(there) and not all(there):
+            yes, no = _flags()
+            flags = [yes if is_there else no for is_there in there]
+            arguments, dtypes = _flatten(bound.with_zeros(gradients, dtypes))
+    key = _Key(
+        plan,
+        tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
+        dtypes,
+        bool(flags),
+        None if rate is None else rate.dtype,
+        step.mode is True or not any(len(two) == 2 for two in dtypes),
+    )
+    given = [bound.packed(step.numbers), *flags, *arguments]
+    if rate is not None:
+        given.append(rate)
+    given += bound.handles
+    program = bound.calls.get(key)
+    if program is not None:
+        program.call(bound.device, given)
+        return True
+    if key in bound.calls and step.mode == "auto":
+        return False
+    return _call_first(step, bound, key, given)
+
+
+def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) -> bool:
+    """Call a program that the optimizer has not called yet, and compile it if need be.
+
+    It is remembered only once that has succeeded: whatever stops it, the next step tries again.
+    """
+    start = time.perf_counter()
+    program = None
+    shared_key = _shared_key(bound, key)
+    try:
+        program = _programs.get(shared_key)
+        is_new = program is None
+        if program is None:
+            with tf.init_scope(), tf.device(None):
+                program = _Program(bound, key, step.numbers)
+        program.call(bound.device, given)
+    except _NOT_COMPILABLE as error:
+        if not key.xla:
+            raise
+        # XLA compiles before it runs anything, so the variables are as they were.
+        if step.mode is True:
+            _plain.refuse(f"XLA does not take it ({error})")
+        _remember(bound.calls, key, None)
+        _log.debug("%s runs op by op: %s", step.name, error)
+        return False
+    if is_new:
+        with _programs_lock:
+            _remember(_programs, shared_key, program)
+        seconds = time.perf_counter() - start
+        if seconds > LONG_COMPILATION:
+            _log.info("%s compiled its step in %.1f s", step.name, seconds)
+    _remember(bound.calls, key, program)
+    return True
+
+
+# The programs of all optimizers: those of one serve all others of the same shapes and options.
+_programs: "OrderedDict[Hashable, _Program]" = OrderedDict()
+_programs_lock = threading.Lock()
+
+
+def _remember(cache: dict[Any, Any], key: Hashable, value: Any) -> None:
+    if len(cache) >= CAPACITY:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
+
+
+def _shared_key(bound: _Bound, key: _Key) -> Hashable:
+    """What a program depends on, without anything that belongs to one optimizer."""
+    kinds = tuple(c if c is None else type(c) for c in key.plan.constraints)
+    plan = key.plan._replace(constraints=kinds)
+    return key._replace(plan=plan), bound.layout, keras.config.floatx()
+
+
+class _Program:
+    """A whole step, traced once; the variables that it is made on are arguments of the call.
+
+    The polymorphic wrapper of `tf.function` would look at every argument on every call, which
+    costs milliseconds with many variables.
+    """
+
+    def __init__(self, bound: _Bound, key: _Key, numbers: _step.Numbers) -> None:
+        layout = bound.layout
+        flagged = bound.flagged if key.flagged else []
+
+        def whole_step(arguments: list[tf.Tensor], variables: list[tf.Variable]) -> None:
+            rest = iter(arguments)
+            packed = next(rest)
+            flags = {i: next(rest) for i in flagged}
+            gradients = [
+                _gradient_of([next(rest) for _ in dtypes]) for dtypes in key.gradient_dtypes
+            ]
+            owners = iter(variables)
+            state: StepVariables = tf.nest.map_structure(
+                lambda spec: None if spec is None else next(owners), layout
+            )
+            rate = read(state.rate) if key.rate_dtype is None else next(rest)
+            write(
+                changes_of_step(
+                    state,
+                    key.plan,
+                    _unpack(numbers, packed),
+                    rate,
+                    gradients,
+                    flags=flags,
+                    nest=traced_once if key.xla else None,
+                )
+            )
+
+        specs = [tf.TensorSpec([len(_pack(numbers))], tf.float64)]
+        specs += [tf.TensorSpec([], tf.bool) for _ in flagged]
+        for owners, dtypes in zip(layout.parameters, key.gradient_dtypes, strict=True):
+            shape = owners.weight.shape
+            # The number of rows is free.
+            shapes = [[None, *shape[1:]], [None]] if len(dtypes) == 2 else [shape]
+            specs += [
+                tf.TensorSpec(shape, tf.as_dtype(dtype))
+                for shape, dtype in zip(shapes, dtypes, strict=False)
+            ]
+        if key.rate_dtype is not None:
+            specs.append(tf.TensorSpec([], key.rate_dtype))
+        function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
+        # Variables that a traced function is given become arguments, those that it finds
+        # elsewhere would be captured.
+        self._concrete = function.get_concrete_function(specs, bound.variables)
+        self._captured = self._concrete.captured_inputs
+
+    def call(self, device: str | None, given: list[tf.Tensor]) -> None:
+        """Make the step.
+
+        Args:
+            device: where, None for the default device.
+            given: numbers, flags, gradients, rate and the handles of the variables.
+        """
+        if device is None and tf.executing_eagerly() and not context.context().device_name:
+            self._call(given)
+            return
+        # Unlike an op on a variable, a compiled call does not go to where its variables are.
+        with tf.device(device):
+            self._call(given)
+
+    def _call(self, given: list[tf.Tensor]) -> None:
+        # The public call would record the step on any tape that watches the weights, and give
+        # out every intermediate result for a gradient that nobody can take of an assignment.
+        function = self._concrete._inference_function
+        if tf.executing_eagerly():
+            # Without the checks of each argument against the function's definition.
+            context.context().call_function(function.name, [*given, *self._captured], 0)
+        else:
+            function.call_flat(*given, *self._captured)
+
+
+def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:
+    """The tensors of all gradients in a row, and the dtypes of each gradient's."""
+    tensors: list[tf.Tensor] = []
+    dtypes: list[tuple[int, ...]] = []
+    for g in gradients:
+        if isinstance(g, EagerTensor):
+            # Comparing types and dtypes as Python objects costs as much as a small step.
+            tensors.append(g)
+            dtypes.append((g._datatype_enum(),))
+        else:
+            parts = () if g is None else (g.values, g.indices) if is_sparse(g) else (g,)
+            # Rows may have been put together from NumPy's arrays.
+            converted = [tf.convert_to_tensor(part) for part in parts]
+            tensors += converted
+            dtypes.append(tuple(part.dtype.as_datatype_enum for part in converted))
+    return tensors, tuple(dtypes)
+
+
+def _gradient_of(tensors: list[tf.Tensor]) -> tf.Tensor | tf.IndexedSlices | None:
+    if not tensors:
+        return None
+    return tf.IndexedSlices(*tensors) if len(tensors) == 2 else tensors[0]
+
+
+@functools.cache
+def _eager_flags() -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.constant(True), tf.constant(False)
+
+
+def _flags() -> tuple[tf.Tensor, tf.Tensor]:
+    """What says that a gradient is there, and that it is not."""
+    if tf.executing_eagerly():
+        return _eager_flags()
+    return tf.constant(True), tf.constant(False)
+
+
+def _pack(numbers: _step.Numbers) -> list[float]:
+    """The numbers of a step in a row, so that they travel as one tensor."""
+    return [float(x) for x in tf.nest.flatten(numbers)]
+
+
+def _unpack(like: _step.Numbers, packed: tf.Tensor) -> _step.Numbers:
+    return tf.nest.pack_sequence_as(like, tf.unstack(packed))
+
+
+def _placement(step: Step) -> str:
+    """Return the device that all variables are on.
+
+    Raises: UnimplementedError if there are several, or XLA cannot take the variables.
+    """
+    owners = existing(*step.roster.parameters)
+    dtypes = {_step.dtype_of(v) for v in owners}
+    if not dtypes <= FLOATING:
+        raise tf.errors.UnimplementedError(
+            None, None, f"there are variables of dtype {sorted(dtypes - FLOATING)}"
+        )
+    owners += existing(step.roster.counters, [step.rate.variable])
+    if any(map(is_distributed, owners)):
+        raise tf.errors.UnimplementedError(None, None, OF_A_STRATEGY)
+    devices = {tf_variable(v).device for v in owners}
+    if len(devices) > 1:
+        raise tf.errors.UnimplementedError(None, None, f"its variables are on {sorted(devices)}")
+    device = devices.pop()
+    if not _has_xla(device):
+        raise tf.errors.UnimplementedError(None, None, f"there is no XLA compiler for {device}")
+    return device
+
+
+@functools.cache
+def _default_device() -> str:
+    """The device of what is not told where to go."""
+    with tf.init_scope(), tf.device(None):
+        return tf.zeros(()).device
+
+
+@functools.cache
+def _has_xla(device: str) -> bool:
+    """Whether XLA compiles for the device; a step nested in a graph would find out too late."""
+    try:
+        with tf.device(device):
+            tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
+    except _NOT_COMPILABLE:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""A step in a replica of a distribution strategy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
+from keras_rmsprop._execution.tensorflow._values import Gradients, tf_variable
+from keras_rmsprop._math import _step
+
+
+def run_in_replica(step: Step, gradients: Gradients) -> None:
+    """Make one step in a replica of a distribution strategy.
+
+    Every replica sums the gradients of all, computes the same results from its own copies, and
+    one merge call, without any condition around it, writes each copy.
+    """
+    replica = tf.distribute.get_replica_context()
+    # Widened first: a sum can be beyond a half precision that holds each of its terms.
+    given = [_step.widen(g) for g in gradients if g is not None]
+    if step.plan.accumulation_steps > 1:
+        # One tensor object in all replicas passes for a value that is summed already. Keras sums
+        # what it has accumulated, which is each replica's own.
+        given = list(map(tf.identity, given))
+    sums = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, given))
+    summed = [None if g is None else next(sums) for g in gradients]
+    pairs = changes_op_by_op(step, summed, _rate_for_all_replicas(step))
+    variables = [tf_variable(variable) for variable, _ in pairs]
+
+    def assign_copies(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            strategy.extended.update(
+                variable, lambda copy, new: copy.assign(new), args=(value,), group=False
+            )
+
+    _merge_call(assign_copies, [value for _, value in pairs])
+
+
+def _rate_for_all_replicas(step: Step) -> Any:
+    """Ask for the learning rate once a step: a callable may give a new one each time."""
+    if step.rate.variable is not None and not step.rate.is_overridden:
+        return step.rate.variable
+    return _merge_call(lambda _: step.rate.ask())
+
+
+def _merge_call(do: Callable[..., Any], *arguments: Any) -> Any:
+    """Do something once for the replicas of this process, with the strategy and arguments."""
+    return tf.__internal__.distribute.interim.maybe_merge_call(
+        do, tf.distribute.get_strategy(), *arguments
+    )

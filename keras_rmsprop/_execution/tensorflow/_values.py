@@ -1,0 +1,134 @@
+"""TensorFlow's variables and gradients: what they hold, and how values are assigned."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from tensorflow.python.framework.ops import EagerTensor
+from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
+
+from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution._plain import in_stateless_scope
+from keras_rmsprop._execution.tensorflow._rows import checked, densify, is_sparse, shape_of_rows
+
+Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
+
+# Variables with their new values, or with new values of some of their rows.
+Pairs = list[tuple[Any, tf.Tensor | tf.IndexedSlices]]
+
+
+def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
+    """Return the variable's current value; in a replica, that of the replica's own copy."""
+    return tf.convert_to_tensor(variable)
+
+
+def write(pairs: Iterable[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
+    """Assign each value to its variable, or the rows of it that are given.
+
+    Executing eagerly, all or none of them are assigned.
+    """
+    if not tf.executing_eagerly() or in_stateless_scope():
+        for variable, value in pairs:
+            amount = None if in_stateless_scope() else _subtracted(variable, value)
+            if amount is None:
+                assign(variable, value)
+            else:
+                tf_variable(variable).assign_sub(amount)
+        return
+    places = [(_Place.of(variable, value), value) for variable, value in pairs]
+    _plain.write_whole(places, _Place.keep, lambda place, value: assign(place[0], value))
+
+
+def _subtracted(variable: Any, value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor | None:
+    """What a graph's value takes from the variable's own value, None if it is anything else.
+
+    The same as one operation in place of three, and with the same bits; in a graph of small
+    tensors each operation costs more than its arithmetic.
+    """
+    if is_sparse(value) or value.op.type != "Sub" or value.consumers():
+        return None
+    if is_distributed(variable):
+        return None
+    minuend = value.op.inputs[0].op
+    graph = value.graph
+    if minuend.type != "ReadVariableOp" or not hasattr(graph, "capture"):
+        return None
+    handle = graph.capture(tf_variable(variable).handle)
+    return value.op.inputs[1] if minuend.inputs[0].op is handle.op else None
+
+
+class _Place(NamedTuple):
+    """What an assignment overwrites."""
+
+    variable: Any
+    # Which rows; None for all.
+    ids: tf.Tensor | None
+
+    @classmethod
+    def of(cls, variable: Any, value: tf.Tensor | tf.IndexedSlices) -> "_Place":
+        return cls(variable, value.indices if is_sparse(value) else None)
+
+    def keep(self) -> tf.Tensor | tf.IndexedSlices:
+        """Return what is there now; TensorFlow's tensors do not change when a variable does."""
+        variable = tf_variable(self.variable)
+        if self.ids is not None:
+            return tf.IndexedSlices(tf.gather(variable, self.ids), self.ids)
+        if is_distributed(variable):
+            return variable.read_value()
+        return read_variable_op(variable.handle, variable.dtype)
+
+
+def copy(value: tf.Tensor) -> tf.Tensor:
+    """Return the value; TensorFlow's tensors cannot change."""
+    return value
+
+
+def shape_of(gradient: Any) -> tuple[int | None, ...]:
+    """Return the gradient's shape, with None where it is not known yet."""
+    if isinstance(gradient, EagerTensor):
+        # Without the detour over TensorShape.
+        return gradient._shape_tuple()
+    if is_sparse(gradient):
+        return shape_of_rows(gradient)
+    if not hasattr(gradient, "shape"):
+        # Keras takes lists and numbers as well.
+        gradient = tf.convert_to_tensor(gradient)
+    return tuple(gradient.shape)
+
+
+def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
+    """Return the gradient as one value per weight, rows of equal ids summed."""
+    if isinstance(gradient, EagerTensor):
+        return gradient
+    if is_sparse(gradient):
+        gradient, check = checked(gradient, variable)
+        with tf.control_dependencies([] if check is None else [check]):
+            return densify(gradient, variable.shape)
+    if not isinstance(gradient, tf.Tensor):
+        # Keras takes NumPy's arrays, lists and numbers as well.
+        has_dtype = hasattr(gradient, "dtype")
+        gradient = tf.convert_to_tensor(gradient, None if has_dtype else variable.dtype)
+        return gradient if gradient.dtype.is_floating else tf.cast(gradient, variable.dtype)
+    if gradient.shape.is_fully_defined():
+        return gradient
+    # Otherwise a smaller one would be broadcast, or be taken for something beyond XLA.
+    return tf.ensure_shape(gradient, variable.shape)
+
+
+def tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    """Return the TensorFlow variable of a Keras variable."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def assign(variable: keras.Variable | tf.Variable, value: tf.Tensor | tf.IndexedSlices) -> None:
+    """Assign a value, or rows in place; equal ids must have equal rows."""
+    if is_sparse(value):
+        tf_variable(variable).scatter_update(value)
+    else:
+        variable.assign(value)
+
+
+def is_distributed(variable: keras.Variable | tf.Variable) -> bool:
+    """Whether the variable has a copy in each replica of a distribution strategy."""
+    return isinstance(tf_variable(variable), tf.distribute.DistributedValues)

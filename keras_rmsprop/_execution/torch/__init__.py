@@ -1,0 +1,33 @@
+"""The engine of the torch backend."""
+
+import torch
+
+from keras_rmsprop._execution._interface import (
+    as_written,
+    is_rows,
+    outside_trace,
+    shape_of,
+    swapping_strategy,
+)
+from keras_rmsprop._execution.torch._engine import run
+from keras_rmsprop._execution.torch._values import copy, dense, read, write
+
+__all__ = [
+    "GIVES_ROWS",
+    "STEPS_IN_GRAPHS",
+    "as_written",
+    "copy",
+    "dense",
+    "is_recorded",
+    "is_rows",
+    "outside_trace",
+    "read",
+    "run",
+    "shape_of",
+    "swapping_strategy",
+    "write",
+]
+
+GIVES_ROWS = False
+STEPS_IN_GRAPHS = False
+is_recorded = torch.compiler.is_compiling

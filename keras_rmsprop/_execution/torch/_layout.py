@@ -1,0 +1,334 @@
+"""An optimizer's tensors, sorted for torch's operations on many of them."""
+
+import itertools
+import operator
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import torch
+
+from keras_rmsprop._execution.torch._values import check_writable
+from keras_rmsprop._math import _step
+from keras_rmsprop._math._rule import Parameter
+from keras_rmsprop._variables._roster import ParameterVariables, Roster, existing
+
+Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
+
+# On a CPU a tensor with more elements than a piece goes through the whole update piece by piece:
+# with their slots and temporaries they stay near the cores, where op after op over all would not.
+PIECE = 2**20
+
+# Smaller tensors go together, about so many elements at a time: each time costs 0.2 ms.
+BLOCK = 2**22
+
+# torch's grain size: it shares an operation on more elements than that among threads. Where the
+# other cores are busy, the first thread then waits for milliseconds, so that small tensors are
+# never put together to more.
+GRAIN = 2**15
+
+# For so many sets of gradients the lists of their tensors are kept.
+SETS_KEPT = 4
+
+
+class _Member(NamedTuple):
+    """A tensor with its slots, or a piece of one, as it goes through the update."""
+
+    # Which of the optimizer's parameters, and which piece of it.
+    position: int
+    piece: int
+    parameter: Parameter
+    # Memory for the roots, of the weight's shape; None on a device, which has its own.
+    root: torch.Tensor | None
+
+
+class _Chunk(NamedTuple):
+    """Small tensors whose roots lie one after the other, see `GRAIN`."""
+
+    members: list[_Member]
+    roots: torch.Tensor
+
+
+class _Group(NamedTuple):
+    """Tensors of one device and dtype that can go through the update together."""
+
+    # Of the slots, and of the arithmetic.
+    dtype: torch.dtype
+    decayed: bool
+    members: list[_Member]
+    # The same members where they are small; otherwise empty.
+    chunks: list[_Chunk]
+
+
+class Block(NamedTuple):
+    """The tensors of a group that have a gradient, in lists for torch's operations on many."""
+
+    dtype: torch.dtype
+    decayed: bool
+    # For each tensor its gradient's place among those present, and which piece of it belongs.
+    sources: list[tuple[int, int]]
+    weights: Tensors
+    square_averages: Tensors
+    gradient_averages: Tensors
+    momentums: Tensors
+    # For each tensor the memory of its roots; empty on a device.
+    roots: Tensors
+    # The same memory in as few tensors as `GRAIN` allows; empty for large tensors.
+    joined: Tensors
+
+
+class Choice(NamedTuple):
+    """What a step goes through, given which variables have a gradient."""
+
+    present: tuple[int, ...]
+    devices: list[torch.device]
+    # The places among the gradients present of those that are split into pieces.
+    split: list[int]
+    blocks: list[Block]
+
+
+class Layout(NamedTuple):
+    """An optimizer's tensors sorted, good for as long as they are where they are."""
+
+    # The variables one after the other, the tensors they held, and where.
+    variables: list[keras.Variable]
+    tensors: list[torch.Tensor]
+    # `module.to(...)` puts other memory into the same tensors.
+    addresses: list[int]
+    # The tensors by parameter.
+    parameters: list[Parameter]
+    decayed: tuple[bool, ...]
+    constraints: tuple[Any, ...]
+    # Where the memories begin that a step writes to.
+    memories: frozenset[int]
+    # Whether a tensor was made under `torch.inference_mode` and can be written to only there.
+    for_inference: bool
+    # Which constraints have been tried.
+    tried: set[int]
+    groups: list[_Group]
+    # The weights that have a moving average and their averages, those of like dtypes together.
+    averaged: list[tuple[list[torch.Tensor], list[torch.Tensor]]]
+    choices: dict[tuple[int, ...], Choice]
+
+    def serves(self, plan: _step.Plan) -> bool:
+        """Whether the tensors are still where they were, and sorted as this plan needs them."""
+        if self.decayed != plan.decayed:
+            return False
+        tensors = [v._value for v in self.variables]
+        return (
+            all(map(operator.is_, tensors, self.tensors))
+            and list(map(torch.Tensor.data_ptr, tensors)) == self.addresses
+            and all(map(operator.is_, self.constraints, plan.constraints))
+            and (torch.is_inference_mode_enabled() or not self.for_inference)
+        )
+
+    def apart(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Copy the gradients that lie in memory that the step writes to."""
+        starts: list[Any] = list(map(torch.Tensor.data_ptr, gradients))
+        offsets = list(map(torch.Tensor.storage_offset, gradients))
+        if any(offsets):
+            starts = [
+                start - offset * g.element_size()
+                for start, offset, g in zip(starts, offsets, gradients, strict=True)
+            ]
+        if self.memories.isdisjoint(starts):
+            return gradients
+        return [
+            g.clone() if start in self.memories else g
+            for g, start in zip(gradients, starts, strict=True)
+        ]
+
+    def choose(self, present: tuple[int, ...]) -> Choice:
+        """Return the part of the tensors that has a gradient.
+
+        Raises: what a constraint raises that does not fit its weight.
+        """
+        choice = self.choices.get(present)
+        if choice is None:
+            self._try_constraints(present)
+            choice = _choice(self, present)
+            if len(self.choices) == SETS_KEPT:
+                # The set can be another one at every step, so the oldest has to go.
+                del self.choices[next(iter(self.choices))]
+            self.choices[present] = choice
+        return choice
+
+    def _try_constraints(self, present: tuple[int, ...]) -> None:
+        """Find out before a step writes anything whether the constraints can be applied."""
+        for i in present:
+            constraint = self.constraints[i]
+            if constraint is not None and i not in self.tried:
+                constraint(self.parameters[i].weight)
+                self.tried.add(i)
+
+
+# Sorting the tensors of a large model takes as long as a step of its smaller ones.
+_layouts: "weakref.WeakKeyDictionary[Roster, Layout]" = weakref.WeakKeyDictionary()
+
+
+def layout_of(roster: Roster, plan: _step.Plan) -> Layout:
+    layout = _layouts.get(roster)
+    if layout is None or not layout.serves(plan):
+        # The old one goes first, for it may be all that holds memory that was replaced.
+        layout = None
+        _layouts.pop(roster, None)
+        check_writable(roster.variables)
+        # A step outside inference mode must be able to write to what is made here.
+        with torch.inference_mode(False), torch.no_grad():
+            layout = _sorted(roster.parameters, plan)
+        _layouts[roster] = layout
+    return layout
+
+
+def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
+    variables = existing(*owners)
+    parameters = [p.read(operator.attrgetter("_value")) for p in owners]
+    tensors = existing(itertools.chain.from_iterable(parameters))
+    return Layout(
+        variables,
+        tensors,
+        addresses=[t.data_ptr() for t in tensors],
+        parameters=parameters,
+        decayed=plan.decayed,
+        constraints=plan.constraints,
+        memories=frozenset(t.untyped_storage().data_ptr() for t in tensors if t.numel()),
+        for_inference=any(t.is_inference() for t in tensors),
+        tried=set(),
+        groups=_groups(parameters, plan.decayed),
+        averaged=_averaged(parameters),
+        choices={},
+    )
+
+
+def _groups(parameters: list[Parameter], decayed: Sequence[bool]) -> list[_Group]:
+    """Sort parameters into groups of like tensors, see `PIECE`, `BLOCK` and `GRAIN`."""
+    alike: dict[tuple[Any, ...], list[_Member]] = {}
+    for index, (p, decays) in enumerate(zip(parameters, decayed, strict=True)):
+        # Variables that take their gradient as value have no slots.
+        if p.square_average is not None:
+            small = p.weight.numel() <= min(GRAIN, PIECE)
+            kind = (p.weight.device, p.weight.dtype, p.square_average.dtype, decays, small)
+            alike.setdefault(kind, []).extend(_members(index, p))
+    groups = []
+    for (device, _, dtype, decays, small), members in alike.items():
+        if device.type != "cpu":
+            groups.append(_Group(dtype, decays, members, []))
+            continue
+        parts = _parted(members, BLOCK if small else PIECE)
+        scratch = torch.zeros(max(map(_elements, parts)), dtype=dtype, device=device)
+        for part in parts:
+            rooted = _rooted(part, scratch)
+            groups.append(_Group(dtype, decays, rooted, _chunks(rooted, scratch) if small else []))
+    return groups
+
+
+def _members(index: int, parameter: Parameter) -> list[_Member]:
+    """Make a member of a parameter, or one of each piece of a large one."""
+    parameter = parameter._replace(accumulator=None, average=None)
+    tensors, weight = existing(parameter), parameter.weight
+    if weight.device.type != "cpu" or weight.numel() <= PIECE:
+        return [_Member(index, 0, parameter, None)]
+    if not all(t.is_contiguous() for t in tensors):
+        return [_Member(index, 0, parameter, None)]
+    absent = itertools.repeat(None)
+    columns = [absent if t is None else pieces_of(t, PIECE) for t in parameter]
+    pieces = itertools.starmap(Parameter, zip(*columns, strict=False))
+    return [_Member(index, k, piece, None) for k, piece in enumerate(pieces)]
+
+
+def _parted(members: list[_Member], limit: int) -> list[list[_Member]]:
+    """Part members, in their order, into lists that reach `limit` elements, or of one member."""
+    parts: list[list[_Member]] = []
+    elements = 0
+    for member in members:
+        size = member.parameter.weight.numel()
+        if not parts or elements + size > limit:
+            parts.append([])
+            elements = 0
+        parts[-1].append(member)
+        elements += size
+    return parts
+
+
+def _elements(members: list[_Member]) -> int:
+    return sum(member.parameter.weight.numel() for member in members)
+
+
+def _rooted(members: list[_Member], scratch: torch.Tensor) -> list[_Member]:
+    """Give each member its part of the memory for roots."""
+    weights = [member.parameter.weight for member in members]
+    sizes = [weight.numel() for weight in weights]
+    roots = scratch[: sum(sizes)].split(sizes)
+    return [
+        member._replace(root=root.view(weight.shape))
+        for member, root, weight in zip(members, roots, weights, strict=True)
+    ]
+
+
+def _chunks(members: list[_Member], scratch: torch.Tensor) -> list[_Chunk]:
+    """Put the members together whose roots an operation may take at once."""
+    chunks = _parted(members, GRAIN)
+    sizes = [_elements(chunk) for chunk in chunks]
+    return list(map(_Chunk, chunks, scratch[: sum(sizes)].split(sizes)))
+
+
+def _averaged(parameters: list[Parameter]) -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    """Sort weights that have a moving average, with these, by the averages' device and dtype."""
+    alike: dict[tuple[torch.device, torch.dtype], list[Parameter]] = {}
+    for p in parameters:
+        if p.average is not None:
+            alike.setdefault((p.average.device, p.average.dtype), []).append(p)
+    return [([p.weight for p in ps], [p.average for p in ps]) for ps in alike.values()]
+
+
+def _choice(layout: Layout, present: tuple[int, ...]) -> Choice:
+    places = {index: place for place, index in enumerate(present)}
+    all_present = len(present) == len(layout.parameters)
+    split: dict[int, None] = {}
+    blocks = []
+    for group in layout.groups:
+        members = group.members
+        if not all_present:
+            members = [m for m in members if m.position in places]
+        if members:
+            split.update((places[m.position], None) for m in members if m.piece)
+            blocks.append(_block(group, members, places))
+    devices = [layout.parameters[index].weight.device for index in present]
+    return Choice(present, devices, list(split), blocks)
+
+
+def _block(group: _Group, members: list[_Member], places: dict[int, int]) -> Block:
+    """List members of a group by what they have."""
+    parameters = [m.parameter for m in members]
+    return Block(
+        group.dtype,
+        group.decayed,
+        sources=[(places[m.position], m.piece) for m in members],
+        weights=[p.weight for p in parameters],
+        square_averages=[p.square_average for p in parameters],
+        gradient_averages=existing([p.gradient_average for p in parameters]),
+        momentums=existing([p.momentum for p in parameters]),
+        roots=existing([m.root for m in members]),
+        joined=_joined(group.chunks, members, places),
+    )
+
+
+def _joined(chunks: list[_Chunk], members: list[_Member], places: dict[int, int]) -> Tensors:
+    """The memory of the members' roots in few tensors, which may hold roots of others too."""
+    if sum(len(chunk.members) for chunk in chunks) == len(members):
+        return [chunk.roots for chunk in chunks]
+    joined: list[torch.Tensor] = []
+    for chunk in chunks:
+        present = [m for m in chunk.members if m.position in places]
+        # An operation on everything takes less time than one for each unless little is needed.
+        if 2 * _elements(present) >= chunk.roots.numel():
+            joined.append(chunk.roots)
+        else:
+            joined += existing([m.root for m in present])
+    return joined
+
+
+def pieces_of(tensor: torch.Tensor, size: int) -> Tensors:
+    """The tensor, or where it has more than `size` elements its flat pieces of that size."""
+    return (tensor,) if tensor.numel() <= size else tensor.reshape(-1).split(size)

@@ -1,0 +1,206 @@
+"""The stages of a step in place, each named as in `_math._step` and `_math._rule`."""
+
+import collections
+import itertools
+from collections.abc import Callable
+
+import torch
+
+from keras_rmsprop._execution.torch._layout import Block, Tensors, pieces_of
+from keras_rmsprop._execution.torch._values import WIDE
+from keras_rmsprop._math import _step
+from keras_rmsprop._math._rule import Form, Parameter, StepCoefficients
+
+# The same for square roots, which torch takes with another library.
+ROOT_GRAIN = 2**11
+
+# torch adds up the squares of a norm in float32, one after the other: over 16 million elements
+# that is off by 8e-4, over so many by 1e-6. The norms of such pieces are joined in float64.
+NORM_BLOCK = 2**14
+
+
+def unscale(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Tensors:
+    wide = [g if g.dtype in WIDE else _step.widen(g) for g in gradients]
+    return torch._foreach_div(wide, numbers.loss_scale) if plan.scaled_loss else wide
+
+
+def accumulate(plan: _step.Plan, parameters: list[Parameter], gradients: Tensors) -> Tensors:
+    """Add the gradients to their sums and return the means so far."""
+    sums = [p.accumulator for p in parameters]
+    torch._foreach_add_(sums, [g.to(s.dtype) for g, s in zip(gradients, sums, strict=True)])
+    return torch._foreach_div(sums, plan.accumulation_steps)
+
+
+def clip_scales(
+    plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors
+) -> torch.Tensor | None:
+    """The factors, one in float64 for each gradient, that clip norms; None without that."""
+    if plan.clip not in ("norm", "global_norm") or not gradients:
+        return None
+    # One vector for all norms, so that the scales cost a few operations and not a few for each.
+    pieces = [pieces_of(g, NORM_BLOCK) for g in gradients]
+    norms = torch._foreach_norm(list(itertools.chain.from_iterable(pieces)))
+    squares = torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).square_()
+    if plan.clip == "global_norm":
+        lengths = squares.sum().sqrt().expand(len(gradients))
+    else:
+        counts = torch.tensor([len(split) for split in pieces], device=squares.device)
+        lengths = torch.segment_reduce(squares, "sum", lengths=counts).sqrt()
+    # lengths - lengths is 0 for finite norms and NaN otherwise.
+    return torch.where(lengths > numbers.clip, numbers.clip / lengths, 1.0) + (lengths - lengths)
+
+
+def clip(
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    block: Block,
+    gradients: Tensors,
+    scales: torch.Tensor | None,
+) -> Tensors:
+    if plan.clip == "value":
+        clipped = torch._foreach_clamp_min(gradients, -numbers.clip)
+        torch._foreach_clamp_max_(clipped, numbers.clip)
+        return clipped
+    if scales is None:
+        return gradients
+    # A scalar of a wider dtype would widen a gradient that is a scalar too.
+    chosen = scales[[place for place, _ in block.sources]]
+    return torch._foreach_mul(gradients, chosen.to(gradients[0].device, block.dtype).unbind())
+
+
+def advance(
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    step: StepCoefficients,
+    block: Block,
+    gradients: Tensors,
+) -> None:
+    """Take a block through negation, penalty, decay and update."""
+    narrow = block.weights[0].dtype != block.dtype
+    weights = [w.to(block.dtype) for w in block.weights] if narrow else block.weights
+    if plan.maximize:
+        gradients = torch._foreach_neg(gradients)
+    if plan.l2:
+        gradients = torch._foreach_add(gradients, weights, alpha=numbers.l2)
+    if block.decayed:
+        # Not times 1 - decay: rounded to float32, that is off by a hundredth of a decay of 4e-6.
+        decay = step.learning_rate * numbers.weight_decay
+        torch._foreach_add_(weights, weights, alpha=-decay)
+    _update(plan.form, step, block._replace(weights=weights), gradients)
+    if narrow:
+        torch._foreach_copy_(block.weights, weights)
+
+
+def _update(form: Form, step: StepCoefficients, block: Block, g: Tensors) -> None:
+    """`_rule.update` for a block, in place."""
+    w, s = block.weights, block.square_averages
+    m, b = block.gradient_averages, block.momentums
+    lr, keep, weight, momentum, epsilon = step
+    if m:
+        deviation = torch._foreach_sub(g, m)
+        torch._foreach_add_(m, deviation, alpha=weight)
+        torch._foreach_addcmul_(s, deviation, deviation, weight)
+        _scale(s, keep)
+    else:
+        _scale(s, keep)
+        torch._foreach_addcmul_(s, g, g, weight)
+
+    r = _roots(form, epsilon, block)
+    # By the roots themselves, or times what `_roots` gives in their place.
+    add_quotient = torch._foreach_addcdiv_
+    if _inverts(form, block):
+        add_quotient = torch._foreach_addcmul_
+    if not b:
+        add_quotient(w, g, r, -lr)
+        return
+    inside, outside = (lr, 1.0) if form.lr_in_momentum else (1.0, lr)
+    _scale(b, momentum)
+    add_quotient(b, g, r, inside)
+    if form.nesterov:
+        torch._foreach_add_(w, b, alpha=-outside * momentum)
+        add_quotient(w, g, r, -lr)
+    else:
+        torch._foreach_add_(w, b, alpha=-outside)
+
+
+def _inverts(form: Form, block: Block) -> bool:
+    """Whether the update multiplies by 1 / r rather than divides by r.
+
+    On a CPU 1 / r comes in one operation, correctly rounded and with `GRAIN`, while torch leaves
+    r alone to a library that neither rounds every root alike nor leaves it to one thread.
+    """
+    return form.epsilon_inside_sqrt and bool(block.roots)
+
+
+def _roots(form: Form, epsilon: float, block: Block) -> Tensors:
+    """`_rule.root` for a block, or its inverse, see `_inverts`.
+
+    Where r can be zero it becomes infinite, and its inverse zero, so that g / r is zero.
+    """
+    averages, inside = block.square_averages, form.epsilon_inside_sqrt
+    roots: Tensors = block.roots
+    # What the operations go over one by one.
+    memories: Tensors = block.joined or block.roots
+    if not block.roots and inside:
+        roots = memories = torch._foreach_add(averages, epsilon)
+        torch._foreach_sqrt_(roots)
+    elif not block.roots:
+        roots = memories = torch._foreach_sqrt(averages)
+        torch._foreach_add_(roots, epsilon)
+    elif block.joined:
+        torch._foreach_copy_(roots, averages)
+        if inside:
+            torch._foreach_add_(memories, epsilon)
+            _each(torch.Tensor.rsqrt_, memories)
+        else:
+            for memory in memories:
+                _each(torch.Tensor.sqrt_, memory.view(-1).split(ROOT_GRAIN))
+            torch._foreach_add_(memories, epsilon)
+    else:
+        for average, root in zip(averages, roots, strict=True):
+            if inside:
+                torch.add(average, epsilon, out=root).rsqrt_()
+            else:
+                torch.sqrt(average, out=root).add_(epsilon)
+    if form.guards_zero_root:
+        singular, instead = (torch.inf, 0.0) if _inverts(form, block) else (0.0, torch.inf)
+        for memory in memories:
+            memory.masked_fill_(memory == singular, instead)
+    return roots
+
+
+def _each(operation: Callable[[torch.Tensor], torch.Tensor], tensors: Tensors) -> None:
+    """Do an operation on each tensor in place, with nothing of Python's between them."""
+    collections.deque(map(operation, tensors), maxlen=0)
+
+
+def average_weights(
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    done: int,
+    weights: list[torch.Tensor],
+    averages: list[torch.Tensor],
+) -> None:
+    """Advance moving averages of one dtype; the first ones are copies of the weights."""
+    if done == 0:
+        torch._foreach_copy_(averages, weights)
+    else:
+        _scale(averages, numbers.ema_momentum)
+        dtype = averages[0].dtype
+        wide = [w if w.dtype is dtype else w.to(dtype) for w in weights]
+        torch._foreach_add_(averages, wide, alpha=numbers.one_minus_ema_momentum)
+    if plan.ema_overwrite_frequency and (done + 1) % plan.ema_overwrite_frequency == 0:
+        torch._foreach_copy_(weights, averages)
+
+
+def _scale(tensors: Tensors, factor: float) -> None:
+    """Multiply tensors of one device and dtype by a number, in place."""
+    first = tensors[0]
+    if first.device.type != "cpu":
+        torch._foreach_mul_(tensors, factor)
+    else:
+        # A number would be made a tensor anew for each of the list, which takes twice as long as
+        # a small one's product.
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        # Not on the default device, which may be another.
+        torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype, device=first.device))

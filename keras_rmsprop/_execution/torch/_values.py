@@ -1,0 +1,89 @@
+"""torch's variables and gradients: what they hold, and how values are assigned."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import torch
+
+from keras_rmsprop._math import _step
+
+
+def read(variable: keras.Variable) -> torch.Tensor:
+    """Return the variable's current value; the tensor is the variable's own memory."""
+    return variable.value
+
+
+def copied(variable: keras.Variable) -> torch.Tensor:
+    """The variable's value in memory of its own."""
+    return read(variable).clone()
+
+
+def write(pairs: Iterable[tuple[Any, torch.Tensor]]) -> None:
+    """Assign each value to its variable."""
+    for variable, value in pairs:
+        variable.assign(value)
+
+
+def assign(variable: Any, value: torch.Tensor) -> None:
+    variable.assign(value)
+
+
+def copy(value: torch.Tensor) -> torch.Tensor:
+    """Return the value; assigning it copies it into the variable's own memory."""
+    return value
+
+
+def dense(gradient: Any, variable: keras.Variable) -> torch.Tensor:
+    """Return the gradient as one floating-point value per weight.
+
+    Raises: ValueError if it is complex.
+    """
+    if not isinstance(gradient, torch.Tensor):
+        # NumPy's arrays, lists and numbers.
+        gradient = keras.ops.convert_to_tensor(gradient)
+    if gradient.layout is not torch.strided:
+        # Making it dense adds up what is given several times, in half precision badly.
+        gradient = gradient.to(_widened(gradient.dtype)).to_dense()
+    if gradient.dtype not in _FLOATING:
+        gradient = _as_floating(gradient, variable)
+    return gradient
+
+
+WIDE = frozenset({torch.float32, torch.float64})
+_FLOATING = WIDE | {torch.float16, torch.bfloat16}
+
+
+def _widened(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _as_floating(gradient: torch.Tensor, variable: Any) -> torch.Tensor:
+    """A gradient of integers, or of fewer than 16 bits, in the dtype of the variable's slots."""
+    if gradient.is_complex():
+        raise ValueError(
+            f"The gradient of {variable.path!r} is complex, received dtype {gradient.dtype}. "
+            "Pass its real part."
+        )
+    wide = _step.accumulator_dtype(keras.backend.standardize_dtype(variable.dtype))
+    return gradient.to(getattr(torch, wide))
+
+
+def check_writable(variables: list[keras.Variable]) -> None:
+    """Refuse memory that torch does not write to, which a step would find out half-way.
+
+    Raises: RuntimeError, as torch does.
+    """
+    for variable in variables:
+        tensor = variable._value
+        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                f"{variable.path!r} was made under `torch.inference_mode()`, and torch changes it "
+                "only there. Build model and optimizer outside, or make the step inside."
+            )
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        if tensor.numel() and any(n > 1 and stride == 0 for n, stride in steps):
+            raise RuntimeError(
+                f"Several elements of {variable.path!r} lie in the same memory, such as those of "
+                "an expanded tensor. Give it memory of its own, as `clone()` does."
+            )
