@@ -37,34 +37,6 @@ LearningRate: TypeAlias = (
     float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], float | Tensor]
 )
 
-# Keras's own names that are not part of its documented interface, and what we need them for.
-# tests/test_optimizer.py checks that the installed Keras has them.
-KERAS_PRIVATE_NAMES = {
-    "_apply_weight_decay": "a stage that a subclass may override, as are the next ones",
-    "_backend_apply_gradients": "clips, decays, updates and averages",
-    "_backend_update_step": "calls `update_step` for each variable",
-    "_clip_gradients": "clips",
-    "_update_model_variables_moving_average": "averages the weights",
-    "_accumulated_gradients": "the accumulators that `build` creates",
-    "_check_variables_are_known": "refuses variables the optimizer was not built with",
-    "_direct_assign": "of a variable: assigns without asking for the scope it is in",
-    "_filter_empty_gradients": "drops missing gradients with Keras's own warning",
-    "_get_variable_index": "the position of a variable among the built ones",
-    "_iterations": "calls of `apply`, not divided by the accumulation steps",
-    "_learning_rate": "the rate as given: a variable, a schedule or a callable",
-    "_model_variables_moving_average": "the averages that `build` creates for `use_ema`",
-    "_overwrite_model_variables_with_average_value": "puts the averages in the weights' place",
-    "_overwrite_variable_with_gradient": "which variables have no slots",
-    "_trainable_variables": "the variables the optimizer was built with",
-    "_trainable_variables_indices": "the position of each built variable, by `_var_key`",
-    "_track_variable": "adds a variable to those that Keras saves and passes on",
-    "_tracker": "holds the list of the optimizer's variables",
-    "_use_weight_decay": "whether a variable was excluded from weight decay",
-    "_variables": "the optimizer's variables, in the order in which they were added",
-    "_value": "of a variable: its tensor, without asking for the scope it is in",
-    "_var_key": "what identifies a variable, a raw one of the backend's too",
-}
-
 
 @keras.saving.register_keras_serializable(package="keras_rmsprop")
 class RMSprop(keras.optimizers.Optimizer):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("_rule", "_step", "conventions")
+MODULES = {"_rule": "_math/_rule", "_step": "_math/_step", "conventions": "conventions"}
 
 # torch runs op by op what is compiled elsewhere, and its process can be forked while it has no
 # threads of its own.
@@ -171,8 +171,8 @@ def _judged() -> dict[str, tuple[str, Change]]:
     from mutmut.stats import status_by_exit_code
 
     judged = {}
-    for module in MODULES:
-        data = SourceFileMutationData(path=f"keras_rmsprop/{module}.py")
+    for module, place in MODULES.items():
+        data = SourceFileMutationData(path=f"keras_rmsprop/{place}.py")
         data.load()
         for name, exit_code in data.exit_code_by_key.items():
             verdict = status_by_exit_code[exit_code]

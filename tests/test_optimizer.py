@@ -6,7 +6,6 @@ import json
 import pickle
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,9 +13,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-import keras_rmsprop
 from keras_rmsprop import RMSprop
-from keras_rmsprop._optimizer import KERAS_PRIVATE_NAMES
 from keras_rmsprop._settings import _validation
 from keras_rmsprop.reference import Reference
 from tests.agreement import rmsprop
@@ -298,24 +295,6 @@ def test_the_effective_learning_rate_is_the_step_of_a_unit_gradient(inside: bool
 
 
 # Keras's private names.
-
-
-def test_the_private_names_we_rely_on_exist() -> None:
-    optimizer = keras.optimizers.Optimizer(0.1, use_ema=True, gradient_accumulation_steps=2)
-    variables = two_weights()
-    optimizer.build(variables)
-    has = {name for name in KERAS_PRIVATE_NAMES if hasattr(optimizer, name)}
-    of_variables = {name for name in KERAS_PRIVATE_NAMES if hasattr(variables[0], name)}
-    assert has | of_variables == set(KERAS_PRIVATE_NAMES)
-
-
-def test_the_list_of_private_names_is_complete() -> None:
-    optimizer = keras.optimizers.Optimizer(0.1, use_ema=True, gradient_accumulation_steps=2)
-    optimizer.build(two_weights())
-    sources = Path(inspect.getfile(keras_rmsprop)).parent.rglob("*.py")
-    text = "\n".join(source.read_text("utf-8") for source in sources)
-    used = {*re.findall(r"\.(_[a-z]\w*)", text), *re.findall(r"def (_[a-z]\w*)\(self", text)}
-    assert {name for name in used if hasattr(optimizer, name)} <= set(KERAS_PRIVATE_NAMES)
 
 
 # Subclasses that override `update_step`.

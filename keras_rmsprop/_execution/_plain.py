@@ -7,13 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-# Keras has no public way to ask for the scope; tests/test_optimizer.py checks that it exists.
-from keras.src.backend.common.stateless_scope import in_stateless_scope
-
 from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Tensor
+from keras_rmsprop._private import in_stateless_scope
 
 __all__ = [
     "FLOATING",

@@ -1,9 +1,9 @@
 """The stages of a whole step, in their order: what happens between gradients and weights?
 
-    unscale -> sum over replicas -> judge finite -> accumulate -> clip -> negate if maximizing
-    -> add l2 * w -> decoupled decay -> update -> moving average of the weights -> constraint
-    -> counter
+    unscale -> (sum over replicas) -> all_finite -> accumulate -> clip -> advance: negate if
+    maximizing, add l2 * w, decoupled decay, update -> average_weights -> constrain -> counter
 
+Each has its function of that name; `advance` has its four parts, and the last is `_rule.update`.
 (The sum over replicas is a matter of the engine and comes first; it commutes with unscaling.)
 
 `step` is a pure function over tensors, written with selection rather than branches, so that
@@ -139,11 +139,7 @@ def step(
     results = list(parameters)
 
     values = {i: present.pop(i) for i in list(present) if plan.overwritten[i]}
-    present = {i: widen(g, parameters[i].weight) for i, g in present.items()}
-    if plan.scaled_loss:
-        present = {
-            i: g / _rule.number_in(numbers.loss_scale, dtype_of(g)) for i, g in present.items()
-        }
+    present = {i: unscale(plan, numbers, parameters[i], g) for i, g in present.items()}
 
     counted_as = [(shares or {}).get(i) for i in present]
     finite: Tensor | None = None
@@ -158,13 +154,9 @@ def step(
     if plan.accumulation_steps > 1:
         completes = (calls + 1) % plan.accumulation_steps == 0
         for i, g in present.items():
-            accumulator = parameters[i].accumulator
-            total = accumulator + ops.cast(g, dtype_of(accumulator))
-            present[i] = total / plan.accumulation_steps
             # The sum of a variable without a gradient in the completing call waits for one.
             taken = completes if i not in flags else ops.logical_and(completes, flags[i])
-            emptied = ops.where(taken, ops.zeros_like(total), total)
-            results[i] = results[i]._replace(accumulator=emptied)
+            results[i], present[i] = accumulate(plan, parameters[i], g, taken)
 
     for i, value in values.items():
         taken = take_as_value(parameters[i], value, completes)
@@ -181,12 +173,12 @@ def step(
     if completes is None or has_effect(completes) is not False:
         clipped = clip(plan, numbers, list(present.values()), counted_as)
         advancing = dict(zip(present, clipped, strict=True))
-    advance = _advancing(plan, nest if update is None else None)
+    advance_one = _advancing(plan, nest if update is None else None)
     for i, gradient in advancing.items():
         before = results[i]
         hook = None if update is None else functools.partial(update, i)
         conditions = [c for c in (completes, flags.get(i)) if c is not None]
-        after = advance(plan.decayed[i], hook)(
+        after = advance_one(plan.decayed[i], hook)(
             scalars(dtype_of(before.square_average)),
             # What passes through would be written back.
             before._replace(accumulator=None, average=None),
@@ -196,18 +188,14 @@ def step(
         results[i] = after._replace(accumulator=before.accumulator, average=before.average)
     if plan.use_ema:
         average: Callable[[_Scalars, Parameter], Parameter]
-        average = _average if nest is None else nest(_average)
+        average = average_weights if nest is None else nest(average_weights)
         results = [
             p if p.average is None else average(scalars(dtype_of(p.average)), p) for p in results
         ]
     for i in present:
         constraint = plan.constraints[i]
         if constraint is not None:
-            weight = results[i].weight
-            constrained = ops.cast(constraint(weight), dtype_of(weight))
-            if i in flags:
-                constrained = ops.where(flags[i], constrained, weight)
-            results[i] = results[i]._replace(weight=constrained)
+            results[i] = constrain(constraint, results[i], flags.get(i))
     counted = counters._replace(calls=calls + 1)
     if finite is None:
         return results, counted
@@ -230,6 +218,14 @@ def known(condition: Tensor) -> bool | None:
 def _not_asked(_: Tensor) -> bool | None:
     """Stand in for `known` where asking would wait for the device and nothing hangs on it."""
     return None
+
+
+def unscale(plan: Plan, numbers: Numbers, parameter: Parameter, gradient: Tensor) -> Tensor:
+    """Widen a gradient to float32, and divide it by the scale of the loss."""
+    gradient = widen(gradient, parameter.weight)
+    if not plan.scaled_loss:
+        return gradient
+    return gradient / _rule.number_in(numbers.loss_scale, dtype_of(gradient))
 
 
 def all_finite(
@@ -263,6 +259,18 @@ def all_finite(
         for square in [_total(squares)] if plan.clip == "global_norm" else squares:
             verdict = ops.logical_and(verdict, ops.isfinite(square))
     return verdict
+
+
+def accumulate(
+    plan: Plan, parameter: Parameter, gradient: Tensor, taken: Tensor
+) -> tuple[Parameter, Tensor]:
+    """Add a gradient to the sum, which is emptied where it is taken.
+
+    Returns: the parameter with its sum, and the mean so far.
+    """
+    total = parameter.accumulator + ops.cast(gradient, dtype_of(parameter.accumulator))
+    emptied = ops.where(taken, ops.zeros_like(total), total)
+    return parameter._replace(accumulator=emptied), total / plan.accumulation_steps
 
 
 def clip(
@@ -338,15 +346,15 @@ def _scalars(
 def _advancing(plan: Plan, nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
     """Return what gives the advance of a parameter: by whether it is decayed, and the hook."""
     if nest is None:
-        return functools.partial(functools.partial, _advance, plan)
+        return functools.partial(functools.partial, advance, plan)
     nested = {
-        decayed: nest(functools.partial(_advance, plan, decayed, None))
+        decayed: nest(functools.partial(advance, plan, decayed, None))
         for decayed in set(plan.decayed)
     }
     return lambda decayed, _: nested[decayed]
 
 
-def _advance(
+def advance(
     plan: Plan,
     decayed: bool,
     hook: Callable[[StepCoefficients, Parameter, Tensor], Parameter] | None,
@@ -355,7 +363,12 @@ def _advance(
     gradient: Tensor,
     conditions: Sequence[Tensor],
 ) -> Parameter:
-    """Decay and update one parameter, or leave it alone where one of the conditions fails."""
+    """Take one parameter through negation, penalty, decay and update.
+
+    Where one of the conditions fails it is left alone. All of this is elementwise, and so is the
+    whole rule: element i of what comes out depends on the elements i of what goes in. torch's
+    engine relies on it, which cuts large tensors into pieces and strings small ones together.
+    """
     dtype = dtype_of(before.square_average)
     gradient = ops.cast(gradient, dtype)
     weight = before.weight
@@ -391,7 +404,7 @@ def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | No
     )
 
 
-def _average(scalars: _Scalars, parameter: Parameter) -> Parameter:
+def average_weights(scalars: _Scalars, parameter: Parameter) -> Parameter:
     """Advance the moving average of the weights; the first one is a copy of them."""
     weight = ops.cast(parameter.weight, dtype_of(parameter.average))
     average = scalars.ema_momentum * parameter.average + scalars.one_minus_ema_momentum * weight
@@ -403,6 +416,15 @@ def _average(scalars: _Scalars, parameter: Parameter) -> Parameter:
             weight=ops.where(scalars.overwrites, value, parameter.weight)
         )
     return parameter
+
+
+def constrain(constraint: Constraint, parameter: Parameter, flag: Tensor | None) -> Parameter:
+    """Apply a constraint to the weight, unless the flag says that it has no gradient."""
+    weight = parameter.weight
+    constrained = ops.cast(constraint(weight), dtype_of(weight))
+    if flag is not None:
+        constrained = ops.where(flag, constrained, weight)
+    return parameter._replace(weight=constrained)
 
 
 def select(condition: Tensor, new: Parameter, old: Parameter) -> Parameter:

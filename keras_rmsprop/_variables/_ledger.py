@@ -9,8 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-# Keras has no public way to hold lists of variables that are not one's own.
-from keras.src.utils.tracking import DotNotTrackScope
+from keras_rmsprop._private import DotNotTrackScope
 
 
 class Entry(NamedTuple):

@@ -18,7 +18,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras.src.utils.naming import to_snake_case
+
+from keras_rmsprop._private import to_snake_case
 
 Shape = tuple[int, ...]
 

@@ -4,13 +4,12 @@ import contextlib
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework.config import is_op_determinism_enabled
-from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._plain import in_stateless_scope
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
+from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
 from keras_rmsprop._execution.tensorflow._programs import OF_A_STRATEGY, bound_to, run_compiled
 from keras_rmsprop._execution.tensorflow._replicas import run_in_replica
 from keras_rmsprop._execution.tensorflow._rows import checked, densify, is_inside_xla, is_sparse

@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager import context
-from tensorflow.python.framework.ops import EagerTensor
 
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._plain import FLOATING
 from keras_rmsprop._execution.tensorflow._changes import StepVariables, changes_of_step
+from keras_rmsprop._execution.tensorflow._private import (
+    Caller,
+    EagerTensor,
+    dtype_number_of_eager,
+    is_on_default_device,
+)
 from keras_rmsprop._execution.tensorflow._rows import is_sparse
 from keras_rmsprop._execution.tensorflow._traced_once import traced_once
 from keras_rmsprop._execution.tensorflow._values import (
@@ -200,10 +204,9 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     given = [bound.packed(step.numbers), *flags, *arguments]
     if rate is not None:
         given.append(rate)
-    given += bound.handles
     program = bound.calls.get(key)
     if program is not None:
-        program.call(bound.device, given)
+        program.call(bound, given)
         return True
     if key in bound.calls and step.mode == "auto":
         return False
@@ -224,7 +227,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
         if program is None:
             with tf.init_scope(), tf.device(None):
                 program = _Program(bound, key, step.numbers)
-        program.call(bound.device, given)
+        program.call(bound, given)
     except _NOT_COMPILABLE as error:
         if not key.xla:
             raise
@@ -312,32 +315,24 @@ class _Program:
         function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
         # Variables that a traced function is given become arguments, those that it finds
         # elsewhere would be captured.
-        self._concrete = function.get_concrete_function(specs, bound.variables)
-        self._captured = self._concrete.captured_inputs
+        self._run = Caller(function.get_concrete_function(specs, bound.variables))
 
-    def call(self, device: str | None, given: list[tf.Tensor]) -> None:
+    def call(self, bound: _Bound, given: list[tf.Tensor]) -> None:
         """Make the step.
 
         Args:
-            device: where, None for the default device.
-            given: numbers, flags, gradients, rate and the handles of the variables.
+            bound: the variables.
+            given: numbers, flags, gradients and rate.
         """
-        if device is None and tf.executing_eagerly() and not context.context().device_name:
-            self._call(given)
+        if bound.device is None and tf.executing_eagerly() and is_on_default_device():
+            self._call(bound, given)
             return
         # Unlike an op on a variable, a compiled call does not go to where its variables are.
-        with tf.device(device):
-            self._call(given)
+        with tf.device(bound.device):
+            self._call(bound, given)
 
-    def _call(self, given: list[tf.Tensor]) -> None:
-        # The public call would record the step on any tape that watches the weights, and give
-        # out every intermediate result for a gradient that nobody can take of an assignment.
-        function = self._concrete._inference_function
-        if tf.executing_eagerly():
-            # Without the checks of each argument against the function's definition.
-            context.context().call_function(function.name, [*given, *self._captured], 0)
-        else:
-            function.call_flat(*given, *self._captured)
+    def _call(self, bound: _Bound, given: list[tf.Tensor]) -> None:
+        self._run(given, bound.variables, bound.handles)
 
 
 def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:
@@ -348,7 +343,7 @@ def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ..
         if isinstance(g, EagerTensor):
             # Comparing types and dtypes as Python objects costs as much as a small step.
             tensors.append(g)
-            dtypes.append((g._datatype_enum(),))
+            dtypes.append((dtype_number_of_eager(g),))
         else:
             parts = () if g is None else (g.values, g.indices) if is_sparse(g) else (g,)
             # Rows may have been put together from NumPy's arrays.

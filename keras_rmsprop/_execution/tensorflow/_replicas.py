@@ -1,12 +1,13 @@
 """A step in a replica of a distribution strategy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
+from keras_rmsprop._execution.tensorflow._private import merge_call
 from keras_rmsprop._execution.tensorflow._values import Gradients, tf_variable
 from keras_rmsprop._math import _step
 
@@ -35,18 +36,11 @@ def run_in_replica(step: Step, gradients: Gradients) -> None:
                 variable, lambda copy, new: copy.assign(new), args=(value,), group=False
             )
 
-    _merge_call(assign_copies, [value for _, value in pairs])
+    merge_call(assign_copies, [[value for _, value in pairs]])
 
 
 def _rate_for_all_replicas(step: Step) -> Any:
     """Ask for the learning rate once a step: a callable may give a new one each time."""
     if step.rate.variable is not None and not step.rate.is_overridden:
         return step.rate.variable
-    return _merge_call(lambda _: step.rate.ask())
-
-
-def _merge_call(do: Callable[..., Any], *arguments: Any) -> Any:
-    """Do something once for the replicas of this process, with the strategy and arguments."""
-    return tf.__internal__.distribute.interim.maybe_merge_call(
-        do, tf.distribute.get_strategy(), *arguments
-    )
+    return merge_call(lambda _: step.rate.ask(), [])

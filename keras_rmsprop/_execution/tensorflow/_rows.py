@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
 
+from keras_rmsprop._execution.tensorflow._private import is_graph_inside_xla
 from keras_rmsprop._math import _step
 
 
@@ -47,7 +47,7 @@ def is_inside_xla() -> bool:
     if tf.executing_eagerly():
         return False
     graph = tf.compat.v1.get_default_graph()
-    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+    return is_graph_inside_xla(graph)
 
 
 def shape_of_rows(slices: tf.IndexedSlices) -> tuple[int | None, ...]:

@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework.ops import EagerTensor
-from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._plain import in_stateless_scope
+from keras_rmsprop._execution.tensorflow._private import (
+    EagerTensor,
+    read_variable_op,
+    shape_of_eager,
+)
 from keras_rmsprop._execution.tensorflow._rows import checked, densify, is_sparse, shape_of_rows
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
@@ -87,8 +90,7 @@ def copy(value: tf.Tensor) -> tf.Tensor:
 def shape_of(gradient: Any) -> tuple[int | None, ...]:
     """Return the gradient's shape, with None where it is not known yet."""
     if isinstance(gradient, EagerTensor):
-        # Without the detour over TensorShape.
-        return gradient._shape_tuple()
+        return shape_of_eager(gradient)
     if is_sparse(gradient):
         return shape_of_rows(gradient)
     if not hasattr(gradient, "shape"):

@@ -22,6 +22,7 @@ from keras_rmsprop._execution.torch._stages import (
     average_weights,
     clip,
     clip_scales,
+    constrain,
     unscale,
 )
 from keras_rmsprop._execution.torch._values import assign, check_writable, copied, read, write
@@ -148,6 +149,5 @@ def _write_step(
         for weights, averages in layout.averaged:
             average_weights(plan, numbers, done, weights, averages)
     for i in chosen.present:
-        constraint = plan.constraints[i]
-        if constraint is not None:
-            parameters[i].weight.copy_(constraint(parameters[i].weight))
+        if plan.constraints[i] is not None:
+            constrain(plan.constraints[i], parameters[i])

@@ -3,6 +3,7 @@
 import collections
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ NORM_BLOCK = 2**14
 
 
 def unscale(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Tensors:
+    """Widen gradients to float32, and divide them by the scale of the loss."""
     wide = [g if g.dtype in WIDE else _step.widen(g) for g in gradients]
     return torch._foreach_div(wide, numbers.loss_scale) if plan.scaled_loss else wide
 
@@ -57,6 +59,7 @@ def clip(
     gradients: Tensors,
     scales: torch.Tensor | None,
 ) -> Tensors:
+    """Clip the gradients of a block, by value or by the scales of all."""
     if plan.clip == "value":
         clipped = torch._foreach_clamp_min(gradients, -numbers.clip)
         torch._foreach_clamp_max_(clipped, numbers.clip)
@@ -204,3 +207,8 @@ def _scale(tensors: Tensors, factor: float) -> None:
         dtype = torch.promote_types(first.dtype, torch.float32)
         # Not on the default device, which may be another.
         torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype, device=first.device))
+
+
+def constrain(constraint: Any, parameter: Parameter) -> None:
+    """Apply a constraint to the weight."""
+    parameter.weight.copy_(constraint(parameter.weight))
