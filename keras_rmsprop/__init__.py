@@ -1,8 +1,23 @@
 """RMSprop for Keras 3: drop-in, exact, in any framework's convention."""
 
+try:
+    import keras as _keras
+except ModuleNotFoundError as error:
+    _missing = str(error.name).partition(".")[0]
+    if _missing not in ("tensorflow", "jax", "jaxlib", "torch"):
+        raise
+    raise ImportError(
+        f"Keras runs on a backend that is not installed here: there is no module "
+        f"{_missing!r}. Install one with the package, such as "
+        f'pip install "keras_rmsprop[tensorflow]" (or [jax], or [torch]), and set KERAS_BACKEND to '
+        f"its name where it is not tensorflow."
+    ) from error
+
 from keras_rmsprop import conventions, reference
 from keras_rmsprop._optimizer import RMSprop
 
 __version__ = "0.1.0"
 
 __all__ = ["RMSprop", "conventions", "reference"]
+
+del _keras

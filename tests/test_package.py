@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -136,7 +137,7 @@ FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(BACKEND_CODE)])
 def test_a_backend_is_named_only_where_steps_are_run(name: str) -> None:
     assert not imported_by(FILES[name]) & FRAMEWORKS
-    asks = r"KERAS_BACKEND|backend\(\) *(==|!=|in |not in )|match .*backend\(\)"
+    asks = r"environ.*KERAS_BACKEND|backend\(\) *(==|!=|in |not in )|match .*backend\(\)"
     assert re.search(asks, FILES[name].read_text("utf-8")) is None
 
 
@@ -186,3 +187,16 @@ def test_the_active_backend_is_imported_and_the_others_are_not(
     assert BACKEND in everything
     # Keras itself imports jax where it is installed, whichever backend is active.
     assert not everything & ({"tensorflow", "torch", "tf_keras", "optax"} - {BACKEND})
+
+
+def test_without_a_backend_the_import_says_what_to_install() -> None:
+    program = f"import sys\nsys.modules[{BACKEND!r}] = None\nimport keras_rmsprop\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "KERAS_BACKEND": BACKEND},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert 'pip install "keras_rmsprop[tensorflow]"' in done.stderr.splitlines()[-1]
