@@ -101,7 +101,9 @@ def test_the_average_of_a_bfloat16_weight_does_not_stall(
     _, theirs = train(keras.optimizers.RMSprop(rho=rho), gradient, steps)
     assert numpy(theirs._velocities[0]) == pytest.approx(stalls_at, abs=0.01)
     _, ours = train(RMSprop(rho=rho), gradient, steps)
-    assert numpy(ours._parameters[0].square_average) == pytest.approx(1.0 - rho**steps, rel=1e-5)
+    assert numpy(ours._roster.parameters[0].square_average) == pytest.approx(
+        1.0 - rho**steps, rel=1e-5
+    )
 
 
 def test_float16_weights_survive_an_epsilon_below_float16() -> None:

@@ -17,6 +17,7 @@ from keras import ops
 from keras_rmsprop import RMSprop, conventions
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Form, Parameter
+from keras_rmsprop._settings import _plan
 from keras_rmsprop._settings._validation import HYPERPARAMETERS
 from tests.agreement import Difference, a_problem, differences, rmsprop
 from tests.variants import Variant, option_variants
@@ -78,14 +79,14 @@ ALL_NUMBERS = [
 def test_numbers_may_be_tensors_as_in_a_compiled_step(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = RMSprop._numbers
+    numbers_of = _plan.numbers_of
 
-    def as_tensors(optimizer: RMSprop) -> _step.Numbers:
+    def as_tensors(settings: RMSprop) -> _step.Numbers:
         return keras.tree.map_structure(
-            lambda x: ops.convert_to_tensor(x, "float64"), numbers(optimizer)
+            lambda x: ops.convert_to_tensor(x, "float64"), numbers_of(settings)
         )
 
-    monkeypatch.setattr(RMSprop, "_numbers", as_tensors)
+    monkeypatch.setattr(_plan, "numbers_of", as_tensors)
     # Numbers that float32 would round.
     inexact = {variant.levels["clip"]: 0.7, "loss_scale_factor": 0.3}
     assert disagreements(variant, **inexact) == {}
