@@ -36,10 +36,19 @@ class Line(NamedTuple):
     peer: str
     case: str = EACH
 
-    def record_of(self, column: str) -> tuple[str, ...]:
+    def record_of(self, column: str) -> tuple[str, str, str, str, str]:
         """Return what names the record of a cell."""
-        named = (self.backend, self.suite, self.mode, self.config, self.case)
-        return tuple(column if part == EACH else part for part in named)
+
+        def filled(part: str) -> str:
+            return column if part == EACH else part
+
+        return (
+            filled(self.backend),
+            filled(self.suite),
+            filled(self.mode),
+            filled(self.config),
+            filled(self.case),
+        )
 
 
 class Table(NamedTuple):

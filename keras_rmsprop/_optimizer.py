@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import keras
@@ -12,19 +12,17 @@ import numpy as np
 from keras import backend, ops
 
 from keras_rmsprop import _state
-from keras_rmsprop._execution import _interrupts, _plain, engine
+from keras_rmsprop._execution import _interrupts, _plain, _tables, engine
 from keras_rmsprop._execution._interface import Hook, Rate, Step
-from keras_rmsprop._math import _lazy, _rule, _step
-from keras_rmsprop._math._lazy import Progress
+from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Parameter, StepCoefficients, Tensor
 from keras_rmsprop._settings import _describe, _plan, _validation
-from keras_rmsprop._variables import _exclusions, _gradients, _ledger
+from keras_rmsprop._variables import _building, _exclusions, _gradients, _ledger
 from keras_rmsprop._variables._exclusions import Exclusions
 from keras_rmsprop._variables._gate import Gate
 from keras_rmsprop._variables._ledger import Ledger
 from keras_rmsprop._variables._roster import (
     CounterVariables,
-    ParameterVariables,
     ProgressVariables,
     Roster,
     is_fixed,
@@ -242,14 +240,28 @@ class RMSprop(keras.optimizers.Optimizer):
         self._square_averages = add(variables, "square_average", start)
         self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
-        progress = self._built_progress(variables)
+        progress: list[ProgressVariables | None] = [None] * len(variables)
+        if self.lazy:
+            reason = self._why_not_lazy()
+            if reason is None:
+                progress = _building.progress_of(self, variables)
+            else:
+                _log.warning("%s: `lazy=True` changes nothing, because %s.", self.name, reason)
         skipped = None
         if self.skip_nonfinite:
             skipped = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
         counters = CounterVariables(self._iterations, skipped)
-        self._roster = Roster(self._gathered_parameters(), progress, counters)
+        parameters = _building.parameters_of(
+            self._trainable_variables,
+            self._square_averages,
+            self._gradient_averages,
+            self._momentums,
+            self._accumulated_gradients if self.gradient_accumulation_steps else [],
+            self._model_variables_moving_average if self.use_ema else [],
+        )
+        self._roster = Roster(parameters, progress, counters)
         self._renew_meaning()
         if self.use_ema and hasattr(self, "_distribution_strategy"):
             self._distribution_strategy = engine.swapping_strategy(
@@ -309,38 +321,14 @@ class RMSprop(keras.optimizers.Optimizer):
         for variable in self._ledger.left_over(before, self._variables, vars(self).values()):
             self._track_variable(variable)
 
-    def _built_progress(
-        self, variables: Sequence[keras.Variable]
-    ) -> list[ProgressVariables | None]:
-        """Create the variables that say how far each row has come, where `lazy` needs them."""
-        nothing: list[ProgressVariables | None] = [None] * len(variables)
-        if not self.lazy:
-            return nothing
+    def _why_not_lazy(self) -> str | None:
+        """Why `lazy` would change nothing, None if it does something."""
         reasons = {
             f"gradients are dense on the {backend.backend()} backend": not engine.GIVES_ROWS,
             "the sums of gradient accumulation are dense": bool(self.gradient_accumulation_steps),
             "a subclass's `update_step` works on whole variables": self._has_hook(),
         }
-        reason = next((text for text, holds in reasons.items() if holds), None)
-        if reason is not None:
-            _log.warning("%s: `lazy=True` changes nothing, because %s.", self.name, reason)
-            return nothing
-
-        def added(variable: Any, field: str) -> keras.Variable | None:
-            if "correction" in field and not self.bias_correction:
-                return None
-            name = f"{_gradients.name_of(variable)}_{field}".replace("/", "_").replace(":", "_")
-            shape = variable.shape[:1] if field in _lazy.ROW_FIELDS else ()
-            dtype = "float64" if "correction" in field else "int64"
-            with self._ledger.made_for(variable, field):
-                return self.add_variable(shape, dtype=dtype, name=name)
-
-        return [
-            ProgressVariables(*(added(v, field) for field in ProgressVariables._fields))
-            if len(v.shape) and not is_overwritten(v) and not is_fixed(v)
-            else None
-            for v in variables
-        ]
+        return next((reason for reason, holds in reasons.items() if holds), None)
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Advance one variable and its slots by one step.
@@ -356,10 +344,10 @@ class RMSprop(keras.optimizers.Optimizer):
             learning_rate: the rate of this step, a float or a scalar tensor.
         """
         index = self._position(variable)
-        self._settle(index)
+        form, coefficients = _plan.form_of(self), _plan.coefficients_of(self)
+        _tables.settle(self._roster, index, coefficients)
         owners = self._roster.parameters[index]._replace(accumulator=None, average=None)
         before = owners.read(engine.read)
-        form, coefficients = _plan.form_of(self), _plan.coefficients_of(self)
         t = ops.convert_to_tensor(self.iterations) + 1
         dtype = _step.dtype_of(before.square_average)
         step = _rule.step_coefficients(form, coefficients, learning_rate, t, dtype)
@@ -372,10 +360,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self.assign_sub(owners.weight, before.weight - after.weight)
         else:
             self.assign(owners.weight, after.weight)
-        progress = self._roster.progress[index]
-        if progress is not None:
-            now = _lazy.count(form, coefficients, progress.read(engine.read), t)
-            engine.write(_pairs(progress, now))
+        _tables.count(self._roster, index, form, coefficients, t)
 
     @engine.as_written
     def apply(
@@ -544,7 +529,7 @@ class RMSprop(keras.optimizers.Optimizer):
         all slots, and does nothing without `lazy=True`.
         """
         for index in range(len(self._roster.progress)):
-            self._settle(index)
+            _tables.settle(self._roster, index, _plan.coefficients_of(self))
 
     def effective_learning_rate(self, variable: Any) -> Tensor:
         """Return learning_rate / r_t: how far one unit of gradient moves each weight now.
@@ -562,8 +547,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 "before the optimizer is built. Make a step, or call `optimizer.build(variables)`."
             )
         position = self._position(variable)
-        settled, _ = self._settled(position)
-        square_average = settled.square_average
+        averages, _ = _tables.settled(self._roster, position, _plan.coefficients_of(self))
+        square_average = averages.square_average
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
@@ -657,20 +642,6 @@ class RMSprop(keras.optimizers.Optimizer):
 
     # What follows serves the methods above and the engines.
 
-    def _gathered_parameters(self) -> Iterator[ParameterVariables]:
-        absent = [None] * len(self._trainable_variables)
-        columns = (
-            self._trainable_variables,
-            self._square_averages,
-            self._gradient_averages or absent,
-            self._momentums or absent,
-            self._accumulated_gradients if self.gradient_accumulation_steps else absent,
-            self._model_variables_moving_average if self.use_ema else absent,
-        )
-        for owners in zip(*columns, strict=True):
-            kept = owners[:1] if is_fixed(owners[0]) else owners
-            yield ParameterVariables(*kept)
-
     def _position(self, variable: Any) -> int:
         """The position of a variable among the built ones."""
         position = self._roster.position(variable)
@@ -706,25 +677,6 @@ class RMSprop(keras.optimizers.Optimizer):
         words = _state.message(plan.report) if state.slots else None
         if words is not None:
             warnings.warn(words, stacklevel=3)
-
-    def _settled(self, index: int) -> tuple[Parameter, Progress | None]:
-        """The averages of one variable with every row up to date, and its progress."""
-        slots = self._averages_of(index).read(engine.read)
-        progress = self._roster.progress[index]
-        if progress is None:
-            return slots, None
-        coefficients = _plan.coefficients_of(self)
-        return _lazy.catch_up(coefficients, progress.read(engine.read), slots)
-
-    def _settle(self, index: int) -> None:
-        progress = self._roster.progress[index]
-        if progress is not None:
-            settled, now = self._settled(index)
-            engine.write([*_pairs(self._averages_of(index), settled), *_pairs(progress, now)])
-
-    def _averages_of(self, index: int) -> ParameterVariables:
-        owners = self._roster.parameters[index]
-        return ParameterVariables(None, owners.square_average, owners.gradient_average)
 
     def _renew_meaning(self) -> None:
         self._meaning = _plan.Meaning(self, self._roster, self._use_weight_decay)
@@ -895,8 +847,3 @@ def _as_tensor(gradient: Any) -> Tensor:
         return np.asarray(gradient, "float64")
     except (TypeError, ValueError):
         return ops.convert_to_tensor(gradient)
-
-
-def _pairs(owners: Any, values: Any) -> list[tuple[Any, Tensor]]:
-    """The variables of a named tuple, each with its value."""
-    return [two for two in zip(owners, values, strict=True) if two[0] is not None]

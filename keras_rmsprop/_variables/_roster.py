@@ -74,7 +74,9 @@ def is_overwritten(variable: Variable) -> bool:
 
 def is_fixed(variable: Variable) -> bool:
     """Whether a variable holds integers, which have no gradient to follow."""
-    return not _step.is_floating(_step.dtype_of(variable))
+    # Keras's variables give their dtype by its standard name, which is worth not asking for anew.
+    dtype = variable.dtype
+    return not _step.is_floating(dtype if isinstance(dtype, str) else _step.dtype_of(variable))
 
 
 class Roster:
