@@ -185,11 +185,32 @@ class RMSprop(keras.optimizers.Optimizer):
         skip_nonfinite: bool = False,
         jit_compile: Literal["auto", True, False] = "auto",
     ) -> None:
-        settings = {
-            name: _validation.checked(name, value)
-            for name, value in locals().items()
-            if name in _validation.HYPERPARAMETERS
+        given = {
+            "rho": rho,
+            "momentum": momentum,
+            "epsilon": epsilon,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "clipnorm": clipnorm,
+            "clipvalue": clipvalue,
+            "global_clipnorm": global_clipnorm,
+            "use_ema": use_ema,
+            "ema_momentum": ema_momentum,
+            "ema_overwrite_frequency": ema_overwrite_frequency,
+            "loss_scale_factor": loss_scale_factor,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "nesterov": nesterov,
+            "epsilon_inside_sqrt": epsilon_inside_sqrt,
+            "lr_in_momentum": lr_in_momentum,
+            "bias_correction": bias_correction,
+            "initial_square_average": initial_square_average,
+            "l2": l2,
+            "maximize": maximize,
+            "lazy": lazy,
+            "skip_nonfinite": skip_nonfinite,
+            "jit_compile": jit_compile,
         }
+        settings = {key: _validation.checked(key, value) for key, value in given.items()}
         _validation.check_together(settings)
         super().__init__(
             learning_rate=_validation.checked_learning_rate(learning_rate),
@@ -360,7 +381,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self.assign_sub(owners.weight, before.weight - after.weight)
         else:
             self.assign(owners.weight, after.weight)
-        _tables.count(self._roster, index, form, coefficients, t)
+        _tables.count_update(self._roster, index, form, coefficients, t)
 
     @engine.as_written
     def apply(
@@ -466,7 +487,7 @@ class RMSprop(keras.optimizers.Optimizer):
         names that were given and by shapes, where these leave no choice. The rest starts afresh.
         Files of `keras.optimizers.RMSprop` are taken as well, their averages converted. A file
         without state, or with another optimizer's, changes nothing and is warned of. (Adagrad's
-        cannot always be told from RMSprop's.)
+        cannot always be distinguished from RMSprop's.)
 
         Raises:
             ValueError: if the state is damaged, or of a later version; the optimizer is as it

@@ -19,7 +19,7 @@ try:
     # Whether Keras keeps what is assigned to variables in a scope of its own.
     from keras.src.backend.common.stateless_scope import in_stateless_scope
 except ImportError:
-    _log.debug("Keras has no `in_stateless_scope`; scopes are told by where an assignment goes.")
+    _log.debug("Keras has no `in_stateless_scope`; a scope is found by where an assignment goes.")
 
     class _Probe(keras.Variable):  # type: ignore[misc, unused-ignore]
         """A variable that notes whether an assignment reaches it."""
@@ -50,7 +50,7 @@ try:
     # How Keras makes a layer's name of its class's.
     from keras.src.utils.naming import to_snake_case
 except ImportError:
-    _log.debug("Keras has no `to_snake_case`; names that it makes up are told less well.")
+    _log.debug("Keras has no `to_snake_case`; names that it makes up are recognized less well.")
 
     def to_snake_case(name: str) -> str:
         """Return the name in small letters, with an underscore before each word."""

@@ -256,7 +256,23 @@ def keras(
     >>> optimizer.weight_decay, optimizer.epsilon, optimizer.epsilon_inside_sqrt
     (0.01, 1e-07, True)
     """
-    return RMSprop(**locals())
+    return RMSprop(
+        learning_rate=learning_rate,
+        rho=rho,
+        momentum=momentum,
+        epsilon=epsilon,
+        centered=centered,
+        weight_decay=weight_decay,
+        clipnorm=clipnorm,
+        clipvalue=clipvalue,
+        global_clipnorm=global_clipnorm,
+        use_ema=use_ema,
+        ema_momentum=ema_momentum,
+        ema_overwrite_frequency=ema_overwrite_frequency,
+        loss_scale_factor=loss_scale_factor,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        name=name,
+    )
 
 
 def torch(

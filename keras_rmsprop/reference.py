@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 
 @dataclasses.dataclass
-class Parameter:
+class ReferenceParameter:
     """One weight with everything the optimizer keeps for it; all arrays have its shape."""
 
     weight: Array
@@ -72,7 +72,7 @@ class Reference:
         clipnorm, clipvalue, global_clipnorm: at most one of the three; None for none.
         use_ema, ema_momentum, ema_overwrite_frequency: moving average of the weights.
         loss_scale_factor: the gradients are divided by it, or None.
-        gradient_accumulation_steps: the mean of so many gradients makes one step, or None.
+        gradient_accumulation_steps: how many gradients are averaged for one step, or None.
         constraints: for each weight a function of it, or None.
 
     Example:
@@ -133,7 +133,7 @@ class Reference:
         self.constraints = [None] * len(weights) if constraints is None else list(constraints)
         self.calls = 0
         self.parameters = [
-            Parameter(
+            ReferenceParameter(
                 weight=weight,
                 square_average=np.full_like(weight, initial_square_average),
                 gradient_average=np.zeros_like(weight),
@@ -193,7 +193,7 @@ class Reference:
         self.calls += 1
 
     def _update(
-        self, parameter: Parameter, gradient: Array, learning_rate: float, decayed: bool
+        self, parameter: ReferenceParameter, gradient: Array, learning_rate: float, decayed: bool
     ) -> None:
         g, w, lr = gradient, parameter.weight, learning_rate
         t = self.iterations + 1

@@ -14,7 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 import keras_rmsprop
-from keras_rmsprop.reference import Parameter, Reference
+from keras_rmsprop.reference import Reference, ReferenceParameter
 from tests.variants import Variant
 
 Array = NDArray[Any]
@@ -128,7 +128,7 @@ def differences(
     return worst
 
 
-def _size(parameter: Parameter, name: str) -> Array:
+def _size(parameter: ReferenceParameter, name: str) -> Array:
     """The numbers whose rounding a slot's error is made of."""
     if name == "square_average":
         # E[g²] = s + m² is what s is the rest of: however small the variance is, a clipped

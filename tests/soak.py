@@ -44,7 +44,7 @@ from rich.progress import track
 
 from benchmarks import resident
 from keras_rmsprop import RMSprop
-from keras_rmsprop.reference import Parameter, Reference
+from keras_rmsprop.reference import Reference, ReferenceParameter
 from tests import models, twins
 from tests.agreement import SLOTS, TOLERANCE
 
@@ -377,7 +377,7 @@ class Bounds:
         return bounds
 
 
-def _sizes(parameter: Parameter) -> dict[str, float]:
+def _sizes(parameter: ReferenceParameter) -> dict[str, float]:
     """The size of the numbers whose rounding each slot's error is made of."""
     sizes = {name: getattr(parameter, name) for name in ("gradient_average", "momentum", "average")}
     # A variance is what is left of E[g²].

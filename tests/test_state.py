@@ -351,7 +351,7 @@ def test_names_that_keras_made_up_tell_nothing_where_positions_cannot_either():
     new = built([in_layer("dense_1")])
     load(saved(old), new)
     assert new.load_report.notes == (
-        "other variables were saved than there are; these were told by their shapes: dense_1/a",
+        "other variables were saved than there are; these were matched by their shapes: dense_1/a",
     )
     want = old.state_dict()["dense/a/square_average"]
     models.assert_identical([new.state_dict()["dense_1/a/square_average"]], [want])
@@ -362,7 +362,7 @@ def test_the_report_says_which_variables_their_names_told():
     new = built(weights("c", "b"))
     (warning,) = load(saved(old), new)
     (note,) = new.load_report.notes
-    assert note.endswith("these were told by their names: c, b")
+    assert note.endswith("these were matched by their names: c, b")
     assert note in warning
 
 

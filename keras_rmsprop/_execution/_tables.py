@@ -32,7 +32,9 @@ def settle(roster: Roster, index: int, coefficients: Coefficients) -> None:
         engine.write([*_pairs(_averages_of(roster, index), averages), *_pairs(progress, now)])
 
 
-def count(roster: Roster, index: int, form: Form, coefficients: Coefficients, t: Tensor) -> None:
+def count_update(
+    roster: Roster, index: int, form: Form, coefficients: Coefficients, t: Tensor
+) -> None:
     """Count an update in which all rows of a variable took part."""
     progress = roster.progress[index]
     if progress is not None:

@@ -1,7 +1,7 @@
 """Decay put off: what do steps do to a row that has no gradient, and how is it done later?
 
 Without momentum and weight decay a row whose gradient is zero keeps its weights, and its
-averages only shrink. `lazy=True` leaves such rows alone and counts; whoever next needs a row
+averages only shrink. `lazy=True` leaves such rows alone and counts; what next needs a row
 first makes up for the updates it missed. An update of a variable is a step in which that
 variable had a gradient: a step without one leaves the averages as they are, so each variable
 counts for itself, while the weight k_t of bias correction depends on the optimizer's step t.

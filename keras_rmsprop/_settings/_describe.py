@@ -92,7 +92,7 @@ def _step(config: Mapping[str, Any], learning_rate: Line) -> Iterator[Line]:
         decay = _text(config["weight_decay"])
         yield f"w = w - lr * {decay} * w", "decoupled decay, where not excluded"
     yield from _averages(config)
-    yield from _update(config)
+    yield from _update_lines(config)
 
 
 def _rate(learning_rate: Any) -> Line:
@@ -131,7 +131,7 @@ def _averages(config: Mapping[str, Any]) -> Iterator[Line]:
         yield f"s = {keep} * s + {k} * g**2", ""
 
 
-def _update(config: Mapping[str, Any]) -> Iterator[Line]:
+def _update_lines(config: Mapping[str, Any]) -> Iterator[Line]:
     epsilon, momentum = _text(config["epsilon"]), _text(config["momentum"])
     inside = config["epsilon_inside_sqrt"]
     yield f"r = sqrt(s + {epsilon})" if inside else f"r = sqrt(s) + {epsilon}", ""

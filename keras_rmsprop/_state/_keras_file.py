@@ -22,7 +22,7 @@ def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
     for them. Which they were is not saved, and must follow from this optimizer's own.
 
     Adagrad saves arrays of the same shapes. Its accumulators start at 0.1 and only grow, which
-    tells it where one of them has not moved yet; otherwise it cannot be told from RMSprop.
+    identifies it where one of them has not moved yet; otherwise the two cannot be distinguished.
 
     Raises: ForeignStateError if they are another optimizer's; ValueError if no optimizer has
         such counts or rates.
@@ -104,7 +104,7 @@ def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
         if chosen:
             break
     raise ForeignStateError(
-        f"{len(values)} arrays without names, and which they are cannot be told from their shapes: "
+        f"{len(values)} arrays without names, and their shapes do not say which they are: "
         f"{some([str(value.shape) for value in values], 12)}, where the variables have shapes "
         f"{some(list(map(str, weights)), 12)}. If they are RMSprop's, load them into an optimizer "
         "with the options (momentum, centered, use_ema, gradient_accumulation_steps) that they "

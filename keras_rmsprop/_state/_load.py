@@ -29,7 +29,7 @@ class LoadReport(_Entries):
     """What became of a loaded state, by the names that `state_dict` gives.
 
     A tuple of `restored`, `initialized` and `dropped`. Beside it `notes` are sentences that say
-    what else there is to know: which variables were told by their names or shapes, because others
+    what else there is to know: which variables were matched by name or shape, because others
     were saved than there are, and which shapes did not fit.
     """
 
@@ -164,12 +164,12 @@ def _identities_here(holder: Holder, names: Sequence[str]) -> list[Identity]:
 
 
 def _notes(pairs: _pairing.Pairs, names: Sequence[str]) -> list[str]:
-    """Say which variables something else than their positions told."""
-    told = {"names": pairs.by_name, "shapes": pairs.by_shape}
+    """Say which variables were matched by something else than their positions."""
+    matched = {"names": pairs.by_name, "shapes": pairs.by_shape}
     return [
-        f"other variables were saved than there are; these were told by their {what}: "
+        f"other variables were saved than there are; these were matched by their {what}: "
         f"{some([names[i] for i in positions])}"
-        for what, positions in told.items()
+        for what, positions in matched.items()
         if positions
     ]
 

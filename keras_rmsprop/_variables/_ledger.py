@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     variable: Any
     # The weight it belongs to; None for one that belongs to none.
     weight: Any
-    # None where whoever added it gave no name.
+    # None if it was added without a name.
     name: str | None
 
 

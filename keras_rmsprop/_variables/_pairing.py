@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
     """For each variable the position of its saved state, None where there is none."""
 
     sources: list[int | None]
-    # The variables that their names or their shapes told, rather than their positions.
+    # The variables that were matched by name or by shape rather than by position.
     by_name: tuple[int, ...] = ()
     by_shape: tuple[int, ...] = ()
 

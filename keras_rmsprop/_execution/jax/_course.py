@@ -34,7 +34,7 @@ from keras_rmsprop._execution.jax._programs import (
     as_array,
     compilations,
     compiled_step,
-    wide,
+    widest_float,
 )
 from keras_rmsprop._execution.jax._values import (
     IS_DELETED,
@@ -146,7 +146,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         list(gradients),
         flags,
         as_array(read(rate) if isinstance(rate, keras.Variable) else rate),
-        np.array(jax.tree.leaves(step.numbers), wide()),
+        np.array(jax.tree.leaves(step.numbers), widest_float()),
     )
     compiled = compilations()
     start = time.perf_counter()

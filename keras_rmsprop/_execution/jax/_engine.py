@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 # Of whose steps the log says that they run op by op; each step tries anew.
-_told: "weakref.WeakSet[Roster]" = weakref.WeakSet()
+_logged: "weakref.WeakSet[Roster]" = weakref.WeakSet()
 
 
 def run(step: Step, gradients: Gradients) -> None:
@@ -39,8 +39,8 @@ def run(step: Step, gradients: Gradients) -> None:
             return
         if insists:
             _plain.refuse(reason)
-        if step.roster not in _told:
-            _told.add(step.roster)
+        if step.roster not in _logged:
+            _logged.add(step.roster)
             _log.debug("%s runs op by op: %s", step.name, reason)
     _run_op_by_op(step, gradients, rate)
 
@@ -86,7 +86,7 @@ def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
     """
     if all(gradient is not None for gradient in gradients):
         return True
-    # Handing over a small tensor costs as much as computing so many elements.
+    # Handing over a small tensor costs as much as computing this many elements.
     work = [math.prod(shape) + 16384 for shape in roster.shapes]
     given = sum(n for n, g in zip(work, gradients, strict=True) if g is not None)
     return 8 * given >= sum(work)

@@ -150,11 +150,11 @@ _NUMBERS = jax.tree.structure(
 )
 
 
-def wide() -> np.dtype[Any]:
+def widest_float() -> np.dtype[Any]:
     """The widest float dtype that JAX holds as it is configured."""
     return jax.dtypes.canonicalize_dtype(np.float64)
 
 
 def as_array(rate: float | jax.Array) -> jax.Array | np.ndarray[Any, Any]:
     # A Python float would be traced as a weakly typed scalar, and a schedule's array not.
-    return rate if isinstance(rate, jax.Array) else np.asarray(rate, wide())
+    return rate if isinstance(rate, jax.Array) else np.asarray(rate, widest_float())

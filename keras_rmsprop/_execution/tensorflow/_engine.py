@@ -12,7 +12,12 @@ from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
 from keras_rmsprop._execution.tensorflow._programs import OF_A_STRATEGY, bound_to, run_compiled
 from keras_rmsprop._execution.tensorflow._replicas import run_in_replica
-from keras_rmsprop._execution.tensorflow._rows import checked, densify, is_inside_xla, is_sparse
+from keras_rmsprop._execution.tensorflow._rows import (
+    checked_rows,
+    densify,
+    is_inside_xla,
+    is_sparse,
+)
 from keras_rmsprop._execution.tensorflow._values import (
     Gradients,
     assign,
@@ -21,10 +26,10 @@ from keras_rmsprop._execution.tensorflow._values import (
     write,
 )
 
-# In a graph of the user's, a step is a compiled call of its own only where it wins by far what
-# it costs the first batch: at most so many tensors, of so many elements in the mean. Such a layer
-# gains a factor of two to three and compiles in a tenth of a second. Three such layers take 0.3 s,
-# half as long as all else in a first batch; small tensors gain next to nothing.
+# Inside a graph of the user's, a step is a compiled call of its own only for few and large tensors:
+# at most `NESTED_TENSORS` of them, with `NESTED_ELEMENTS` elements on average. Such a tensor gains a
+# factor of two to three and takes a tenth of a second to compile. More of them would delay the
+# first batch noticeably (three take 0.3 s, half of the rest of it), and small ones gain little.
 NESTED_ELEMENTS = 2**18
 NESTED_TENSORS = 2
 
@@ -65,7 +70,7 @@ def _take_rows(
         strict=True,
     ):
         if is_sparse(g):
-            g, check = checked(g, owners.weight)
+            g, check = checked_rows(g, owners.weight)
             checks += [] if check is None else [check]
             if progress is None or not keeps_rows:
                 g = densify(g, owners.weight.shape)

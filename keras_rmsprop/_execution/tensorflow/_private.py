@@ -153,7 +153,7 @@ class Caller:
 
 
 def is_on_default_device() -> bool:
-    """Whether nothing says which device ops are to run on, as far as can be told."""
+    """Whether ops run on the default device; False where there is no way to find out."""
     if _context is None:
         return False
     return not _context.context().device_name

@@ -405,7 +405,7 @@ def _placement(step: Step) -> str:
 
 @functools.cache
 def _default_device() -> str:
-    """The device of what is not told where to go."""
+    """The device of ops for which none is named."""
     with tf.init_scope(), tf.device(None):
         return tf.zeros(()).device
 

@@ -60,7 +60,7 @@ def shape_of_rows(slices: tf.IndexedSlices) -> tuple[int | None, ...]:
     return (None if count is None else int(count), *np.shape(slices.values)[1:])
 
 
-def checked(
+def checked_rows(
     slices: tf.IndexedSlices, variable: keras.Variable | tf.Variable
 ) -> tuple[tf.IndexedSlices, tf.Operation | None]:
     """Check the ids, as far as the way in which the step is run allows.
@@ -128,7 +128,7 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
         return Rows(ids, tf.math.unsorted_segment_sum(values, positions, tf.size(ids)), None)
     is_row = _is_row(ids, count)
     ids = tf.where(is_row, ids, tf.cast(count, ids.dtype))
-    values = tf.where(_beside(is_row, values), values, tf.zeros_like(values))
+    values = tf.where(_for_rows(is_row, values), values, tf.zeros_like(values))
     order = tf.argsort(ids)
     ids = tf.gather(ids, order)
     first = tf.concat([tf.ones_like(ids[:1], tf.bool), ids[1:] != ids[:-1]], axis=0)
@@ -138,6 +138,6 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
     return Rows(ids, tf.gather(sums, positions), tf.cast(counts, values.dtype))
 
 
-def _beside(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+def _for_rows(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Reshape one flag a row so that it goes with the rows of `values`."""
     return tf.reshape(flags, (-1,) + (1,) * (len(values.shape) - 1))

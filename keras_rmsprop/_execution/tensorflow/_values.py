@@ -13,7 +13,12 @@ from keras_rmsprop._execution.tensorflow._private import (
     read_variable_op,
     shape_of_eager,
 )
-from keras_rmsprop._execution.tensorflow._rows import checked, densify, is_sparse, shape_of_rows
+from keras_rmsprop._execution.tensorflow._rows import (
+    checked_rows,
+    densify,
+    is_sparse,
+    shape_of_rows,
+)
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 
@@ -104,7 +109,7 @@ def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
     if isinstance(gradient, EagerTensor):
         return gradient
     if is_sparse(gradient):
-        gradient, check = checked(gradient, variable)
+        gradient, check = checked_rows(gradient, variable)
         with tf.control_dependencies([] if check is None else [check]):
             return densify(gradient, variable.shape)
     if not isinstance(gradient, tf.Tensor):

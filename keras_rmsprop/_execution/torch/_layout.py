@@ -16,19 +16,18 @@ from keras_rmsprop._variables._roster import ParameterVariables, Roster, existin
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
-# On a CPU a tensor with more elements than a piece goes through the whole update piece by piece:
-# with their slots and temporaries they stay near the cores, where op after op over all would not.
+# On a CPU a larger tensor goes through the whole update in pieces of this many elements, which stay
+# in the cache with their slots and temporaries.
 PIECE = 2**20
 
-# Smaller tensors go together, about so many elements at a time: each time costs 0.2 ms.
+# Smaller tensors go together, about this many elements at a time; each time costs 0.2 ms.
 BLOCK = 2**22
 
-# torch's grain size: it shares an operation on more elements than that among threads. Where the
-# other cores are busy, the first thread then waits for milliseconds, so that small tensors are
-# never put together to more.
+# torch's grain size: operations on more elements are shared among threads. Where other programs
+# occupy the cores, that means to wait for milliseconds, so small tensors are joined to no more.
 GRAIN = 2**15
 
-# For so many sets of gradients the lists of their tensors are kept.
+# The number of different sets of gradients for which the lists of tensors are kept.
 SETS_KEPT = 4
 
 

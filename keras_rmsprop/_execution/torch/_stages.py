@@ -12,11 +12,11 @@ from keras_rmsprop._execution.torch._values import WIDE
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Form, Parameter, StepCoefficients
 
-# The same for square roots, which torch takes with another library.
+# The grain size (see `_layout.GRAIN`) of square roots, which torch leaves to another library.
 ROOT_GRAIN = 2**11
 
-# torch adds up the squares of a norm in float32, one after the other: over 16 million elements
-# that is off by 8e-4, over so many by 1e-6. The norms of such pieces are joined in float64.
+# Norms are taken of pieces of this many elements and joined in float64. torch adds up squares in
+# float32, one after the other, which is off by 1e-6 over a piece, and by 8e-4 over 16 million.
 NORM_BLOCK = 2**14
 
 
