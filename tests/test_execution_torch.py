@@ -66,6 +66,26 @@ def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
     twins.assert_same_course(*courses(Situation(lambda: EVERYTHING)))
 
 
+def test_a_rule_that_is_not_elementwise_would_depend_on_the_pieces(float64, monkeypatch):
+    """Tensors may be cut because the rule is elementwise; of another rule this test shows it."""
+    original = _stages._update
+
+    def normalized(form: Any, step: Any, block: Any, gradients: Any) -> None:
+        original(form, step, block, [g / g.abs().mean() for g in gradients])
+
+    def weights(piece: int) -> list[np.ndarray]:
+        monkeypatch.setattr(_layout, "PIECE", piece)
+        variable = keras.Variable(np.ones(8), dtype="float64")
+        optimizer = keras_rmsprop.RMSprop(0.1, momentum=0.5)
+        for t in range(3):
+            optimizer.apply([torch.arange(1.0, 9.0, dtype=torch.float64) + t], [variable])
+        return models.values([variable])
+
+    models.assert_identical(weights(3), weights(100))
+    monkeypatch.setattr(_stages, "_update", normalized)
+    assert not np.allclose(weights(3), weights(100), rtol=1e-3)
+
+
 @pytest.mark.parametrize("grain", [1, 3, 6, 100], ids="grain {}".format)
 @pytest.mark.parametrize("inside", [True, False], ids="epsilon_inside_sqrt={}".format)
 @pytest.mark.parametrize("epsilon", [1e-7, 0.0], ids="epsilon={}".format)

@@ -26,10 +26,10 @@ from keras_rmsprop._execution.tensorflow._values import (
     write,
 )
 
-# Inside a graph of the user's, a step is a compiled call of its own only for few and large tensors:
-# at most `NESTED_TENSORS` of them, with `NESTED_ELEMENTS` elements on average. Such a tensor gains a
-# factor of two to three and takes a tenth of a second to compile. More of them would delay the
-# first batch noticeably (three take 0.3 s, half of the rest of it), and small ones gain little.
+# Inside a graph of the user's, a step is a compiled call of its own only for few and large
+# tensors: at most `NESTED_TENSORS`, with `NESTED_ELEMENTS` elements on average. Such a tensor
+# gains a factor of two to three and takes a tenth of a second to compile. More of them would delay
+# the first batch noticeably (three take 0.3 s, half of the rest of it); small ones gain little.
 NESTED_ELEMENTS = 2**18
 NESTED_TENSORS = 2
 
