@@ -1,6 +1,7 @@
 """RMSprop, the optimizer a user constructs."""
 
 import contextlib
+import functools
 import logging
 import math
 import warnings
@@ -82,7 +83,8 @@ class RMSprop(keras.optimizers.Optimizer):
         weight_decay: None, or decoupled decay >= 0: w <- w - learning_rate * weight_decay * w
             before the update. Default None. torch's `weight_decay` is `l2` here.
         clipnorm: None, or the norm > 0 that no variable's gradient exceeds. Default None. In
-            this and the other optional numbers 0 stands for None, as in Keras.
+            this and the other optional numbers but `loss_scale_factor` 0 stands for None, as in
+            Keras.
         clipvalue: None, or the size > 0 that no element of a gradient exceeds. Default None.
         global_clipnorm: None, or the norm > 0 that the gradient of all variables together does
             not exceed. Default None. At most one of the three clips can be set.
@@ -704,6 +706,8 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _coming_step(self) -> Step:
         """All that the engine needs for the coming step."""
+        if self._meaning is None or _computes_settings(type(self)):
+            self._renew_meaning()
         assert self._meaning is not None
         return Step(
             plan=self._meaning.plan(),
@@ -868,3 +872,9 @@ def _as_tensor(gradient: Any) -> Tensor:
         return np.asarray(gradient, "float64")
     except (TypeError, ValueError):
         return ops.convert_to_tensor(gradient)
+
+
+@functools.cache
+def _computes_settings(cls: type) -> bool:
+    """Whether a subclass has properties for hyperparameters, which can change unnoticed."""
+    return any(hasattr(cls, name) for name in _validation.HYPERPARAMETERS)

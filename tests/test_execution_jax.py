@@ -1010,3 +1010,17 @@ def test_deleted_weights_are_no_reason_to_run_op_by_op(caplog):
     with pytest.raises((ValueError, RuntimeError), match="deleted"):
         training.step(3)
     assert "op by op" not in caplog.text
+
+
+def test_a_step_that_insists_compiles_in_the_scope_of_an_eager_fit():
+    x, y = np.ones((32, 4), "float32"), np.ones((32, 1), "float32")
+
+    def trained(mode: Any) -> list[np.ndarray]:
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "tanh", True, "ones")])
+        optimizer = keras_rmsprop.RMSprop(0.01, momentum=0.5, jit_compile=mode)
+        network.compile(optimizer, "mse", run_eagerly=True)
+        network.fit(x, y, batch_size=8, epochs=2, verbose=0)
+        return models.values([*network.trainable_variables, *optimizer.variables])
+
+    for mine, theirs in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-7)

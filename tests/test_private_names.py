@@ -22,6 +22,7 @@ KERAS = [
 ]
 TENSORFLOW = [
     "tensorflow.python.eager",
+    "tensorflow.python.framework.ops",
     "tensorflow.python.framework.config",
     "tensorflow.python.ops",
     "tensorflow.python.ops.gen_resource_variable_ops",
@@ -145,6 +146,21 @@ def with_all() -> np.ndarray:
     count, trained = trained_without("nothing")
     assert count == 0
     return trained
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="sets up devices of TensorFlow's")
+def test_importing_the_package_leaves_the_devices_to_be_set_up() -> None:
+    program = (
+        "import tensorflow as tf, keras_rmsprop\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpu, two)\n"
+        "assert len(tf.config.list_logical_devices('CPU')) == 2\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("name", KERAS + TENSORFLOW * (BACKEND == "tensorflow"))

@@ -29,8 +29,8 @@ NUMBERS_OUTSIDE = {
     "global_clipnorm": (-1.0, INFINITY),
     "ema_momentum": (-0.1, 1.1),
     "loss_scale_factor": (0.0, -2.0, INFINITY),
-    "ema_overwrite_frequency": (-1, 2.0),
-    "gradient_accumulation_steps": (1, -2, 2.0),
+    "ema_overwrite_frequency": (-1, 2.5),
+    "gradient_accumulation_steps": (1, -2, 2.5),
 }
 NUMBERS_AT_THE_EDGE = {
     "rho": (0.0, 1.0 - 1e-9),
@@ -96,15 +96,56 @@ def test_nan_and_what_is_no_number_or_flag_is_refused(name: str, value: Any) -> 
         RMSprop(**{name: value})
 
 
-@pytest.mark.parametrize("value", [True, False, np.True_])
-@pytest.mark.parametrize("name", ["learning_rate", *NUMBERS_OUTSIDE])
+# Options that 0 switches off, and that False does as well.
+SWITCHED_OFF = (
+    "momentum",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "ema_overwrite_frequency",
+    "gradient_accumulation_steps",
+)
+
+
+@pytest.mark.parametrize("name", SWITCHED_OFF)
+def test_false_switches_off_what_zero_does(name: str) -> None:
+    optimizer = RMSprop(**{name: False})
+    assert type(getattr(optimizer, name)) is not bool
+    assert getattr(optimizer, name) == 0
+
+
+def test_a_whole_float_is_taken_for_the_integer() -> None:
+    options = {"ema_overwrite_frequency": 2.0, "gradient_accumulation_steps": np.array(3)}
+    optimizer = RMSprop(use_ema=True, **options)
+    assert [type(getattr(optimizer, name)) for name in options] == [int, int]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name in ("learning_rate", *NUMBERS_OUTSIDE)
+        for value in (True, False, np.True_)
+        if value is not False or name not in SWITCHED_OFF
+    ],
+)
 def test_a_bool_is_not_taken_for_a_number(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be .*, received {name}="):
         RMSprop(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["centered", "use_ema"])
+def test_keras_flags_are_taken_as_files_of_settings_have_them(name: str) -> None:
+    assert [getattr(RMSprop(**{name: value}), name) for value in (0, 1, None)] == [
+        False,
+        True,
+        False,
+    ]
+
+
 @pytest.mark.parametrize("value", [0, 1, 1.0, None], ids=repr)
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("name", sorted({*FLAGS} - {"centered", "use_ema"}))
 def test_a_number_is_not_taken_for_a_flag(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be True or False, received {name}="):
         RMSprop(**{name: value})

@@ -33,10 +33,24 @@ class _RefusedError(Exception):
     """A value is not one of those that are accepted."""
 
 
+def _plain(value: Any) -> Any:
+    """Return a number as Python's own where it is an array or tensor of no dimensions."""
+    if isinstance(value, np.ndarray | keras.Variable) or ops.is_tensor(value):
+        if tuple(value.shape) != ():
+            raise _RefusedError
+        try:
+            return ops.convert_to_numpy(value).item()
+        except Exception:
+            # Inside a trace it has no value yet, for which each backend has an error of its own.
+            raise _RefusedError from None
+    return value
+
+
 def _number(holds: Callable[[float], bool]) -> Callable[[Any], float]:
     """Accept real numbers for which `holds` is true; it must be false for NaN."""
 
     def parse(value: Any) -> float:
+        value = _plain(value)
         # bool is a subclass of int, but `momentum=True` is a mistake.
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise _RefusedError
@@ -55,6 +69,9 @@ def _integer(least: int) -> Callable[[Any], int]:
     """Accept integers from `least` on."""
 
     def parse(value: Any) -> int:
+        value = _plain(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
             raise _RefusedError
         return int(value)
@@ -70,6 +87,11 @@ def _none_or_several(value: Any) -> int:
     return number
 
 
+def _or_off(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Accept False as well, as 0, with which an option is switched off in Keras."""
+    return lambda value: parse(0 if value is False else value)
+
+
 def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Accept None as well."""
     return lambda value: None if value is None else parse(value)
@@ -82,6 +104,13 @@ def _flag(value: Any) -> bool:
     return bool(value)
 
 
+def _flag_of_keras(value: Any) -> bool:
+    """Accept what files of settings have for a flag too, as Keras does for its own."""
+    if value is None or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    return _flag(value)
+
+
 def _auto_or_flag(value: Any) -> str | bool:
     return "auto" if isinstance(value, str) and value == "auto" else _flag(value)
 
@@ -89,7 +118,7 @@ def _auto_or_flag(value: Any) -> str | bool:
 _fraction = _number(lambda x: 0.0 <= x < 1.0)
 _non_negative = _number(lambda x: 0.0 <= x < math.inf)
 _positive_or_none = _optional(_number(lambda x: 0.0 < x < math.inf))
-_non_negative_or_none = _optional(_non_negative)
+_non_negative_or_none = _optional(_or_off(_non_negative))
 
 _POSITIVE_OR_NONE = "None or a finite number > 0"
 # In Keras 0 stands for "off" as None does.
@@ -101,7 +130,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     ),
     "momentum": Hyperparameter(
         "a number in [0, 1)",
-        _fraction,
+        _or_off(_fraction),
         "It is `momentum` in every framework; where optax takes None, 0.0 stands for none here.",
     ),
     "epsilon": Hyperparameter(
@@ -133,22 +162,22 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     ),
     "ema_momentum": Hyperparameter("a number in [0, 1]", _number(lambda x: 0.0 <= x <= 1.0)),
     "ema_overwrite_frequency": Hyperparameter(
-        "None, an integer >= 1, or 0 for never", _optional(_integer(0))
+        "None, an integer >= 1, or 0 for never", _optional(_or_off(_integer(0)))
     ),
     "loss_scale_factor": Hyperparameter(_POSITIVE_OR_NONE, _positive_or_none),
     "gradient_accumulation_steps": Hyperparameter(
         "None, an integer >= 2, or 0 for none",
-        _optional(_none_or_several),
+        _optional(_or_off(_none_or_several)),
         "optax has `MultiSteps` for it.",
     ),
-    "centered": Hyperparameter("True or False", _flag),
+    "centered": Hyperparameter("True or False", _flag_of_keras),
     "nesterov": Hyperparameter("True or False", _flag),
     "epsilon_inside_sqrt": Hyperparameter("True or False", _flag, "optax calls it `eps_in_sqrt`."),
     "lr_in_momentum": Hyperparameter("True or False", _flag),
     "bias_correction": Hyperparameter("True or False", _flag),
     "maximize": Hyperparameter("True or False", _flag),
     "lazy": Hyperparameter("True or False", _flag, "TF1's sparse update leaves averages stale."),
-    "use_ema": Hyperparameter("True or False", _flag),
+    "use_ema": Hyperparameter("True or False", _flag_of_keras),
     "skip_nonfinite": Hyperparameter("True or False", _flag),
     "jit_compile": Hyperparameter("'auto', True or False", _auto_or_flag),
 }
@@ -300,7 +329,8 @@ def check_change(
 
     Raises: ValueError with the reason and what to do.
     """
-    if old == new:
+    # 0 stands for None where there is nothing to be off by.
+    if old == new or (not old and not new):
         return
     reason = STRUCTURAL.get(name)
     if name == "momentum" and not has_momentum_buffer:

@@ -77,3 +77,33 @@ def a_variable_of_integers_stays_as_it_is(RMSprop, folder):
             assert models.values([steps])[0].tolist() == [3, 4]
             results += models.values([weight])
     return results
+
+
+@scenario()
+def numbers_come_as_arrays_and_tensors_of_no_dimensions(RMSprop, folder):
+    gradients = [ops.convert_to_tensor([3.0, -4.0])] * 4
+    kinds = [np.array, ops.convert_to_tensor] if keras.backend.backend() != "jax" else [np.array]
+    results = []
+    for kind in kinds:
+        for name, value in (("weight_decay", 0.5), ("clipnorm", 1.0), ("clipvalue", 0.5)):
+            results += _stepped(RMSprop(0.1, **{name: kind(value)}), gradients)
+    return results
+
+
+@scenario()
+def options_are_switched_by_numbers_and_by_none(RMSprop, folder):
+    gradients = [ops.convert_to_tensor([3.0, -4.0])] * 4
+    off = {"momentum": False, "weight_decay": False, "clipnorm": False, "centered": 0}
+    results = []
+    for options in (off, {"centered": None, "use_ema": 0}, {"centered": 1}, {"use_ema": 1}):
+        results += _stepped(RMSprop(0.1, **options), gradients)
+    return results
+
+
+@scenario()
+def accumulation_is_switched_off_where_there_is_none(RMSprop, folder):
+    variable, optimizer = keras.Variable([1.0, 2.0]), RMSprop(0.1)
+    for t in range(4):
+        optimizer.gradient_accumulation_steps = 0 if t % 2 else None
+        optimizer.apply([ops.convert_to_tensor([3.0, -4.0])], [variable])
+    return models.values([variable])

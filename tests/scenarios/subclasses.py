@@ -216,3 +216,28 @@ def a_subclass_looks_at_the_slots_by_keras_s_names(RMSprop, folder):
             seen.extend(np.array(ops.convert_to_numpy(ops.stop_gradient(v))) for v in slots)
 
     return [*_steps(Looking(0.1, momentum=0.5)), *seen]
+
+
+@scenario()
+def a_hyperparameter_is_a_property_of_the_subclass(RMSprop, folder):
+    def late(early: Any, value: Any) -> property:
+        return property(lambda self: value if self.late else early, lambda *_: None)
+
+    results = []
+    for name, early, value in (
+        ("momentum", 0.1, 0.5),
+        ("rho", 0.9, 0.5),
+        ("epsilon", 1e-7, 1e-2),
+        ("weight_decay", 0.1, 0.4),
+        ("clipnorm", 1.0, 0.1),
+        ("clipvalue", 1.0, 0.1),
+        ("ema_momentum", 0.9, 0.5),
+    ):
+        computed = type("Computed", (RMSprop,), {"late": False, name: late(early, value)})
+        optimizer = computed(0.1, use_ema=name == "ema_momentum")
+        variable = keras.Variable([1.0, 2.0])
+        for t in range(6):
+            optimizer.late = t >= 3
+            optimizer.apply([ops.convert_to_tensor([3.0, -4.0])], [variable])
+        results += models.values([variable, *optimizer.variables])
+    return results

@@ -65,9 +65,16 @@ class _Course:
         roster: the variables.
         plan: what a step does, with constraints that can be compared.
         without: the positions of the parameters that take no gradient.
+        values: what the variables hold.
     """
 
-    def __init__(self, roster: Roster, plan: _step.Plan, without: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        plan: _step.Plan,
+        without: tuple[int, ...],
+        values: Sequence[jax.Array],
+    ) -> None:
         self.plan, self.without = plan, without
         groups = (*roster.parameters, roster.counters)
         fields = tuple(tuple(owner is not None for owner in group) for group in groups)
@@ -79,7 +86,7 @@ class _Course:
         # not: programs take aliases of them that Python cannot see, such as what `jax.device_put`
         # gives for the device where they are.
         self.reused = len(set(self.places) - self.programs[0].weights())
-        self.keeps = keeps_second_copy([v._value for v in self.of_reused(owners)])
+        self.keeps = keeps_second_copy(self.of_reused(list(values)))
         # What the last step made.
         self.made: list[jax.Array] = []
         # What the step before it made, at most one list. Replaced, so that nobody gives it out.
@@ -134,10 +141,11 @@ courses: "weakref.WeakKeyDictionary[Roster, _Course]" = weakref.WeakKeyDictionar
 
 def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
     """Make the step as one compiled call; return why there is no way, nothing done, or None."""
-    course = _course_of(step, gradients)
-    flagged = sum(gradient is None for gradient in gradients) > len(course.without)
     owners, scoped = step.roster.variables, in_stateless_scope()
+    # Keras's `fit` empties the variables and keeps their values in a scope.
     values = [read(owner) for owner in owners] if scoped else snapshot(owners)
+    course = _course_of(step, gradients, values)
+    flagged = sum(gradient is None for gradient in gradients) > len(course.without)
     flags: list[Any] = []
     if flagged:
         gradients, flags = _with_dummies(step.roster.weights, course.without, gradients)
@@ -188,7 +196,7 @@ def _into_spare(
         return compiled_step(program, allocated(course.of_reused(values)), values, *rest)
 
 
-def _course_of(step: Step, gradients: Gradients) -> _Course:
+def _course_of(step: Step, gradients: Gradients, values: Sequence[jax.Array]) -> _Course:
     """The course of these variables, begun anew where the options are others."""
     plan, weights = step.plan, step.roster.weights
     without: tuple[int, ...] = ()
@@ -202,7 +210,7 @@ def _course_of(step: Step, gradients: Gradients) -> _Course:
         plan = plan._replace(constraints=tuple(c and Constraint(c) for c in plan.constraints))
     course = courses.get(step.roster)
     if course is None or not course.fits(plan, without):
-        course = courses[step.roster] = _Course(step.roster, plan, without)
+        course = courses[step.roster] = _Course(step.roster, plan, without, values)
     return course
 
 

@@ -30,7 +30,7 @@ def _zeros(avals: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
 def keeps_second_copy(arrays: Sequence[jax.Array]) -> bool:
     """Whether steps over these arrays keep one more copy of them to write into.
 
-    See the docstring of the module. Where Python runs without a global lock, references cannot
+    See the docstring of `_course`. Where Python runs without a global lock, references cannot
     be counted.
     """
     if not getattr(sys, "_is_gil_enabled", lambda: True)():

@@ -30,10 +30,13 @@ def _missing(name: str, instead: str) -> None:
     _log.debug("TensorFlow has no `%s`; %s.", name, instead)
 
 
-# The class of tensors that hold a value now; to ask for it costs nothing, as `tf.executing_eagerly`
-# and `hasattr` do.
-with tf.init_scope():
-    EagerTensor: Any = type(tf.constant(0.0))
+try:
+    # The class of tensors that hold a value now. (To make one and take its type would initialize
+    # TensorFlow, after which a program can no longer set up its devices.)
+    from tensorflow.python.framework.ops import EagerTensor
+except ImportError:
+    EagerTensor = ()
+    _missing("EagerTensor", "all tensors are taken for those of a graph")
 
 try:
     # What runs a function of a graph by its name, without a check of each argument.
