@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from keras_rmsprop.reference import Parameter, Reference
+from keras_rmsprop.reference import Reference, ReferenceParameter
 from tests import models
 from tests.agreement import TOLERANCE, Driver, Problem, rmsprop
 from tests.conftest import BACKEND
@@ -191,7 +191,9 @@ def tolerance_in(dtype: np.dtype[Any]) -> float:
     return TOLERANCE["float64" if dtype == np.float64 else "float32"]
 
 
-def allowed(name: str, old: Parameter, new: Parameter, dtype: np.dtype[Any]) -> float:
+def allowed(
+    name: str, old: ReferenceParameter, new: ReferenceParameter, dtype: np.dtype[Any]
+) -> float:
     """How far rounding may take a tensor from `new` in a step from `old`."""
     tolerance = tolerance_in(dtype)
     before, after = getattr(old, name), getattr(new, name)
