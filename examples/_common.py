@@ -6,16 +6,13 @@ and makes the script exit with status 1.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-# Before a framework is imported: without this TensorFlow reports its build on every start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import _quiet  # noqa: F401 - before Keras
 import keras
 import matplotlib as mpl
 import numpy as np

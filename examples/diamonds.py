@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
+import _quiet  # noqa: F401 - before Keras
 import keras
 import numpy as np
 import tensorflow as tf

@@ -7,6 +7,7 @@ RMSprop's grows as the gradient shrinks, so that it ends by jumping to and fro.
 
 from typing import Any, NamedTuple
 
+import _quiet  # noqa: F401 - before Keras
 import keras
 import numpy as np
 from _common import (

@@ -7,6 +7,7 @@ adds squares up, so that its effective learning rate vanishes; RMSprop averages 
 
 from typing import Any
 
+import _quiet  # noqa: F401 - before Keras
 import keras
 import numpy as np
 from _common import OTHER, PEER, RMSPROP, Array, Report, run, value_of, walk
