@@ -253,6 +253,12 @@ def value_of(tensor: Any) -> Array:
     return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor)))
 
 
+def square_average_of(optimizer: Any) -> Array:
+    """Return the running average of squares that an optimizer of one weight keeps."""
+    (slot,) = (slot for slot in optimizer.variables if slot.name.endswith("square_average"))
+    return value_of(slot)
+
+
 def descend_by_reference(
     gradient: Callable[[Array], ArrayLike],
     start: ArrayLike,
@@ -294,7 +300,7 @@ def descend_by_adagrad(
 
 def relative_error(got: ArrayLike, want: ArrayLike) -> float:
     """Return the largest difference of two figures over the size of the wanted one."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    got, want = (np.asarray(figures, np.float64).ravel() for figures in (got, want))
     return float(np.max(np.abs(got - want) / np.abs(want)))
 
 
