@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 
 @contextmanager
@@ -37,3 +38,7 @@ def native_stderr_held_back() -> Iterator[None]:
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0":
     with native_stderr_held_back():
         import keras  # noqa: F401 - the backend comes with it
+
+        # Keras trains with TensorFlow's help on the other backends too, where it is installed.
+        if find_spec("tensorflow"):
+            import tensorflow  # noqa: F401
