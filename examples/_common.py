@@ -6,16 +6,14 @@ and makes the script exit with status 1.
 """
 
 import argparse
-import os
+import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-# Before a framework is imported: without this TensorFlow reports its build on every start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
+import _quiet  # noqa: F401 - before Keras
 import keras
 import matplotlib as mpl
 import numpy as np
@@ -37,6 +35,8 @@ Item = TypeVar("Item")
 # One colour per role, told apart by colour-blind readers too (Okabe and Ito).
 RMSPROP, PEER, OTHER, TARGET = "#0072B2", "#D55E00", "#009E73", "#555555"
 
+# On a new machine matplotlib would report that it looks for fonts.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 mpl.use("agg")
 mpl.rcParams.update(
     {
@@ -121,6 +121,47 @@ class Report:
         largest = float(np.max(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
         figures = f"largest difference {largest:.1e}, allowed {tolerance:.0e}"
         self.check(claim, largest <= tolerance, figures)
+
+    def compare(
+        self,
+        title: str,
+        axis: str,
+        labels: Sequence[object],
+        quantities: Mapping[str, tuple[ArrayLike, ArrayLike]],
+        tolerance: float,
+        digits: int = 9,
+    ) -> None:
+        """Print our figures beside the published ones and check that they agree.
+
+        Args:
+            title: what the figures are of.
+            axis: what the labels are, the heading of the first column.
+            labels: one for each row.
+            quantities: by name, our figures and the published ones, one of each for each label.
+            tolerance: the largest relative difference allowed, of any figure.
+            digits: how many to print; all are compared.
+        """
+        columns = [
+            np.asarray(figures, np.float64).ravel()
+            for pair in quantities.values()
+            for figures in pair
+        ]
+        heads = [f"{name}, {whose}" for name in quantities for whose in ("ours", "published")]
+        self.table(
+            title,
+            [axis, *heads],
+            [
+                (label, *(f"{figure:.{digits}g}" for figure in row))
+                for label, *row in zip(labels, *columns, strict=True)
+            ],
+        )
+        for name, (got, want) in quantities.items():
+            error = relative_error(got, want)
+            self.check(
+                f"{title}: {name} as published",
+                error <= tolerance,
+                f"largest relative difference {error:.1e}, allowed {tolerance:.0e}",
+            )
 
     def check_same_path(self, claim: str, got: Array, want: Array, tolerance: float) -> None:
         """Check two paths, row by row, against `tolerance` times the distance travelled."""
@@ -212,6 +253,12 @@ def value_of(tensor: Any) -> Array:
     return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor)))
 
 
+def square_average_of(optimizer: Any) -> Array:
+    """Return the running average of squares that an optimizer of one weight keeps."""
+    (slot,) = (slot for slot in optimizer.variables if slot.name.endswith("square_average"))
+    return value_of(slot)
+
+
 def descend_by_reference(
     gradient: Callable[[Array], ArrayLike],
     start: ArrayLike,
@@ -227,6 +274,34 @@ def descend_by_reference(
         reference.apply([gradient(path[-1])], learning_rate)
         path.append(reference.weights[0])
     return np.array(path)
+
+
+def descend_by_adagrad(
+    gradient: Callable[[Array], ArrayLike],
+    start: ArrayLike,
+    steps: Iterable[object],
+    *,
+    learning_rate: float,
+    epsilon: float,
+) -> tuple[Array, Array]:
+    """Return the path of Adagrad as first published, and its sum of squares after each step.
+
+    The sum starts at 0 and epsilon stands outside the root; `keras.optimizers.Adagrad` starts at
+    0.1 and has epsilon inside.
+    """
+    path = [np.asarray(start, np.float64)]
+    sums = [np.zeros_like(path[0])]
+    for _ in steps:
+        now = np.asarray(gradient(path[-1]), np.float64)
+        sums.append(sums[-1] + now**2)
+        path.append(path[-1] - learning_rate * now / (np.sqrt(sums[-1]) + epsilon))
+    return np.array(path), np.array(sums[1:])
+
+
+def relative_error(got: ArrayLike, want: ArrayLike) -> float:
+    """Return the largest difference of two figures over the size of the wanted one."""
+    got, want = (np.asarray(figures, np.float64).ravel() for figures in (got, want))
+    return float(np.max(np.abs(got - want) / np.abs(want)))
 
 
 def path_error(got: Array, want: Array) -> float:

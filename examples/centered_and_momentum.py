@@ -9,6 +9,7 @@ E[g^2] - E[g]^2, falls below zero by rounding and its root is NaN; ours is a sum
 from importlib.util import find_spec
 from typing import Any
 
+import _quiet  # noqa: F401 - before Keras
 import keras
 import numpy as np
 from _common import (

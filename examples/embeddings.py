@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import _quiet  # noqa: F401 - before Keras
 import keras
 import numpy as np
 import tensorflow as tf

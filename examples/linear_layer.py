@@ -9,6 +9,7 @@ Published: the loss in epochs 1 to 10, with learning rate 0.01 and rho 0.9.
 
 from typing import Any
 
+import _quiet  # noqa: F401 - before Keras
 import keras
 import numpy as np
 from _common import PEER, RMSPROP, Array, Report, descend_by_reference, run

@@ -1,17 +1,32 @@
-"""Follow every number of five steps on a 2x2 weight.
+"""Follow every number of a few steps on a 2x2 weight and meet the published ones.
 
-Prints s (the running average of squares), its root, the learning rate of each weight and the
-step; then what large and small gradients, L2 decay and another memory change.
+First the published cases, beside the figures that their own program gives: five steps, large and
+small gradients, L2 decay, and betas (rho) of 0.9 and 0.5. In them the gradient never changes.
+
+Then gradients that do change, of four sizes: s (the running average of squares), its root, the
+learning rate of each weight and the step; and what L2 decay and another memory change.
 """
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import _step_by_step_cases as cases
 import numpy as np
-from _common import OTHER, PEER, RMSPROP, Array, Report, run, use_float64, value_of, walk
+from _common import (
+    OTHER,
+    PEER,
+    RMSPROP,
+    Array,
+    Report,
+    run,
+    square_average_of,
+    use_float64,
+    value_of,
+    walk,
+)
 from matplotlib import pyplot as plt
 
-from keras_rmsprop import RMSprop
+from keras_rmsprop import RMSprop, conventions
 from keras_rmsprop.reference import Reference
 
 STEPS, LEARNING_RATE, RHO, EPSILON, L2 = 5, 0.01, 0.9, 1e-8, 0.1
@@ -19,7 +34,11 @@ WEIGHT = np.array([[0.5, -0.3], [0.8, 0.1]])
 # The same signs and rhythm in every weight; the sizes span four powers of ten.
 SIZES = np.array([[10.0, 1.0], [0.1, 0.01]])
 GRADIENTS = np.array([1.0, 0.8, -0.5, 1.2, 0.6])[:, None, None] * SIZES
-TOLERANCE = 1e-12
+TOLERANCE = 1e-12  # of the distance travelled, against the reference
+# Relative, against the published figures, which are NumPy's in float64. An epsilon inside the
+# root is off by 1e-9 or more.
+PUBLISHED_TOLERANCE = 1e-12
+ELEMENTS = [f"[{row}, {column}]" for row in range(2) for column in range(2)]
 
 
 class Trace(NamedTuple):
@@ -35,15 +54,28 @@ class Trace(NamedTuple):
         return np.diff(self.weight, axis=0)
 
 
+def trace_case(case: cases.Case) -> Trace:
+    """Return the steps of the package on a published case; needs floatx float64."""
+    # torch's convention: epsilon outside the root, and a decay that is added to the gradient.
+    optimizer = conventions.torch(
+        case.learning_rate, alpha=case.rho, eps=cases.EPSILON, weight_decay=case.l2
+    )
+    return trace(optimizer, case.start, np.array([case.gradient] * len(case.weights)))
+
+
 def trace_by_package(gradients: Array, **options: Any) -> Trace:
     """Return the steps of the package; needs floatx float64."""
     optimizer = RMSprop(LEARNING_RATE, epsilon=EPSILON, **{"rho": RHO, **options})
+    return trace(optimizer, WEIGHT, gradients)
+
+
+def trace(optimizer: RMSprop, start: Array, gradients: Array) -> Trace:
+    """Return the steps of an optimizer."""
     given: Iterator[Array] = iter(gradients)
     weights, averages, rates = [], [], []
-    for weight in walk(optimizer, lambda _: next(given), WEIGHT, gradients):
-        slots = {variable.name.split("/")[-1]: variable for variable in optimizer.variables}
+    for weight in walk(optimizer, lambda _: next(given), start, gradients):
         weights.append(value_of(weight))
-        averages.append(next(value_of(v) for n, v in slots.items() if n.endswith("square_average")))
+        averages.append(square_average_of(optimizer))
         rates.append(value_of(optimizer.effective_learning_rate(weight)))
     return Trace(np.array(weights), np.array(averages[1:]), np.array(rates[1:]))
 
@@ -62,8 +94,31 @@ def trace_by_reference(gradients: Array, **options: Any) -> Trace:
 
 
 def main(report: Report) -> None:
-    """Print the steps, compare the variations and draw them."""
+    """Compare with the published steps, then print, compare and draw others."""
     use_float64()
+    published = {name: trace_case(case) for name, case in cases.CASES.items()}
+    for name, case in cases.CASES.items():
+        report.compare(
+            name,
+            "step, weight",
+            [f"{i + 1} {element}" for i in range(len(case.weights)) for element in ELEMENTS],
+            {
+                "s": (published[name].square_average, case.square_averages),
+                "weight": (published[name].weight[1:], case.weights),
+            },
+            PUBLISHED_TOLERANCE,
+        )
+    first = np.abs(published["Large and small gradients"].step[0])
+    report.check(
+        "gradients from 0.1 to 10 make the same first step within 1e-6",
+        bool(np.ptp(first) <= 1e-6 * np.max(first)),
+        f"step lengths from {np.min(first):.9f} to {np.max(first):.9f}",
+    )
+    show_changing_gradients(report)
+
+
+def show_changing_gradients(report: Report) -> None:
+    """Print the steps, compare the variations and draw them."""
     plain = trace_by_package(GRADIENTS)
     for i, (gradient, average, rate, step, weight) in enumerate(
         zip(GRADIENTS, plain.square_average, plain.rate, plain.step, plain.weight[1:], strict=True)

@@ -1,16 +1,21 @@
 """Do the examples run, and do the published digits come out of the package?"""
 
+import ast
 import importlib
 import os
 import runpy
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+import keras
 import numpy as np
 import pytest
 
+import keras_rmsprop
+from keras_rmsprop import conventions
 from tests.conftest import BACKEND
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -20,15 +25,53 @@ CLAIMS = {
     "x_over_log_x": (["Keras: the package gives", "torch: the package gives"], ["x_over_log_x"]),
     "six_points": (["the package takes the reference's first 200 steps"], ["six_points"]),
     "diamonds": (
-        ["model.fit: both optimizers hold", "GradientTape: both optimizers hold"],
+        [
+            "model.fit: both optimizers hold",
+            "GradientTape: both optimizers hold",
+            "least squares gives the published test RMSE",
+        ],
         ["diamonds"],
     ),
     "spiral": (
-        ["RMSprop lowers the loss", "RMSprop's does not"],
-        ["spiral", "spiral_accumulators"],
+        [
+            "Two turns, SGD: loss as published",
+            "Two turns, Adagrad: loss as published",
+            "Two turns, RMSprop: loss as published",
+            "RMSprop lowers the loss",
+            "200 noisy gradients, accumulator: Adagrad as published",
+            "200 noisy gradients, accumulator: RMSprop as published",
+            "200 noisy gradients, effective rate: Adagrad as published",
+            "200 noisy gradients, effective rate: RMSprop as published",
+            "RMSprop's does not",
+        ],
+        ["spiral", "spiral_accumulators", "spiral_two_turns"],
     ),
-    "step_by_step": (["plain: the package takes", "with L2: the package"], ["step_by_step"]),
-    "quadratics": (["100x² + y²: the package takes the reference's"], ["quadratics"]),
+    "step_by_step": (
+        [
+            "Five steps: s as published",
+            "Five steps: weight as published",
+            "Large and small gradients: s as published",
+            "Large and small gradients: weight as published",
+            "Without L2: weight as published",
+            "L2 of 0.01: weight as published",
+            "Beta 0.9: weight as published",
+            "Beta 0.5: weight as published",
+            "plain: the package takes",
+            "with L2: the package",
+        ],
+        ["step_by_step"],
+    ),
+    "quadratics": (
+        [
+            "x² + y²: x: RMSprop as published",
+            "100x² + y²: its value: RMSprop as published",
+            "100x² + y²: its value: SGD as published",
+            "x²: x: RMSprop as published",
+            "x²: x: Adagrad as published",
+            "100x² + y²: the package takes the reference's",
+        ],
+        ["quadratics"],
+    ),
     "linear_layer": (["keras_rmsprop gives the published losses"], ["linear_layer"]),
     "embeddings": (
         [
@@ -85,19 +128,30 @@ def test_a_quick_run_makes_its_claims_and_its_pictures(
     check_run(name, capsys.readouterr().out, end.value.code, tmp_path / "pictures")
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="diamonds.py compares with tf.keras")
-def test_diamonds_runs_from_any_folder_without_its_data_and_says_so(tmp_path: Path) -> None:
-    # An empty cache folder and no way out.
-    nowhere = {"SEABORN_DATA": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+NEEDS_TF_KERAS = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="diamonds.py compares with tf.keras"
+)
+
+
+@NEEDS_TF_KERAS
+def test_diamonds_runs_from_any_folder_without_a_network_and_prints_its_own_words_only(
+    tmp_path: Path,
+) -> None:
+    # As a new user has it: no folder of data, no way out, and TensorFlow free to log.
+    unset = {"SEABORN_DATA", "TF_CPP_MIN_LOG_LEVEL"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, EXAMPLES / "diamonds.py", "--quick", "--output", tmp_path / "pictures"],
         cwd=tmp_path,
-        env=os.environ | nowhere | {"PYTHONIOENCODING": "utf-8"},
+        env=environment | nowhere | {"PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
         check=False,
     )
-    assert "SYNTHETIC" in done.stdout, done.stderr
+    assert done.stderr == ""
+    assert "data: diamonds.csv of plotnine" in done.stdout
+    assert "53,940 rows" in done.stdout
     check_run("diamonds", done.stdout, done.returncode, tmp_path / "pictures")
 
 
@@ -120,6 +174,49 @@ def test_a_claim_that_does_not_hold_is_named_and_fails_the_script(example, tmp_p
     report.check_close("two is two", 2.0, 2.0, 0.5)
     assert report.failures == ["two is three", "NaN is two"]
     assert capsys.readouterr().out.count("FAILED") == 2
+
+
+def test_a_figure_that_is_not_the_published_one_is_named_and_fails_the_script(
+    example, tmp_path, capsys
+):
+    report = example("_common").Report(tmp_path)
+    figures = {"right": ([1.0, 2e-9], [1.0, 2e-9]), "small": ([1.0, 3e-9], [1.0, 2e-9])}
+    report.compare("Ours", "step", [1, 2], figures | {"none": ([1.0, np.nan], [1.0, 2.0])}, 1e-12)
+    assert report.failures == ["Ours: small as published", "Ours: none as published"]
+    printed = capsys.readouterr().out
+    assert "3e-09" in printed
+    assert "ok      Ours: right as published" in printed
+
+
+def test_native_noise_is_held_back_and_shown_when_the_import_fails(example, capfd) -> None:
+    quiet = example("_quiet")
+    with quiet.native_stderr_held_back():
+        os.write(2, b"noise")
+    assert capfd.readouterr().err == ""
+    os.write(2, b"words")
+    assert capfd.readouterr().err == "words"
+
+    @quiet.native_stderr_held_back()
+    def fail() -> None:
+        os.write(2, b"the reason")
+        raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert capfd.readouterr().err == "the reason"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_no_example_imports_a_framework_before_it_is_quiet(path: Path) -> None:
+    names = []
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    for i, name in enumerate(names):
+        if name.partition(".")[0] in {"keras", "tensorflow", "torch", "jax", "keras_rmsprop"}:
+            assert {"_quiet", "_common"} & set(names[:i]), name
 
 
 @pytest.mark.parametrize("convention", ["Keras", "torch"])
@@ -168,24 +265,212 @@ def test_quadratics_take_the_steps_of_the_reference(example) -> None:
         assert error <= module.TOLERANCE, problem.title
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="diamonds.py compares with tf.keras")
-def test_synthetic_diamonds_look_like_diamonds(example) -> None:
-    carat, price = example("diamonds").synthesise(53_940)
-    assert len(carat) == len(price) == 53_940
-    assert np.corrcoef(carat, price)[0, 1] == pytest.approx(0.92, abs=0.02)
-    assert price.min() >= 326
-    assert price.max() <= 18_823
-    assert np.median(carat) == pytest.approx(0.7, abs=0.15)
+def quadratics_errors(module: ModuleType) -> dict[tuple[str, str], float]:
+    """The relative error of each published series."""
+    relative_error = importlib.import_module("_common").relative_error
+    return {
+        (title, name): relative_error(figures, module.PUBLISHED[title][1][name])
+        for title, named in module.run_all().figures().items()
+        for name, figures in named.items()
+    }
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="diamonds.py compares with tf.keras")
-@pytest.mark.skipif(
-    "SEABORN_DATA" not in os.environ, reason="SEABORN_DATA, the folder of diamonds.csv, is not set"
+@pytest.mark.usefixtures("float64")
+def test_quadratics_give_the_published_figures(example) -> None:
+    errors = quadratics_errors(example("quadratics"))
+    assert len(errors) == 5
+    assert max(errors.values()) <= 1e-12
+
+
+# What a published run must not be taken for.
+WRONG = {
+    "epsilon inside the root": {"epsilon_inside_sqrt": True},
+    "no epsilon": {"epsilon": 0.0},
+    "rho 0.99": {"rho": 0.99},
+}
+
+
+@pytest.fixture
+def wrong(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `conventions.torch` make another rule's steps."""
+    right = conventions.torch
+
+    def torch(*args: object, **kwargs: object) -> keras_rmsprop.RMSprop:
+        config = right(*args, **kwargs).get_config()
+        return keras_rmsprop.RMSprop.from_config(config | WRONG[request.param])
+
+    monkeypatch.setattr(conventions, "torch", torch)
+
+
+@pytest.mark.parametrize("wrong", WRONG, indirect=True)
+@pytest.mark.usefixtures("float64", "wrong")
+def test_quadratics_tell_another_rule_from_the_published_one(example) -> None:
+    errors = quadratics_errors(example("quadratics"))
+    mine = [error for (_, name), error in errors.items() if name == "RMSprop"]
+    assert min(mine) > 10 * example("quadratics").PUBLISHED_TOLERANCE
+
+
+@pytest.mark.usefixtures("float64")
+def test_quadratics_tell_keras_adagrad_from_the_published_one(example) -> None:
+    module = example("quadratics")
+    iterations, published = module.PUBLISHED["x²: x"]
+    problem = module.PARABOLA
+    adagrad = keras.optimizers.Adagrad(module.ADAGRAD_RATE)
+    path = module.descend(adagrad, problem.gradient, problem.start, range(problem.steps))
+    error = example("_common").relative_error(path[1:, 0][list(iterations)], published["Adagrad"])
+    assert error > 10 * module.PUBLISHED_TOLERANCE
+
+
+def step_by_step_errors(module: ModuleType) -> dict[str, tuple[float, float]]:
+    """For each case the relative errors of the averages and of the weights."""
+    relative_error = importlib.import_module("_common").relative_error
+    errors = {}
+    for name, case in module.cases.CASES.items():
+        trace = module.trace_case(case)
+        errors[name] = (
+            relative_error(trace.square_average, case.square_averages),
+            relative_error(trace.weight[1:], case.weights),
+        )
+    return errors
+
+
+@pytest.mark.usefixtures("float64")
+def test_step_by_step_gives_the_published_figures(example) -> None:
+    errors = step_by_step_errors(example("step_by_step"))
+    assert len(errors) == 6
+    assert np.max(list(errors.values())) <= 1e-12
+
+
+@pytest.mark.parametrize("wrong", WRONG, indirect=True)
+@pytest.mark.usefixtures("float64", "wrong")
+def test_step_by_step_tells_another_rule_from_the_published_one(example) -> None:
+    module = example("step_by_step")
+    for name, (_, weights) in step_by_step_errors(module).items():
+        assert weights > 10 * module.PUBLISHED_TOLERANCE, name
+
+
+@pytest.mark.usefixtures("float64")
+def test_step_by_step_tells_a_decoupled_decay_from_the_published_one(example, monkeypatch) -> None:
+    def decoupled(lr: float, alpha: float, eps: float, weight_decay: float):
+        return keras_rmsprop.RMSprop(
+            lr, alpha, epsilon=eps, epsilon_inside_sqrt=False, weight_decay=weight_decay
+        )
+
+    monkeypatch.setattr(conventions, "torch", decoupled)
+    module = example("step_by_step")
+    wrong = {
+        name
+        for name, errors in step_by_step_errors(module).items()
+        if max(errors) > module.PUBLISHED_TOLERANCE
+    }
+    assert wrong == {"L2 of 0.01"}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop"])
+def test_two_turns_give_the_published_losses_and_accuracy(example, name: str) -> None:
+    module = example("_two_turns")
+    got = module.train(module.optimizers()[name], range(module.EPOCHS))
+    want = module.PUBLISHED_LOSSES[name]
+    tolerance = example("spiral").LOSS_TOLERANCE
+    np.testing.assert_allclose(got.loss[list(module.SHOWN)], want, rtol=tolerance, atol=0)
+    assert got.final_accuracy() == pytest.approx(module.PUBLISHED_ACCURACY[name], abs=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        ("Adagrad", lambda: keras.optimizers.Adagrad(0.1)),
+        ("RMSprop", lambda: keras_rmsprop.RMSprop(0.001)),
+        ("RMSprop", lambda: conventions.torch(0.001, alpha=0.9, eps=1e-8)),
+        ("RMSprop", lambda: keras_rmsprop.RMSprop(0.001, rho=0.99, epsilon=1e-8)),
+    ],
+    ids=["Keras's Adagrad", "Keras's epsilon", "epsilon outside the root", "rho 0.99"],
 )
-def test_real_diamonds_give_the_published_line(example) -> None:
+def test_two_turns_tell_another_rule_from_the_published_one(example, name, optimizer) -> None:
+    module = example("_two_turns")
+    loss = module.train(optimizer(), range(100)).loss[list(module.SHOWN[:4])]
+    error = example("_common").relative_error(loss, module.PUBLISHED_LOSSES[name][:4])
+    assert error > 1e-5
+
+
+def test_two_turns_are_the_published_points(example) -> None:
+    points, arms = example("_two_turns").spirals()
+    first = [
+        [1.0043741554237429, 0.39904827057031256],
+        [0.3532962806078561, 0.6089373616633114],
+        [0.026578429579115298, 0.9655384745649713],
+    ]
+    np.testing.assert_allclose(points[:3], first, rtol=1e-14)
+    np.testing.assert_array_equal(arms[:5], [0, 0, 1, 0, 0])
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_accumulators_are_the_published_ones(example) -> None:
+    module = example("spiral")
+    for name, ours in module.accumulators().items():
+        for got, want in (
+            (ours.accumulator, module.PUBLISHED_ACCUMULATORS[name]),
+            (ours.rate, module.PUBLISHED_RATES[name]),
+        ):
+            np.testing.assert_allclose(got[list(module.SHOWN)], want, rtol=1e-12, atol=0)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "change",
+    [{"epsilon": 0.0}, {"epsilon_inside_sqrt": False}, {"rho": 0.99}],
+    ids=["no epsilon", "epsilon outside the root", "rho 0.99"],
+)
+def test_the_accumulators_tell_another_rule_from_the_published_one(
+    example, monkeypatch, change
+) -> None:
+    module = example("spiral")
+    right = module.RMSprop
+    monkeypatch.setattr(
+        module, "RMSprop", lambda rate, **options: right(rate, **{**options, **change})
+    )
+    rates = module.accumulators()["RMSprop"].rate[list(module.SHOWN)]
+    error = example("_common").relative_error(rates, module.PUBLISHED_RATES["RMSprop"])
+    assert error > 10 * module.ACCUMULATOR_TOLERANCE
+
+
+@NEEDS_TF_KERAS
+def test_the_folder_of_seaborn_data_goes_before_plotnine(example, tmp_path, monkeypatch) -> None:
+    module = example("diamonds")
+    monkeypatch.setenv("SEABORN_DATA", str(tmp_path))
+    path, source = module.find_csv()
+    assert "plotnine" in source
+    assert path.is_file()
+    (tmp_path / "diamonds.csv").touch()
+    assert module.find_csv() == (tmp_path / "diamonds.csv", "diamonds.csv in SEABORN_DATA")
+
+
+@NEEDS_TF_KERAS
+def test_without_diamonds_the_example_says_what_to_install(example, monkeypatch) -> None:
+    module = example("diamonds")
+
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.delenv("SEABORN_DATA", raising=False)
+    monkeypatch.setattr(module.metadata, "distribution", missing)
+    with pytest.raises(SystemExit, match="pip install plotnine"):
+        module.find_csv()
+
+
+@NEEDS_TF_KERAS
+def test_other_diamonds_are_refused(example, tmp_path) -> None:
+    (tmp_path / "diamonds.csv").write_text("carat,price\n0.23,326\n0.21,326\n")
+    with pytest.raises(SystemExit, match="2 diamonds, not the 53,940"):
+        example("diamonds").read_csv(tmp_path / "diamonds.csv")
+
+
+@NEEDS_TF_KERAS
+def test_diamonds_give_the_published_line(example) -> None:
     module = example("diamonds")
     diamonds = module.load_diamonds()
-    assert diamonds.real
     carat = module.Scale.of(diamonds.train_carat)
     price = module.Scale.of(diamonds.train_price)
     x, y = carat.standardise(diamonds.train_carat), price.standardise(diamonds.train_price)
@@ -197,3 +482,5 @@ def test_real_diamonds_give_the_published_line(example) -> None:
     low, high = module.RMSE_WINDOW
     assert low <= module.rmse(path[-1], test_x, test_y) * price.deviation <= high
     np.testing.assert_allclose(path[-1], module.PUBLISHED_LINE, atol=module.LINE_TOLERANCE)
+    least_squares = module.rmse(np.polyfit(x, y, 1), test_x, test_y) * price.deviation
+    assert least_squares == pytest.approx(module.LEAST_SQUARES_RMSE, abs=0.01)
