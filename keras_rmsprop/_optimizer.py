@@ -1,7 +1,6 @@
 """RMSprop, the optimizer a user constructs."""
 
 import contextlib
-import functools
 import logging
 import math
 import warnings
@@ -223,6 +222,10 @@ class RMSprop(keras.optimizers.Optimizer):
         self._ledger = Ledger()
         self._roster = Roster([], [], CounterVariables(self._iterations))
         self._meaning: _plan.Meaning | None = None
+        # Whether a subclass has properties for hyperparameters, which can change unnoticed.
+        self._computes_settings = any(
+            hasattr(type(self), name) for name in _validation.HYPERPARAMETERS
+        )
         self._exclusions = Exclusions()
         self._loads = _state.Loads()
         for key, value in settings.items():
@@ -706,7 +709,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _coming_step(self) -> Step:
         """All that the engine needs for the coming step."""
-        if self._meaning is None or _computes_settings(type(self)):
+        if self._computes_settings:
             self._renew_meaning()
         assert self._meaning is not None
         return Step(
@@ -872,9 +875,3 @@ def _as_tensor(gradient: Any) -> Tensor:
         return np.asarray(gradient, "float64")
     except (TypeError, ValueError):
         return ops.convert_to_tensor(gradient)
-
-
-@functools.cache
-def _computes_settings(cls: type) -> bool:
-    """Whether a subclass has properties for hyperparameters, which can change unnoticed."""
-    return any(hasattr(cls, name) for name in _validation.HYPERPARAMETERS)

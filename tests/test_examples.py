@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import keras
+import matplotlib as mpl
 import numpy as np
 import pytest
 
@@ -99,7 +100,9 @@ NEEDS_TENSORFLOW = {
 def example(monkeypatch: pytest.MonkeyPatch):
     """Import an example by its name, as a script of its folder finds its neighbours."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module
+    # A script sets the looks of its pictures, which other tests' pictures are not to have.
+    with mpl.rc_context():
+        yield importlib.import_module
 
 
 def test_every_script_has_its_claims_listed_here() -> None:
