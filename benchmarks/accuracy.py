@@ -35,9 +35,9 @@ from rich.table import Column, Table
 import keras_rmsprop
 from benchmarks.registry import BACKENDS
 from keras_rmsprop import conventions
-from tests import peers
-from tests.agreement import RANKS, TOLERANCE, Difference, a_problem, differences
-from tests.variants import RULE, Variant, option_variants, rule_variants
+from yardsticks import peers
+from yardsticks.agreement import RANKS, TOLERANCE, Difference, a_problem, differences
+from yardsticks.variants import RULE, Variant, option_variants, rule_variants
 
 Array = NDArray[Any]
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.agreement import TOLERANCE
+from yardsticks.agreement import TOLERANCE
 
 Array = NDArray[Any]
 

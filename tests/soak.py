@@ -42,11 +42,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import resident
 from keras_rmsprop import RMSprop
 from keras_rmsprop.reference import Reference, ReferenceParameter
 from tests import models, twins
-from tests.agreement import SLOTS, TOLERANCE
+from yardsticks import resident
+from yardsticks.agreement import SLOTS, TOLERANCE
 
 Array = NDArray[Any]
 
@@ -172,8 +172,7 @@ def soak(
                     traces_of_warm_up = len(traces)
                 if t in sampled:
                     gc.collect()
-                    resident.forget_peak()
-                    memory.append(resident.peak())
+                    memory.append(resident.now())
                     objects.append(gc.get_freeze_count() + len(gc.get_objects()))
         return Findings(
             steps,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 import keras_rmsprop
 from keras_rmsprop.reference import Reference
 from tests import models
-from tests.agreement import SLOTS, rmsprop
 from tests.conftest import BACKEND
+from yardsticks.agreement import SLOTS, rmsprop
 
 Array = NDArray[Any]
 

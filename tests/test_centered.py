@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_rmsprop import RMSprop, conventions
 from keras_rmsprop.reference import Reference
-from tests.peers import follow, follow_ours, unavailable
+from yardsticks.peers import follow, follow_ours, unavailable
 
 MAGNITUDES = 10.0 ** np.arange(-20, 16)
 # Relative to the gradient: none, about an ulp, and as much as makes the difference noisy.

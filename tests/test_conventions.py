@@ -21,8 +21,8 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop import conventions
-from tests import peers
-from tests.peers import Array, Snapshot
+from yardsticks import peers
+from yardsticks.peers import Array, Snapshot
 
 # "The same": |difference| <= tolerance * distance travelled + one ulp(w) per step.
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6}

@@ -12,8 +12,8 @@ from keras_rmsprop import RMSprop
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._describe import describe
 from keras_rmsprop.reference import Reference
-from tests.agreement import TOLERANCE, rmsprop
-from tests.variants import Variant, option_variants, rule_variants
+from yardsticks.agreement import TOLERANCE, rmsprop
+from yardsticks.variants import Variant, option_variants, rule_variants
 
 RATE = 0.02
 VARIANTS = {variant.id: variant for variant in [*rule_variants(), *option_variants()]}

@@ -12,7 +12,7 @@ import keras_rmsprop
 from tests import twins
 from tests.conftest import BACKEND
 from tests.twins import Situation, Training, changing_rate, rate_schedule
-from tests.variants import option_variants
+from yardsticks.variants import option_variants
 
 
 def assigned(**attributes: Any) -> Callable[[Training], None]:

@@ -18,7 +18,7 @@ import keras_rmsprop
 from tests import models, twins
 from tests.conftest import BACKEND
 from tests.twins import Situation, Training
-from tests.variants import rule_variants
+from yardsticks.variants import rule_variants
 
 if BACKEND != "torch":
     pytest.skip(f"tests torch, not {BACKEND}", allow_module_level=True)

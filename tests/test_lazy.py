@@ -11,10 +11,10 @@ import pytest
 from keras import ops
 
 import keras_rmsprop
-from benchmarks import resident
 from keras_rmsprop._math import _lazy, _rule
 from keras_rmsprop.reference import Reference
 from tests.conftest import BACKEND
+from yardsticks import resident
 
 needs_sparse_gradients = pytest.mark.skipif(
     BACKEND != "tensorflow", reason=f"gradients are dense on the {BACKEND} backend"

@@ -16,8 +16,8 @@ from keras import ops
 from keras_rmsprop import RMSprop
 from keras_rmsprop._settings import _validation
 from keras_rmsprop.reference import Reference
-from tests.agreement import rmsprop
 from tests.conftest import BACKEND
+from yardsticks.agreement import rmsprop
 
 EVERYTHING = {
     "momentum": 0.9,

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from keras_rmsprop.reference import Reference, ReferenceParameter
 from tests import models
-from tests.agreement import TOLERANCE, Driver, Problem, rmsprop
 from tests.conftest import BACKEND
-from tests.variants import Variant
+from yardsticks.agreement import TOLERANCE, Driver, Problem, rmsprop
+from yardsticks.variants import Variant
 
 Array = NDArray[Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -200,7 +200,7 @@ def allowed(
     if name in ("weight", "average"):
         return tolerance * largest(after - before) + ulp(dtype, before, after, new.weight)
     if name == "square_average":
-        # What s is the rest of, see tests.agreement.
+        # What s is the rest of, see yardsticks.agreement.
         before, after = (p.square_average + p.gradient_average**2 for p in (old, new))
     # A number below the smallest normal one may count as zero, and a gradient does so before it
     # is divided by the root of epsilon.

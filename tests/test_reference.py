@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_rmsprop.reference import Reference, effective_learning_rate
-from tests.variants import Variant, rule_variants
+from yardsticks.variants import Variant, rule_variants
 
 STEPS = 40
 

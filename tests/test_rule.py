@@ -11,8 +11,8 @@ from keras import ops
 
 from keras_rmsprop._math import _rule
 from keras_rmsprop._math._rule import Coefficients, Form, Parameter
-from tests.agreement import a_problem, differences, rmsprop
-from tests.variants import RULE, Variant, rule_variants
+from yardsticks.agreement import a_problem, differences, rmsprop
+from yardsticks.variants import RULE, Variant, rule_variants
 
 # One weight of each precision; every rank takes part in tests/test_step.py.
 BOTH_PRECISIONS = a_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))

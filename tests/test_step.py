@@ -13,9 +13,9 @@ from keras import ops
 from keras_rmsprop import RMSprop
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Parameter
-from tests.agreement import RANKS, a_problem, differences, rmsprop
-from tests.peers import follow, follow_ours, unavailable
-from tests.variants import KERAS, RULE, Variant, option_variants
+from yardsticks.agreement import RANKS, a_problem, differences, rmsprop
+from yardsticks.peers import follow, follow_ours, unavailable
+from yardsticks.variants import KERAS, RULE, Variant, option_variants
 
 
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 import keras_rmsprop
 from keras_rmsprop._math import _step
 from tests import models
-from tests.agreement import TOLERANCE, rmsprop
-from tests.variants import Variant
+from yardsticks.agreement import TOLERANCE, rmsprop
+from yardsticks.variants import Variant
 
 Array = NDArray[Any]
 

@@ -1,10 +1,21 @@
-"""The memory of this process as the system sees it: the peak of its resident bytes."""
+"""The memory of this process as the system sees it: its resident bytes, now and at their peak."""
 
+import re
 import resource
 import sys
 from pathlib import Path
 
+import psutil
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def now() -> int:
+    """Return the bytes in use."""
+    return psutil.Process().memory_info().rss
+
+
+# psutil tells the peak on Windows only.
 
 
 def forget_peak() -> None:
@@ -16,8 +27,7 @@ def forget_peak() -> None:
 def peak() -> int:
     """Return the peak in bytes."""
     if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return 1024 * int(line.split()[1])
+        (kibibytes,) = re.findall(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        return 1024 * int(kibibytes)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import keras_rmsprop
 from keras_rmsprop.reference import Reference, ReferenceParameter
-from tests.variants import Variant
+from yardsticks.variants import Variant
 
 Array = NDArray[Any]
 

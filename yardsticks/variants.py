@@ -2,7 +2,7 @@
 
 Each axis names its levels; the first is the default. A level is the arguments that it takes,
 under the names that `keras_rmsprop.RMSprop` and `keras_rmsprop.reference.Reference` share.
-Levels without arguments are a matter of how an optimizer is driven, see `tests.agreement`.
+Levels without arguments are a matter of how an optimizer is driven, see `yardsticks.agreement`.
 """
 
 import itertools
