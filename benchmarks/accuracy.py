@@ -10,14 +10,13 @@ error is beyond its tolerance.
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +26,40 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
-from rich.table import Column, Table
 
 import keras_rmsprop
-from benchmarks.registry import BACKENDS
+from benchmarks.results import BACKENDS
 from keras_rmsprop import conventions
 from yardsticks import peers
 from yardsticks.agreement import RANKS, TOLERANCE, Difference, a_problem, differences
 from yardsticks.variants import RULE, Variant, option_variants, rule_variants
 
 Array = NDArray[Any]
+Row = dict[str, Any]
 
 OUTPUT = Path(__file__).parent / "output"
 
-# Wide enough for every group on one line.
-console = Console(width=max(100, Console().width))
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """The worst error of a group of configurations in one precision."""
-
-    group: str
-    variants: int
-    dtype: str
-    # |difference| over the distance travelled, of the weights and their moving averages.
-    weights: float
-    # |difference| over the largest value seen, the worst of all other slots.
-    slots: float
-    # The worst |difference| over what "the same" allows, which adds an ulp of the weight
-    # per step.
-    share: float
+# How the columns are written. Each row of an agreement has the worst error of a group:
+#     weights      |difference| over the distance travelled, of weights and their moving averages
+#     slots        |difference| over the largest value seen, the worst of all other slots
+#     share        |difference| over what "the same" allows: an ulp of the weight per step more
+# and each row of the variance what one framework makes of so much relative noise:
+#     error        the worst |difference| of the variance from the truth, relative to it; none for
+#                  a constant gradient, whose variance fades to nothing
+#     below zero   the share of the variance's elements, of all steps, that fell below zero
+#     NaN after    the first step that made a weight NaN
+FORMATS: dict[str, Callable[[Any], str]] = {
+    "weights": "{:.1e}".format,
+    "slots": "{:.1e}".format,
+    "share": "{:.1%}".format,
+    "noise": "{:g}".format,
+    "error": "{:.1e}".format,
+    "below zero": "{:.3%}".format,
+    "NaN after": "{:.0f}".format,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,114 +86,81 @@ def run(output: Path) -> int:
     # Peers warn of what they do on purpose; the tables have no room for it.
     warnings.simplefilter("ignore")
     backend = keras.backend.backend()
-    variants = list(agreement_with_the_reference())
-    variances = list(accuracy_of_the_variance())
-    frameworks = list(agreement_with_frameworks())
-
-    console.print(f"[bold]keras_rmsprop {keras_rmsprop.__version__} on {backend}[/bold]")
-    console.print(agreement_table("Against the float64 reference", variants))
-    console.print(variance_table(variances))
-    console.print(agreement_table("Conventions against their frameworks", frameworks))
-    worst = max([*variants, *frameworks], key=lambda row: row.share)
-    console.print(
-        f"{len(rule_variants())} variants of the rule and {len(option_variants())} rows of "
-        f"options; the worst error takes {worst.share:.0%} of what is allowed ({worst.group}, "
-        f"{worst.dtype})."
-    )
-
-    output.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, list[Any]] = {
-        "reference": variants,
-        "variance": variances,
-        "frameworks": frameworks,
+    tables = {
+        "reference": list(agreement_with_the_reference()),
+        "variance": list(accuracy_of_the_variance()),
+        "frameworks": list(agreement_with_frameworks()),
     }
-    data = {name: [dataclasses.asdict(row) for row in rows] for name, rows in tables.items()}
-    text = json.dumps({"backend": backend, **data}, indent=1)
-    (output / f"accuracy-{backend}.json").write_text(text + "\n")
-    return 0 if worst.share <= 1.0 else 1
-
-
-def agreement_table(title: str, rows: Iterable[Agreement]) -> Table:
-    """Show the worst error of each group."""
-    table = Table(
-        Column("group", no_wrap=True), "variants", "dtype", "weights", "slots", "of allowed"
+    titles = {
+        "reference": "Against the float64 reference",
+        "variance": f"The variance of a near-constant gradient, {SIZE} float32, {STEPS} steps",
+        "frameworks": "Conventions against their frameworks",
+    }
+    print(f"keras_rmsprop {keras_rmsprop.__version__} on {backend}")
+    for name, rows in tables.items():
+        print(f"\n{titles[name]}\n{_text(rows)}")
+    worst = max([*tables["reference"], *tables["frameworks"]], key=lambda row: row["share"])
+    print(
+        f"\n{len(rule_variants())} variants of the rule and {len(option_variants())} rows of "
+        f"options; the worst error takes {worst['share']:.0%} of what is allowed "
+        f"({worst['group']}, {worst['dtype']})."
     )
-    table.title = title
-    for row in rows:
-        figures = (f"{row.weights:.1e}", f"{row.slots:.1e}", f"{row.share:.1%}")
-        table.add_row(row.group, str(row.variants), row.dtype, *figures)
-    return table
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"backend": backend, **tables}, indent=1)
+    (output / f"accuracy-{backend}.json").write_text(text + "\n")
+    return 0 if worst["share"] <= 1.0 else 1
+
+
+def _text(rows: Sequence[Row]) -> str:
+    return pd.DataFrame(rows).to_string(index=False, formatters=FORMATS, na_rep="-")
 
 
 # Every variant beside the float64 reference.
 
 
-def agreement_with_the_reference() -> Iterator[Agreement]:
+def agreement_with_the_reference() -> Iterator[Row]:
     """Run the tables of variants, the rule's by form and place of the learning rate."""
     mixed = a_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))
-    groups = {
-        f"{form}, {momentum}": [
-            variant
-            for variant in rule_variants()
-            if (variant.levels["form"], variant.levels["momentum"]) == (form, momentum)
-        ]
+    groups: dict[str, list[Variant]] = {
+        f"{form}, {momentum}": []
         for form, momentum in itertools.product(RULE["form"], RULE["momentum"])
     }
-    with_floatx("float64")
-    for group, variants in track(groups.items(), "variants of the rule", console=console):
-        yield from _worst(group, variants, lambda v: differences(v, mixed))
+    for variant in rule_variants():
+        groups[f"{variant.levels['form']}, {variant.levels['momentum']}"].append(variant)
+    keras.config.set_floatx("float64")
+    for group, variants in track(groups.items(), "variants of the rule"):
+        yield from _worst(group, [differences(variant, mixed) for variant in variants])
     ways: dict[str, Any] = {"op by op": False, "compiled": "auto"}
     for dtype, (how, jit_compile) in itertools.product(TOLERANCE, ways.items()):
-        with_floatx(dtype)
+        keras.config.set_floatx(dtype)
         problem = a_problem(*((shape, dtype) for shape in RANKS))
-
-        def compare(variant: Variant, problem: Any = problem, how: Any = jit_compile) -> Any:
-            return differences(variant, problem, jit_compile=how)
-
-        yield from _worst(f"options pairwise, {how}", option_variants(), compare)
-    with_floatx("float32")
+        found = [differences(v, problem, jit_compile=jit_compile) for v in option_variants()]
+        yield from _worst(f"options pairwise, {how}", found)
+    keras.config.set_floatx("float32")
 
 
-def with_floatx(dtype: str) -> None:
-    """Hold learning rates in `dtype` from now on."""
-    keras.config.set_floatx(dtype)
+def _worst(group: str, found: Sequence[Mapping[tuple[str, str], Difference]]) -> Iterator[Row]:
+    """The worst of what was found for each variant, in each precision."""
+    frame = pd.DataFrame(
+        [(*key, *difference) for each in found for key, difference in each.items()],
+        columns=["dtype", "name", "share", "relative"],
+    )
+    # The moving average of the weights is measured as they are, against their way.
+    frame["moves"] = frame["name"].isin(["weight", "average"])
+    for dtype, worst in frame.groupby("dtype"):
+        relative = worst.groupby("moves")["relative"].max()
+        share = float(worst["share"].max())
+        yield _agreement(group, len(found), str(dtype), relative[True], relative[False], share)
 
 
-def _worst(
-    group: str,
-    variants: Sequence[Variant],
-    compare: Callable[[Variant], dict[tuple[str, str], Difference]],
-) -> Iterator[Agreement]:
-    worst: dict[tuple[str, str], Difference] = {}
-    for variant in variants:
-        for key, difference in compare(variant).items():
-            worst[key] = worst.get(key, Difference()).or_worse(difference)
-    for dtype in sorted({dtype for dtype, _ in worst}, reverse=True):
-        kinds = {name: difference for (of, name), difference in worst.items() if of == dtype}
-        share = max(difference.share for difference in kinds.values())
-        # The moving average of the weights is measured as they are, against their way.
-        weights = [kinds.pop(name).relative for name in ("weight", "average") if name in kinds]
-        slots = max(difference.relative for difference in kinds.values())
-        yield Agreement(group, len(variants), dtype, max(weights), slots, share)
+def _agreement(
+    group: str, variants: int, dtype: str, weights: float, slots: float, share: float
+) -> Row:
+    figures = {"weights": float(weights), "slots": float(slots), "share": float(share)}
+    return {"group": group, "variants": variants, "dtype": dtype, **figures}
 
 
 # The variance of a near-constant gradient.
-
-
-@dataclasses.dataclass(frozen=True)
-class Variance:
-    """What one framework makes of a gradient with so much relative noise, in float32."""
-
-    noise: float
-    framework: str
-    # The worst |difference| of the variance from the truth, relative to it; None for a constant
-    # gradient, whose variance fades to nothing.
-    error: float | None
-    # Elements of the variance that fell below zero, of all steps.
-    negative: int
-    elements: int
-    # The first step that made a weight NaN, or None.
-    nan_after: int | None
 
 
 STEPS, SIZE = 300, 256
@@ -206,9 +172,9 @@ CENTERED: dict[str, dict[str, Any]] = {
 }
 
 
-def accuracy_of_the_variance() -> Iterator[Variance]:
+def accuracy_of_the_variance() -> Iterator[Row]:
     """Run each framework over gradients between 1 and 2 with more and more noise."""
-    for noise in track(NOISES, "the centered form", console=console):
+    for noise in track(NOISES, "the centered form"):
         rng = np.random.default_rng(0)
         size = rng.uniform(1.0, 2.0, SIZE)
         gradients = [
@@ -240,36 +206,18 @@ def variance_in_long_double(gradients: Sequence[Sequence[Array]], rho: float = 0
 
 def variance_of(
     framework: str, noise: float, path: Sequence[peers.Snapshot], truth: Sequence[Array]
-) -> Variance:
+) -> Row:
     """Measure a path of one weight against the true variances."""
     got = np.array([snapshot.slots["square_average"][0] for snapshot in path], np.longdouble)
     want = np.array(truth)
     nan = [bool(np.any(np.isnan(snapshot.weights[0]))) for snapshot in path]
-    return Variance(
-        noise=noise,
-        framework=framework,
-        error=float(np.max(np.abs(got - want) / want)) if noise else None,
-        negative=int(np.sum(got < 0.0)),
-        elements=got.size,
-        nan_after=nan.index(True) + 1 if any(nan) else None,
-    )
-
-
-def variance_table(rows: Iterable[Variance]) -> Table:
-    """Show one line for each noise and framework."""
-    table = Table("noise", "framework", "worst error", "below zero", "NaN after step")
-    table.title = (
-        f"The variance of a near-constant gradient, {SIZE} float32 elements, {STEPS} steps"
-    )
-    for row in rows:
-        table.add_row(
-            f"{row.noise:g}",
-            row.framework,
-            "-" if row.error is None else f"{row.error:.1e}",
-            f"{row.negative / row.elements:.3%}" if row.negative else "none",
-            "never" if row.nan_after is None else str(row.nan_after),
-        )
-    return table
+    return {
+        "noise": noise,
+        "framework": framework,
+        "error": float(np.max(np.abs(got - want) / want)) if noise else None,
+        "below zero": float(np.mean(got < 0.0)),
+        "NaN after": nan.index(True) + 1 if any(nan) else None,
+    }
 
 
 # Each convention beside its framework.
@@ -290,16 +238,16 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-def agreement_with_frameworks() -> Iterator[Agreement]:
+def agreement_with_frameworks() -> Iterator[Row]:
     """Run each convention beside its framework, in float64, with a moving learning rate."""
-    with_floatx("float64")
+    keras.config.set_floatx("float64")
     names = [name for name in RHO_AND_EPSILON if peers.unavailable(name) is None]
-    for name in track(names, "the conventions", console=console):
+    for name in track(names, "the conventions"):
         yield _agreement_with(name)
-    with_floatx("float32")
+    keras.config.set_floatx("float32")
 
 
-def _agreement_with(name: str) -> Agreement:
+def _agreement_with(name: str) -> Row:
     problem = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"))
     # No framework but Keras skips a missing gradient: there it is zero.
     gradients = [
@@ -331,7 +279,7 @@ def _agreement_with(name: str) -> Agreement:
                 error = np.abs(got[-1].slots[slot][i] - values[i]) / np.max(size)
                 slots = max(slots, float(np.max(error)))
                 share = max(share, float(np.max(error)) / TOLERANCE["float64"])
-    return Agreement(f"conventions.{name}", len(FORMS), "float64", weights, slots, share)
+    return _agreement(f"conventions.{name}", len(FORMS), "float64", weights, slots, share)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from benchmarks import machine
+
 # Each ends by itself when its parent has gone, even if that was killed before it began.
 _SPIN = """
 import os, sys
@@ -17,7 +19,7 @@ while os.getppid() == int(sys.argv[1]):
 
 def count() -> int:
     """Two for each core: four on the two cores that the targets are for."""
-    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    return 2 * machine.cores()
 
 
 @contextlib.contextmanager

@@ -2,32 +2,27 @@
 
 Against `keras.optimizers.RMSprop` alone, which has no cliffs: another set of missing gradients at
 every step, busy neighbours, optimizers made one after the other, many tensors in a short run, and
-the first batch of `fit`. What happens once in a process is measured in fresh ones:
-
-    python -m benchmarks.cliffs SCENARIO CASE CONTENDER
-
-prints one JSON object, on the active backend.
+the first batch of `fit`. What happens once in a process is measured in fresh ones.
 """
 
 import functools
 import gc
-import json
 import random
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypedDict, TypeVar
 
 import keras
 
-from benchmarks import busy, child, resident, targets, training
-from benchmarks.contenders import _keras
-from benchmarks.measure import Array, Contender, Settings, compare, describe
-from benchmarks.problems import CHECKED_STEPS, EPSILON, LEARNING_RATE, Problem
+from benchmarks import busy, training
+from benchmarks.contenders import OPTIMIZERS, Built, build, tensors
+from benchmarks.fresh import Quantity, Report, in_turn
+from benchmarks.measure import Array, Contender, Settings, compare
+from benchmarks.problems import CHECKED_STEPS, Problem
 from benchmarks.registry import Row
-from benchmarks.results import FASTER, MORE, OURS, Comparison, Entry, Figure, Result
+from benchmarks.results import FASTER, MORE, Line
 from benchmarks.steps import time_steps
+from yardsticks import resident
 
 PROBLEMS: dict[str, list[tuple[int, ...]]] = {
     "24": [(32, 32)] * 24,
@@ -35,72 +30,69 @@ PROBLEMS: dict[str, list[tuple[int, ...]]] = {
     "500": [(32, 32), (32,)] * 250,
 }
 SETS = 65
-OPTIMIZERS = 25
+SEARCHED = 25
 FIRST_STEPS = 30
-# A fresh process gives one value only, and each pair one ratio.
+# Fresh processes of a contender, in units of the settings': each gives one value only.
 PROCESSES = 2
 MIB = 2**20
 
-Batch = list[Array | None]
-_T = TypeVar("_T")
+TIME = Quantity(
+    "ms", lambda seen: 1e3 * seen["seconds"],
+    lambda ours, peer: peer["seconds"] / ours["seconds"], FASTER,
+)  # fmt: skip
+# Resident bytes at the end, beyond those after the first of what was repeated.
+LEFT = Quantity(
+    "MiB", lambda seen: seen["left"] / MIB,
+    lambda ours, peer: (ours["left"] - peer["left"]) / MIB, MORE,
+)  # fmt: skip
 
-
-class Report(TypedDict):
-    """What a fresh process saw."""
-
-    seconds: float
-    # Resident bytes at the end, beyond those after the first of what was repeated.
-    left: int
+NO_CLIFF = {"keras": 1.0}
+MIB_MORE = {"keras": 60.0}
 
 
 def rows(backend: str) -> Iterator[Row]:
     """Rows of time, and rows of memory from the same scenarios."""
-    del backend
     yield Row("cliffs", "eager", "missing gradients", "24", _measure_missing, quick=True)
     for case in ("24", "160"):
-        yield Row("cliffs", "eager", "busy", case, functools.partial(_measure_busy, case))
-    for config, case, unit in (
-        ("missing gradients left", "24", "MiB"),
-        ("search", "24", "ms"),
-        ("search left", "24", "MiB"),
-        ("first 30 steps", "500", "ms"),
+        measure = functools.partial(_measure_busy, backend, case)
+        yield Row("cliffs", "eager", "busy", case, measure)
+    for config, case, scenario, quantity, targets in (
+        ("missing gradients left", "24", missing, LEFT, MIB_MORE),
+        ("search", "24", search, TIME, NO_CLIFF),
+        ("search left", "24", search, LEFT, MIB_MORE),
+        ("first 30 steps", "500", first_steps, TIME, {"keras": 0.8}),
     ):
-        yield Row(
-            "cliffs", "eager", config, case, functools.partial(_measure_alone, config, case, unit)
-        )
+        measure = functools.partial(_measure_alone, scenario, case, quantity, targets)
+        yield Row("cliffs", "eager", config, case, measure)
     for model in training.TASKS:
-        yield Row(
-            "cliffs",
-            "fit",
-            "first batch",
-            model,
-            functools.partial(_measure_alone, "first batch", model, "ms"),
-        )
+        # It may come 1.2 times as late.
+        measure = functools.partial(_measure_alone, first_batch, model, TIME, {"keras": 1 / 1.2})
+        yield Row("cliffs", "fit", "first batch", model, measure)
 
 
-def _expected(function: Callable[..., _T]) -> Callable[..., _T]:
-    """Make a function take Keras's warnings of missing gradients as a matter of course."""
-
-    @functools.wraps(function)
-    def quietly(*arguments: Any) -> _T:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
-            return function(*arguments)
-
-    return quietly
+def _measure_busy(backend: str, case: str, settings: Settings) -> list[Line]:
+    problem = Problem(PROBLEMS[case])
+    with busy.neighbours(busy.count()):
+        return time_steps(backend, "eager", problem, settings, NO_CLIFF, only=tuple(OPTIMIZERS))
 
 
-@_expected
-def _measure_missing(settings: Settings) -> Result:
+def _measure_alone(
+    scenario: Callable[[str, str], Report], case: str, quantity: Quantity,
+    targets: dict[str, float], settings: Settings,
+) -> list[Line]:  # fmt: skip
+    processes = PROCESSES * settings.processes
+    return in_turn(scenario, (case,), tuple(OPTIMIZERS), processes, quantity, targets)
+
+
+# Another set of missing gradients at every step.
+
+
+def _measure_missing(settings: Settings) -> list[Line]:
     problem = Problem(PROBLEMS["24"])
 
-    def build(name: str) -> Contender:
-        built = _keras.build(name, problem)
-        batches = map(functools.partial(_chosen, _tensors(problem.gradients)), _sets(problem))
-
-        def step() -> None:
-            built.optimizer.apply(next(batches), built.variables)
-
+    def contender(name: str) -> Contender:
+        built = build(name, problem)
+        step = _step_with_missing(built, problem)
         # Reading the weights waits for them.
         return Contender(step, built.weights, built.weights)
 
@@ -108,123 +100,70 @@ def _measure_missing(settings: Settings) -> Result:
         for _step in range(CHECKED_STEPS):
             contender.step()
         assert contender.weights is not None
-        want = problem.after(_first_batches(problem, CHECKED_STEPS))
-        return problem.judge(contender.weights(), want)
+        return _judge_missing(contender.weights(), problem, CHECKED_STEPS)
 
-    builders = {name: functools.partial(build, name) for name in _keras.OPTIMIZERS}
-    return compare(builders, check, settings, {"keras": targets.NO_CLIFF})
+    builders = {name: functools.partial(contender, name) for name in OPTIMIZERS}
+    return compare(builders, check, settings, NO_CLIFF)
 
 
-def _sets(problem: Problem) -> Iterator[Sequence[bool]]:
-    """For each step which weights have a gradient: at least one, and hardly ever the same."""
+def _sets(problem: Problem, gradients: Sequence[Array]) -> Iterator[list[Array | None]]:
+    """For each step the gradients that are there: at least one, and hardly ever the same."""
     rng = random.Random(0)
     while True:
         there = [rng.random() < 0.5 for _ in problem.shapes]
         if any(there):
-            yield there
+            yield [g if is_there else None for g, is_there in zip(gradients, there, strict=True)]
 
 
-def _chosen(gradients: Sequence[Array], there: Sequence[bool]) -> Batch:
-    return [g if is_there else None for g, is_there in zip(gradients, there, strict=True)]
-
-
-def _tensors(arrays: Sequence[Array]) -> list[Array]:
-    return [keras.ops.convert_to_tensor(array) for array in arrays]
-
-
-def _measure_busy(case: str, settings: Settings) -> Result:
-    with busy.neighbours(busy.count()):
-        return time_steps(
-            keras.backend.backend(),
-            "eager",
-            Problem(PROBLEMS[case]),
-            settings,
-            {"keras": targets.NO_CLIFF},
-            only=tuple(_keras.OPTIMIZERS),
-        )
-
-
-def _measure_alone(config: str, case: str, unit: str, settings: Settings) -> Result:
-    """Let the contenders run in turn, each in processes of its own."""
-    scenario = config.removesuffix(" left")
-    reports: dict[str, list[Report]] = {name: [] for name in _keras.OPTIMIZERS}
-    entries: dict[str, Entry] = {}
-    for _ in range(PROCESSES * settings.processes):
-        for name in reports:
-            if name not in entries:
-                try:
-                    reports[name].append(
-                        child.in_fresh_process(
-                            "benchmarks.cliffs", keras.backend.backend(), scenario, case, name
-                        )
-                    )
-                except Exception as error:  # the failure is a result
-                    entries[name] = Entry(failure=describe(error))
-    for name in reports.keys() - entries.keys():
-        seen = reports[name]
-        values = (
-            [r["left"] / MIB for r in seen] if unit == "MiB" else [1e3 * r["seconds"] for r in seen]
-        )
-        entries[name] = Entry(Figure.of(values))
-    comparisons = []
-    if all(entry.figure for entry in entries.values()):
-        pairs = list(zip(reports[OURS], reports["keras"], strict=True))
-        if unit == "MiB":
-            more = Figure.of([(a["left"] - b["left"]) / MIB for a, b in pairs])
-            comparisons = [Comparison("keras", more, MORE, targets.MIB_MORE)]
-        else:
-            faster = Figure.of([b["seconds"] / a["seconds"] for a, b in pairs])
-            target = targets.ALONE[config]
-            comparisons = [Comparison("keras", faster, FASTER, target)]
-    return Result(unit, {name: entries[name] for name in reports}, comparisons)
-
-
-def report(scenario: str, case: str, name: str) -> Report:
-    """Act out a scenario in this process.
-
-    Raises: DisagreementError if the contender does not arrive at the right weights.
-    """
-    return _SCENARIOS[scenario](case, name)
-
-
-@_expected
-def _missing(case: str, name: str) -> Report:
-    problem = Problem(PROBLEMS[case])
-    built = _keras.build(name, problem)
-    gradients, sets = _tensors(problem.gradients), _sets(problem)
+def _step_with_missing(built: Built, problem: Problem) -> Callable[[], None]:
+    batches = _sets(problem, tensors(problem.gradients))
 
     def step() -> None:
-        built.optimizer.apply(_chosen(gradients, next(sets)), built.variables)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist for variables")
+            built.optimizer.apply(next(batches), built.variables)
 
-    seen = _repeated(step, SETS, built.weights)
-    problem.judge(built.weights(), problem.after(_first_batches(problem, SETS)), SETS)
+    return step
+
+
+def _judge_missing(weights: Sequence[Array], problem: Problem, steps: int) -> float:
+    batches = _sets(problem, problem.gradients)
+    return problem.judge(weights, problem.after(next(batches) for _ in range(steps)), steps)
+
+
+# What a fresh process does. Raises DisagreementError where the weights come out wrong.
+
+
+def missing(case: str, name: str) -> Report:
+    """Make many steps, each with another set of gradients."""
+    problem = Problem(PROBLEMS[case])
+    built = build(name, problem)
+    seen = _repeated(_step_with_missing(built, problem), SETS, built.weights)
+    _judge_missing(built.weights(), problem, SETS)
     return seen
 
 
-def _first_batches(problem: Problem, steps: int) -> list[Batch]:
-    sets = _sets(problem)
-    return [_chosen(problem.gradients, next(sets)) for _ in range(steps)]
-
-
-def _search(case: str, name: str) -> Report:
+def search(case: str, name: str) -> Report:
+    """Make optimizers one after the other, and a few steps of each."""
     problem = Problem(PROBLEMS[case])
-    gradients = _tensors(problem.gradients)
-    last: list[_keras.Built] = []
+    gradients = tensors(problem.gradients)
+    last: list[Built] = []
 
     def one() -> None:
-        last[:] = [_keras.build(name, problem)]
+        last[:] = [build(name, problem)]
         for _ in range(CHECKED_STEPS):
             last[0].optimizer.apply(gradients, last[0].variables)
         last[0].weights()
 
-    seen = _repeated(one, OPTIMIZERS, lambda: None)
+    seen = _repeated(one, SEARCHED, lambda: None)
     problem.judge(last[0].weights(), problem.expected())
     return seen
 
 
-def _first_steps(case: str, name: str) -> Report:
+def first_steps(case: str, name: str) -> Report:
+    """Make a short run's steps."""
     problem = Problem(PROBLEMS[case])
-    built, gradients = _keras.build(name, problem), _tensors(problem.gradients)
+    built, gradients = build(name, problem), tensors(problem.gradients)
     seen = _repeated(
         lambda: built.optimizer.apply(gradients, built.variables), FIRST_STEPS, built.weights
     )
@@ -233,15 +172,11 @@ def _first_steps(case: str, name: str) -> Report:
     return seen
 
 
-def _first_batch(case: str, name: str) -> Report:
-    """That the steps of `fit` agree is checked where they are timed."""
+def first_batch(case: str, name: str) -> Report:
+    """Call `fit` with one batch. That its steps agree is checked where they are timed."""
     task = training.TASKS[case]._replace(steps=1)
+    model = training.compiled(task.model(keras), keras, OPTIMIZERS[name])
     x, y = task.data()
-    model = task.model(keras)
-    model.compile(
-        optimizer=_keras.OPTIMIZERS[name](learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
     return _repeated(lambda: model.fit(x, y, task.batch, verbose=0), 1, lambda: None)
 
 
@@ -257,23 +192,9 @@ def _repeated(act: Callable[[], object], times: int, wait: Callable[[], object])
         act()
     wait()
     seconds += time.perf_counter() - start
-    return Report(seconds=seconds, left=_resident_bytes() - before)
+    return {"seconds": seconds, "left": _resident_bytes() - before}
 
 
 def _resident_bytes() -> int:
-    """The bytes in use now: the peak since no time at all."""
     gc.collect()
-    resident.forget_peak()
-    return resident.peak()
-
-
-_SCENARIOS: dict[str, Callable[[str, str], Report]] = {
-    "missing gradients": _missing,
-    "search": _search,
-    "first 30 steps": _first_steps,
-    "first batch": _first_batch,
-}
-
-
-if __name__ == "__main__":
-    print(json.dumps(report(*sys.argv[1:])))
+    return resident.now()

@@ -1,9 +1,11 @@
 """What was measured on, and with which versions."""
 
 import importlib.metadata
-import os
 import platform
+import re
 from pathlib import Path
+
+import psutil
 
 PACKAGES = (
     "keras_rmsprop", "keras", "tensorflow", "tf_keras", "jax", "optax", "torch", "numpy",
@@ -14,21 +16,27 @@ def describe() -> dict[str, str]:
     """Return the machine and the versions, in words."""
     return {
         "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?"),
+        "cores": str(cores()),
         "system": platform.platform(),
-        "load at the start": f"{os.getloadavg()[0]:.2f}",
+        "load at the start": f"{psutil.getloadavg()[0]:.2f}",
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }
 
 
+def cores() -> int:
+    """Count the cores that this process may run on."""
+    process = psutil.Process()
+    # macOS lets a process run on all.
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count()
+
+
 def _processor() -> str:
+    # Python and psutil know the brand on no Linux.
     information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    text = information.read_text() if information.exists() else ""
+    brand = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
+    return brand[1] if brand else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

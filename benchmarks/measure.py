@@ -20,11 +20,12 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results import OURS, Comparison, Entry, Figure, Result
+from benchmarks.results import OURS, Line, lines_of, quartiles
 
 Array = NDArray[np.float32]
 
@@ -60,8 +61,7 @@ QUICK = Settings(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """Something that makes steps."""
 
     step: Callable[[], object]
@@ -73,7 +73,7 @@ class Contender:
 
 
 # How far the contender's weights are from the expected ones, as a fraction of the distance
-# travelled; it may make steps to find out. Raises `Disagreement` where that is too far.
+# travelled; it may make steps to find out. Raises `DisagreementError` where that is too far.
 Check = Callable[[str, Contender], float]
 
 
@@ -90,7 +90,7 @@ def compare(
     check: Check,
     settings: Settings,
     targets: Mapping[str, float] | None = None,
-) -> Result:
+) -> list[Line]:
     """Build, check and time contenders; one that fails stays in the result with its reason.
 
     Args:
@@ -133,21 +133,16 @@ def compare(
         gc.collect()
         sittings.append(take_turns(build(left), settings.rounds, settings.sitting_seconds))
 
-    entries = {}
+    outcomes: dict[str, Sequence[float] | str] = {}
+    compared = {}
     for name in builders:
-        times = [t for sitting in sittings for t in sitting.get(name, ())]
-        entries[name] = (
-            Entry(failure=failures[name])
-            if name in failures
-            else Entry(Figure.of([1e3 * t for t in times]), deviation=deviations[name])
-        )
-    peers = [name for name in builders if name != OURS and name not in failures]
-    timed = peers if OURS in builders and OURS not in failures else []
-    comparisons = [
-        Comparison(peer, Figure.of(ratios(sittings, peer)), target=targets.get(peer))
-        for peer in timed
-    ]
-    return Result("ms", entries, comparisons)
+        if name in failures:
+            outcomes[name] = failures[name]
+            continue
+        outcomes[name] = [1e3 * t for sitting in sittings for t in sitting.get(name, ())]
+        if name != OURS and OURS in builders.keys() - failures.keys():
+            compared[name] = ratios(sittings, name)
+    return lines_of("ms", outcomes, compared, targets=targets, deviations=deviations)
 
 
 def ratios(sittings: Sequence[Mapping[str, Sequence[float]]], peer: str) -> list[float]:
@@ -166,8 +161,8 @@ def uncertainty(values: Sequence[float]) -> float:
     The notch of a box plot: McGill, Tukey and Larsen, "Variations of Box Plots", The American
     Statistician 32 (1978).
     """
-    figure = Figure.of(values)
-    return 1.25 * (figure.high - figure.low) / (1.35 * math.sqrt(len(values)) * figure.median)
+    low, median, high = quartiles(values)
+    return 1.25 * (high - low) / (1.35 * math.sqrt(len(values)) * median)
 
 
 def take_turns(

@@ -4,73 +4,60 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import FASTER, OURS, Record
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from benchmarks.report import frame_of
+from benchmarks.results import FASTER, Line
 
 CURVES = {"tensors": "tensors of 1,000 parameters", "parameters": "parameters of one tensor"}
+# A figure's quartiles and median, as a sample of three, span what is drawn as its error bar.
+SAMPLE = {"estimator": "median", "errorbar": ("pi", 100)}
 
 
-def save(records: Sequence[Record], path: Path) -> None:
-    """Draw what the records hold into a file."""
-    import matplotlib
-
+def save(lines: Sequence[Line], path: Path) -> None:
+    """Draw what the lines hold into a file."""
     matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    backends = list(dict.fromkeys(record.backend for record in records))
-    columns = 1 + len(CURVES)
+    frame = frame_of(lines)
+    backends = frame["backend"].unique()
     figure, axes = plt.subplots(
-        len(backends), columns, figsize=(6 * columns, 5 * len(backends)), squeeze=False
+        len(backends), 1 + len(CURVES), figsize=(18, 5 * len(backends)), squeeze=False
     )
-    for backend, row in zip(backends, axes, strict=True):
-        mine = [record for record in records if record.backend == backend]
-        _bars(row[0], backend, [r for r in mine if r.suite in ("steps", "training")])
-        for suite, ax in zip(CURVES, row[1:], strict=True):
-            _curve(ax, suite, [record for record in mine if record.suite == suite])
+    for backend, (bars, *curves) in zip(backends, axes, strict=True):
+        mine = frame[frame["backend"] == backend]
+        _bars(bars, mine[mine["suite"].isin(["steps", "training"])])
+        bars.set_title(backend)
+        for (suite, label), ax in zip(CURVES.items(), curves, strict=True):
+            _curve(ax, mine[mine["suite"] == suite])
+            ax.set(xlabel=label, ylabel="ms per eager step")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _bars(ax: Any, backend: str, records: Sequence[Record]) -> None:
+def _bars(ax: Any, frame: pd.DataFrame) -> None:
     """Ratios to Keras with their quartiles; a tick where a target stands."""
-    bars = [
-        (f"{record.mode} {record.config} {record.case}", comparison)
-        for record in records
-        for comparison in record.result.comparisons
-        if comparison.peer == "keras" and comparison.quantity == FASTER
-    ]
-    for y, (_, comparison) in enumerate(bars):
-        ratio = comparison.figure
-        ax.barh(y, ratio.median, color="tab:blue" if comparison.met is not False else "tab:red")
-        ax.plot([ratio.low, ratio.high], [y, y], color="black", linewidth=1)
-        if comparison.target is not None:
-            ax.plot(comparison.target, y, "|", color="black", markersize=14)
+    ratios = frame[(frame["contender"] == "keras") & (frame["quantity"] == FASTER)]
+    ratios = ratios.assign(row=ratios["mode"] + " " + ratios["config"] + " " + ratios["case"])
+    sample = ratios.melt(["row", "verdict"], ["ratio_low", "ratio", "ratio_high"])
+    colors = {"": "tab:blue", "met": "tab:blue", "MISSED": "tab:red"}
+    if len(ratios):
+        sns.barplot(sample, x="value", y="row", hue="verdict", palette=colors, ax=ax,
+                    err_kws={"linewidth": 1}, legend=False, **SAMPLE)  # fmt: skip
+        ax.plot(ratios["target"], ratios["row"], "|", color="black", markersize=14)
+        ax.set_xscale("log")
     ax.axvline(1.0, color="grey", linewidth=0.8)
-    if bars:
-        ax.set_xscale("log")
-    ax.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=7)
-    ax.invert_yaxis()
-    ax.set_xlabel("times faster than keras.optimizers.RMSprop (tick: target, red: missed)")
-    ax.set_title(backend)
+    ax.tick_params("y", labelsize=7)
+    ax.set(xlabel="times faster than keras.optimizers.RMSprop (tick: target, red: missed)")
+    ax.set_ylabel("")
 
 
-def _curve(ax: Any, suite: str, records: Sequence[Record]) -> None:
+def _curve(ax: Any, frame: pd.DataFrame) -> None:
     """Milliseconds per step against the number that the suite varies, with quartiles."""
-    for name in dict.fromkeys(name for r in records for name in r.result.entries):
-        points = [
-            (record.size, entry.figure)
-            for record in records
-            if record.size and (entry := record.result.entries.get(name)) and entry.figure
-        ]
-        if points:
-            sizes = [size for size, _ in points]
-            style = "-o" if name == OURS else "--."
-            line = ax.plot(sizes, [f.median for _, f in points], style, label=name, markersize=4)[0]
-            low, high = [f.low for _, f in points], [f.high for _, f in points]
-            ax.fill_between(sizes, low, high, alpha=0.15, color=line.get_color())
-    if records:
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+    if len(frame):
+        sample = frame.melt(["size", "contender"], ["low", "median", "high"])
+        sns.lineplot(sample, x="size", y="value", hue="contender", marker="o", ax=ax, **SAMPLE)
+        ax.set(xscale="log", yscale="log")
         ax.legend(fontsize=7)
-    ax.set_xlabel(CURVES[suite])
-    ax.set_ylabel("ms per eager step")

@@ -5,10 +5,9 @@ The expected weights come from the float64 reference in each contender's own con
 table and each is still held to the right result.
 """
 
-import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,17 +45,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
 class Problem:
     """Tensors of given shapes, and the options of the steps to make on them."""
 
-    shapes: Sequence[tuple[int, ...]]
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the weights hold."""
-        return sum(math.prod(shape) for shape in self.shapes)
+    def __init__(self, shapes: Sequence[tuple[int, ...]], **options: Any) -> None:
+        self.shapes = shapes
+        self.options = options
+        # How many numbers the weights hold.
+        self.parameters = sum(map(math.prod, shapes))
+        # It takes seconds for a large tensor.
+        self.expected = functools.cache(self._after_checked_steps)
 
     @functools.cached_property
     def start(self) -> list[Array]:
@@ -68,46 +66,29 @@ class Problem:
     def gradients(self) -> list[Array]:
         """One gradient per weight, over four decades, so that epsilon tells for some."""
         rng = np.random.default_rng(1)
+        decades = np.float32(-9.0)
         return [
             np.asarray(
                 rng.standard_normal(shape, np.float32)
-                * np.exp(np.float32(-9.0) * rng.random(shape, np.float32)),
-                np.float32,
+                * np.exp(decades * rng.random(shape, np.float32))
             )
             for shape in self.shapes
         ]
 
     def forget(self) -> None:
         """Drop the arrays, so that only the contenders' own copies take memory."""
-        for name in ("start", "gradients", "_expected"):
+        for name in ("start", "gradients"):
             self.__dict__.pop(name, None)
 
-    def expected(self, **convention: Any) -> list[Array]:
-        """The (sampled) weights after the checked steps, by the reference."""
-        key = tuple(sorted(convention.items()))
-        if key not in self._expected:
-            self._expected[key] = self._after_checked_steps(convention)
-        return self._expected[key]
-
-    @functools.cached_property
-    def _expected(self) -> dict[tuple[tuple[str, Any], ...], list[Array]]:
-        """What the reference gave, by convention; it takes seconds for a large tensor."""
-        return {}
-
-    def _after_checked_steps(self, convention: Mapping[str, Any]) -> list[Array]:
+    def _after_checked_steps(self, **convention: Any) -> list[Array]:
         return self.after([self.gradients] * CHECKED_STEPS, **convention)
 
     def after(self, batches: Iterable[Sequence[Array | None]], **convention: Any) -> list[Array]:
         """The (sampled) weights after a step for each batch of gradients, by the reference."""
-        reference = Reference(
-            [self._sample(w) for w in self.start],
-            epsilon=EPSILON,
-            **self.options,
-            **convention,
-        )
+        start = [self._sample(w) for w in self.start]
+        reference = Reference(start, epsilon=EPSILON, **self.options, **convention)
         for batch in batches:
-            gradients = [None if g is None else self._sample(g) for g in batch]
-            reference.apply(gradients, LEARNING_RATE)
+            reference.apply([None if g is None else self._sample(g) for g in batch], LEARNING_RATE)
         return [np.asarray(w) for w in reference.weights]
 
     def check(self, contender: Contender, **convention: Any) -> float:
@@ -130,17 +111,24 @@ class Problem:
         start = [self._sample(w) for w in self.start]
         # Decay and update each round the weight.
         roundings = steps * (2 if self.options.get("weight_decay") else 1)
-        deviation = largest_deviation(got, expected, start, roundings)
-        if not deviation <= TOLERANCE:
-            raise DisagreementError(
-                f"off by {deviation:.1e} of the distance travelled, allowed {TOLERANCE:.0e}"
-            )
-        return deviation
+        return held_to(largest_deviation(got, expected, start, roundings), TOLERANCE)
 
     def _sample(self, array: Array) -> Array:
         norms = "clipnorm" in self.options or "global_clipnorm" in self.options
         every = 1 if norms else max(1, array.size // SAMPLE)
         return array.ravel()[::every]
+
+
+def held_to(deviation: float, tolerance: float) -> float:
+    """Return a deviation that is small enough.
+
+    Raises: DisagreementError if it is too large, or NaN.
+    """
+    if not deviation <= tolerance:
+        raise DisagreementError(
+            f"off by {deviation:.1e} of the distance travelled, allowed {tolerance:.0e}"
+        )
+    return deviation
 
 
 def largest_deviation(
@@ -150,13 +138,11 @@ def largest_deviation(
 
     So many roundings of a float32 weight are not counted.
     """
-    worst = 0.0
+    fractions = []
     for a, b, w in zip(got, expected, start, strict=True):
         wide = np.asarray(b, np.float64)
         rounding = roundings * np.spacing(np.abs(wide).astype(np.float32))
         off = np.max(np.maximum(np.abs(a - wide) - rounding, 0.0), initial=0.0)
-        # `not <=` catches a NaN, which `max` would lose.
-        fraction = off / max(float(np.max(np.abs(wide - w), initial=0.0)), 1e-30)
-        if not fraction <= worst:
-            worst = float(fraction)
-    return worst
+        fractions.append(off / max(float(np.max(np.abs(wide - w), initial=0.0)), 1e-30))
+    # NumPy's maximum keeps a NaN.
+    return float(np.max(fractions, initial=0.0))

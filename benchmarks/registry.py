@@ -1,7 +1,6 @@
-"""Which rows there are: each suite is a module with a function `rows(backend)`.
+"""Which rows there are: modules of this package with a function `rows(backend)`.
 
-A new suite is a module of this package, named in `SUITES`, whose `rows` yields one `Row` per
-measurement that makes sense on that backend.
+A new suite is a name in `results.SUITES`; its rows may come from any module in `MODULES`.
 """
 
 import dataclasses
@@ -9,19 +8,9 @@ import importlib
 from collections.abc import Callable, Iterator
 
 from benchmarks.measure import Settings
-from benchmarks.results import Result
+from benchmarks.results import SUITES, Line
 
-BACKENDS = ("tensorflow", "jax", "torch")
-SUITES = (
-    "steps",
-    "training",
-    "tensors",
-    "parameters",
-    "embeddings",
-    "first_calls",
-    "memory",
-    "cliffs",
-)
+MODULES = ("steps", "training", "embeddings", "startup", "cliffs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +21,7 @@ class Row:
     mode: str
     config: str
     case: str
-    measure: Callable[[Settings], Result]
+    measure: Callable[[Settings], list[Line]]
     # Whether `--quick` runs it.
     quick: bool = False
     # The number that the row varies, where it belongs to a curve.
@@ -45,14 +34,15 @@ class Row:
 
 
 def rows(backend: str, *, quick: bool, only: str | None) -> Iterator[Row]:
-    """All rows of a backend, or those that were asked for.
+    """All rows of a backend, or those that were asked for, suite by suite.
 
     Args:
         backend: one of `BACKENDS`, the active one.
         quick: only the rows marked for it.
         only: a part of the names wanted, or None for all.
     """
-    for suite in SUITES:
-        for row in importlib.import_module(f"benchmarks.{suite}").rows(backend):
-            if (row.quick or not quick) and (only is None or only in row.name):
-                yield row
+    modules = [importlib.import_module(f"benchmarks.{module}") for module in MODULES]
+    everything = [row for module in modules for row in module.rows(backend)]
+    for row in sorted(everything, key=lambda row: SUITES.index(row.suite)):
+        if (row.quick or not quick) and (only is None or only in row.name):
+            yield row

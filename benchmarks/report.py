@@ -1,51 +1,54 @@
 """The table: one line per peer, with its target, whether it is met or not."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from benchmarks.results import AT_MOST, OURS, Comparison, Entry, Figure, Record
+import numpy as np
+import pandas as pd
+
+from benchmarks.results import AT_MOST, COLUMNS, OURS, ROW, Line
 
 HEADER = ("case", "contender", "median", "quartiles", "ours is", "quartiles", "target", "")
 
 
-def table(records: Sequence[Record], machine: Mapping[str, str]) -> str:
+def frame_of(lines: Sequence[Line]) -> pd.DataFrame:
+    """Return lines as a table, with a `verdict`: "met", "MISSED", or "" without a target."""
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
+    at_most = frame["quantity"].isin(AT_MOST)
+    met = np.where(at_most, frame["ratio"] <= frame["target"], frame["ratio"] >= frame["target"])
+    verdict = np.where(frame["target"].isna(), "", np.where(met, "met", "MISSED"))
+    return frame.assign(verdict=verdict)
+
+
+def table(lines: Sequence[Line], machine: Mapping[str, str]) -> str:
     """Return the whole report as text."""
-    lines = [f"{name}: {value}" for name, value in machine.items()]
-    for title, group in itertools.groupby(records, _title):
-        lines += ["", title, *_aligned([HEADER, *_rows(group)])]
-    return "\n".join([*lines, "", _summary(records)])
+    frame = frame_of(lines)
+    text = [f"{name}: {value}" for name, value in machine.items()]
+    for names, group in frame.groupby([*ROW[:4], "unit"], sort=False):
+        backend, suite, mode, config, unit = names
+        title = f"{backend} | {suite} | {mode} | {config} [{unit or 'no result'}]"
+        cases = group["case"].mask(group["case"].duplicated(), "")
+        rows = [(case, *_cells(line)) for case, line in zip(cases, group.itertuples(), strict=True)]
+        text += ["", title, *_aligned([HEADER, *rows])]
+    return "\n".join([*text, "", _summary(frame)])
 
 
-def _title(record: Record) -> str:
-    unit = record.result.unit or "no result"
-    return f"{record.backend} | {record.suite} | {record.mode} | {record.config} [{unit}]"
-
-
-def _rows(records: Iterable[Record]) -> Iterable[Sequence[str]]:
-    for record in records:
-        compared = {c.peer: c for c in record.result.comparisons}
-        case = record.case
-        for name, entry in record.result.entries.items():
-            yield (case, name, *_measured(entry), *_compared(compared.get(name)))
-            case = ""
-
-
-def _measured(entry: Entry) -> tuple[str, str]:
-    if entry.figure is None:
-        return "-", ""
-    return _number(entry.figure.median), _quartiles(entry.figure)
-
-
-def _compared(comparison: Comparison | None) -> tuple[str, str, str, str]:
-    if comparison is None:
-        return "", "", "", ""
-    sign = "<=" if comparison.quantity in AT_MOST else ">="
+def _cells(line: Any) -> tuple[str, ...]:
+    """What stands in the table after the case."""
+    sign = "<=" if line.quantity in AT_MOST else ">="
     return (
-        f"{_number(comparison.figure.median)} {comparison.quantity}",
-        _quartiles(comparison.figure),
-        "" if comparison.target is None else f"{sign} {comparison.target:g}",
-        {None: "", True: "met", False: "MISSED"}[comparison.met],
+        line.contender,
+        "-" if pd.isna(line.median) else _number(line.median),
+        _quartiles(line.low, line.high),
+        "" if pd.isna(line.ratio) else f"{_number(line.ratio)} {line.quantity}",
+        _quartiles(line.ratio_low, line.ratio_high),
+        "" if pd.isna(line.target) else f"{sign} {line.target:g}",
+        line.verdict,
     )
+
+
+def _quartiles(low: float, high: float) -> str:
+    return "" if pd.isna(low) or low == high else f"[{_number(low)} {_number(high)}]"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -56,29 +59,16 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _summary(records: Sequence[Record]) -> str:
-    verdicts = [c.met for r in records for c in r.result.comparisons if c.met is not None]
-    failures = [
-        f"  {r.backend} {r.suite}/{r.mode}/{r.config}/{r.case}: {name}: {entry.failure}"
-        for r in records
-        for name, entry in r.result.entries.items()
-        if entry.failure
-    ]
-    lines = [f"{sum(verdicts)} of {len(verdicts)} targets met"]
-    if failures:
-        lines += ["without a figure:", *failures]
-    ours_failed = sum(
-        1 for r in records for n, e in r.result.entries.items() if n == OURS and e.failure
-    )
-    if ours_failed:
-        lines.append(f"{ours_failed} rows without a figure of ours")
-    return "\n".join(lines)
-
-
-def _quartiles(figure: Figure) -> str:
-    if figure.low == figure.high:
-        return ""
-    return f"[{_number(figure.low)} {_number(figure.high)}]"
+def _summary(frame: pd.DataFrame) -> str:
+    judged, failed = frame[frame["verdict"] != ""], frame[frame["failure"].notna()]
+    text = [f"{(judged['verdict'] == 'met').sum()} of {len(judged)} targets met"]
+    if len(failed):
+        rows = failed["backend"] + " " + failed["suite"].str.cat(failed[list(ROW[2:])], sep="/")
+        reasons = "  " + rows + ": " + failed["contender"] + ": " + failed["failure"]
+        text += ["without a figure:", *reasons]
+    if ours := (failed["contender"] == OURS).sum():
+        text.append(f"{ours} rows without a figure of ours")
+    return "\n".join(text)
 
 
 def _number(value: float) -> str:

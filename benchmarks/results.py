@@ -1,11 +1,39 @@
-"""What a measurement leaves behind, free of any framework so that the report can read it."""
+"""What a measurement leaves behind: one line for each contender of a row, free of any framework.
 
-import dataclasses
+Lines are flat dictionaries, and a table of them is a `pandas.DataFrame`; what a line lacks is NaN
+there. Beside the names of its row (`ROW`) and the number that the row varies (`size`) it has
+
+    contender, unit              what was measured, of whom
+    median, low, high            the figure with its quartiles, or else
+    failure                      the reason why there is none
+    deviation                    the largest from the expected weights, of the distance travelled
+    quantity                     what the comparison with ours counts
+    ratio, ratio_low, ratio_high ours against this peer, with quartiles
+    target                       the bound on it, if there is one
+"""
+
+import itertools
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
 
 # The contender that all others are compared with.
 OURS = "keras_rmsprop"
+# The names of a row, and what tells it from all others of its backend.
+ROW = ("backend", "suite", "mode", "config", "case")
+COLUMNS = (
+    *ROW, "size", "contender", "unit", "median", "low", "high", "failure", "deviation",
+    "quantity", "ratio", "ratio_low", "ratio_high", "target",
+)  # fmt: skip
+
+BACKENDS = ("tensorflow", "jax", "torch")
+SUITES = (
+    "steps", "training", "tensors", "parameters", "embeddings", "first_calls", "memory", "cliffs",
+)  # fmt: skip
 
 # What a comparison counts.
 FASTER = "times as fast"
@@ -16,95 +44,78 @@ MORE = "MiB more"
 AT_MOST = (BREAK_EVEN, MORE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A median with its quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Figure":
-        """Summarise measured values; a single one is its own quartiles."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the first quartile, the median and the third; a single value is all three."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One contender's figure in a row, or the reason why there is none."""
+def lines_of(
+    unit: str,
+    outcomes: Mapping[str, Sequence[float] | str],
+    ratios: Mapping[str, Sequence[float]],
+    quantity: str = FASTER,
+    targets: Mapping[str, float] | None = None,
+    deviations: Mapping[str, float] | None = None,
+) -> list[Line]:
+    """Return a row's lines.
 
-    figure: Figure | None = None
-    failure: str | None = None
-    # Largest deviation from the expected weights, as a fraction of the distance travelled.
-    deviation: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Ours against one peer in a row."""
-
-    peer: str
-    figure: Figure
-    quantity: str = FASTER
-    target: float | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is reached; None without a target."""
-        if self.target is None:
-            return None
-        if self.quantity in AT_MOST:
-            return self.figure.median <= self.target
-        return self.figure.median >= self.target
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """All that one row gave."""
-
-    unit: str
-    entries: dict[str, Entry]
-    comparisons: list[Comparison]
-
-    @classmethod
-    def failed(cls, reason: str) -> "Result":
-        """The result of a row that gave no figure."""
-        return cls("", {OURS: Entry(failure=reason)}, [])
+    Args:
+        unit: of the values.
+        outcomes: what each contender's measurements gave, or the reason why there are none.
+        ratios: ours against each peer, measurement by measurement.
+        quantity: what the ratios count.
+        targets: bounds of the ratios.
+        deviations: of each contender's weights.
+    """
+    lines = []
+    for name, outcome in outcomes.items():
+        line: Line = {"contender": name, "unit": unit}
+        if isinstance(outcome, str):
+            line["failure"] = outcome
+        else:
+            line["low"], line["median"], line["high"] = quartiles(outcome)
+            if deviations:
+                line["deviation"] = deviations[name]
+        if name in ratios:
+            low, median, high = quartiles(ratios[name])
+            line |= {"quantity": quantity, "ratio": median, "ratio_low": low, "ratio_high": high}
+            if targets and name in targets:
+                line["target"] = targets[name]
+        lines.append(line)
+    return lines
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """A row's name and its result: a line of the JSON output."""
-
-    backend: str
-    suite: str
-    mode: str
-    config: str
-    case: str
-    # The number that the row varies, where it belongs to a curve.
-    size: float | None
-    result: Result
-
-    @classmethod
-    def from_json(cls, data: dict[str, object]) -> "Record":
-        """Read what `dataclasses.asdict` wrote."""
-        fields = dict(data)
-        result = fields.pop("result")
-        assert isinstance(result, dict)
-        entries = {
-            name: Entry(_figure(entry["figure"]), entry["failure"], entry["deviation"])
-            for name, entry in result["entries"].items()
-        }
-        comparisons = [
-            Comparison(c["peer"], Figure(**c["figure"]), c["quantity"], c["target"])
-            for c in result["comparisons"]
-        ]
-        return cls(**fields, result=Result(result["unit"], entries, comparisons))  # type: ignore[arg-type]
+def failed(reason: str) -> list[Line]:
+    """Return the lines of a row that gave no figure."""
+    return lines_of("", {OURS: reason}, {})
 
 
-def _figure(data: dict[str, float] | None) -> Figure | None:
-    return None if data is None else Figure(**data)
+def row_of(line: Line) -> tuple[str, ...]:
+    """Return what names a line's row."""
+    return tuple(line[name] for name in ROW)
+
+
+def updated(earlier: Iterable[Line], newer: Iterable[Line]) -> list[Line]:
+    """Replace the rows of an earlier run by newer ones, in the order of a whole run."""
+    rows = {
+        row: list(lines)
+        for run in (earlier, newer)
+        for row, lines in itertools.groupby(run, row_of)
+    }
+    order = sorted(rows, key=lambda row: (BACKENDS.index(row[0]), SUITES.index(row[1])))
+    return [line for row in order for line in rows[row]]
+
+
+def write(path: Path, machine: Mapping[str, str], lines: Iterable[Line]) -> None:
+    """Write a run as JSON, a line of the file for each of the lines."""
+    rows = ",\n".join(map(json.dumps, lines))
+    path.write_text(f'{{"machine": {json.dumps(machine, indent=1)},\n"lines": [\n{rows}\n]}}\n')
+
+
+def read(path: Path) -> tuple[dict[str, str], list[Line]]:
+    """Return the machine of a run, and its lines."""
+    data = json.loads(path.read_text())
+    return data["machine"], data["lines"]

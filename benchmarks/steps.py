@@ -1,40 +1,86 @@
-"""How long is one step, `apply` alone, against each peer?"""
+"""How long is one step, `apply` alone, against each peer?
+
+And how does it grow with the number of tensors, and with the parameters of one tensor?
+"""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks import contenders, targets
+from benchmarks import contenders, limit
 from benchmarks.measure import Settings, compare
 from benchmarks.problems import CASES, CONFIGS, Problem
 from benchmarks.registry import Row
-from benchmarks.results import Result
+from benchmarks.results import Line
+
+# Tensors of 1,000 parameters, and parameters of one tensor, up to 400 MB.
+TENSORS = (1, 3, 10, 30, 100, 300, 1000)
+PARAMETERS = tuple(10**exponent for exponent in range(9))
+
+# How many times faster than a peer ours has to be, at least; a losing row stays in the table. The
+# targets hold on 2 CPU cores. Figures for other machines are shown against the same ones.
+# (backend, mode, config) -> peer -> case -> ratio
+TARGETS: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {
+    ("tensorflow", "eager", "plain"): {
+        "keras": {"scalar": 10, "mlp": 18, "conv160": 18, "matrix": 3.5},
+        # Of the bandwidth that the loop reaches, or the triad.
+        limit.LOOP: {"matrix": 0.6},
+        limit.TRIAD: {"matrix": 0.6},
+    },
+    ("tensorflow", "eager", "clipnorm+decay"): {
+        "keras": {"scalar": 12, "mlp": 18, "conv160": 18, "matrix": 2},
+    },
+    ("tensorflow", "eager", "global_clipnorm+ema"): {
+        "keras": {"scalar": 12, "mlp": 18, "conv160": 18, "matrix": 2},
+    },
+    ("tensorflow", "graph", "plain"): {"keras": {"conv160": 1.8, "matrix": 2.5}},
+    ("jax", "eager", "plain"): {"keras": {"conv160": 8}},
+    ("torch", "eager", "plain"): {
+        "keras": {"conv160": 2, "matrix": 2},
+        "torch foreach": {"conv160": 0.95, "matrix": 0.95},
+    },
+}
+# Where Keras's own step is compiled as a whole already.
+NO_SLOWER = {"keras": 0.97}
 
 
 def rows(backend: str) -> Iterator[Row]:
-    """Every case plain in every mode; the other options eagerly and for the many tensors."""
+    """Every case plain in every mode, other options eagerly and for the many tensors; curves."""
     for mode in contenders.on(backend).MODES:
+        quick = ("scalar", "mlp") if mode == "eager" else ("mlp",)
         for config in CONFIGS:
             for case in CASES:
                 if mode == "eager" or config == "plain" or case == "conv160":
                     yield Row(
-                        "steps",
-                        mode,
-                        config,
-                        case,
+                        "steps", mode, config, case,
                         functools.partial(_measure, backend, mode, config, case),
-                        quick=config == "plain"
-                        and case in (("scalar", "mlp") if mode == "eager" else ("mlp",)),
-                    )
+                        quick=config == "plain" and case in quick,
+                    )  # fmt: skip
+    curves = [("tensors", n, [(1000,)] * n, n == 10) for n in TENSORS]
+    curves += [("parameters", n, [(n,)], n == 10_000) for n in PARAMETERS]
+    for suite, count, shapes, is_quick in curves:
+        # torch.compile takes minutes for hundreds of tensors; there is a row of 160 above.
+        without = ("torch compiled",) if len(shapes) > 100 else ()
+        measure = functools.partial(_measure_curve, backend, shapes, without)
+        yield Row(suite, "eager", "plain", f"{count:,}", measure, quick=is_quick, size=count)
 
 
-def _measure(backend: str, mode: str, config: str, case: str, settings: Settings) -> Result:
-    return time_steps(
-        backend,
-        mode,
-        Problem(CASES[case], CONFIGS[config]),
-        settings,
-        targets.of_step(backend, mode, config, case),
-    )
+def targets_of(backend: str, mode: str, config: str, case: str) -> dict[str, float]:
+    """Return the targets of a row of steps by peer."""
+    if mode in ("xla", "jit"):
+        return NO_SLOWER
+    peers = TARGETS.get((backend, mode, config), {})
+    return {peer: cases[case] for peer, cases in peers.items() if case in cases}
+
+
+def _measure(backend: str, mode: str, config: str, case: str, settings: Settings) -> list[Line]:
+    problem = Problem(CASES[case], **CONFIGS[config])
+    return time_steps(backend, mode, problem, settings, targets_of(backend, mode, config, case))
+
+
+def _measure_curve(
+    backend: str, shapes: Sequence[tuple[int, ...]], without: tuple[str, ...], settings: Settings
+) -> list[Line]:
+    return time_steps(backend, "eager", Problem(shapes), settings, without=without)
 
 
 def time_steps(
@@ -42,14 +88,13 @@ def time_steps(
     mode: str,
     problem: Problem,
     settings: Settings,
-    wanted: dict[str, float] | None = None,
+    targets: Mapping[str, float] | None = None,
     without: tuple[str, ...] = (),
     only: tuple[str, ...] | None = None,
-) -> Result:
+) -> list[Line]:
     """Compare contenders of the backend on one problem: all, but those that are left out."""
     if settings.quick:
         without = (*without, "torch compiled")  # minutes of compilation
-
     builders = contenders.on(backend).builders(mode, problem)
     return compare(
         {
@@ -59,5 +104,5 @@ def time_steps(
         },
         lambda name, contender: problem.check(contender, **contenders.CONVENTIONS.get(name, {})),
         settings,
-        wanted,
+        targets,
     )

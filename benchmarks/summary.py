@@ -1,4 +1,4 @@
-"""The table that the README quotes, from a run's results.
+"""The tables that the README quotes, from a run's results.
 
     python -m benchmarks.summary benchmarks/published/results.json
 
@@ -7,97 +7,46 @@ peer wins. Where memory is compared it is ours, and how much more than the peer'
 """
 
 import argparse
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import limit
-from benchmarks.results import MORE, OURS, Record
+from benchmarks.results import MORE, OURS, Line, read, row_of
 
 # What is published with the repository.
 PUBLISHED = Path(__file__).parent / "published" / "results.json"
 
-# Stands for what differs from column to column.
-EACH = ""
 
-
-class Line(NamedTuple):
-    """A line of a table: where its cells come from.
-
-    One of the five that name a record is `EACH`: the column says which.
-    """
+class Row(NamedTuple):
+    """A line of a table: the names of its cells' rows but for the one that the columns say."""
 
     title: str
-    backend: str
-    suite: str
-    mode: str
-    config: str
-    peer: str
-    case: str = EACH
-
-    def record_of(self, column: str) -> tuple[str, str, str, str, str]:
-        """Return what names the record of a cell."""
-
-        def filled(part: str) -> str:
-            return column if part == EACH else part
-
-        return (
-            filled(self.backend),
-            filled(self.suite),
-            filled(self.mode),
-            filled(self.config),
-            filled(self.case),
-        )
+    names: str
+    peer: str = "keras"
 
 
 class Table(NamedTuple):
     """A table with a column for each case, or for each backend."""
 
     corner: str
-    columns: dict[str, str]
-    lines: Sequence[Line]
+    columns: Mapping[str, str]
+    rows: Sequence[Row]
 
 
-def _eager(name: str, backend: str) -> list[Line]:
+def _eager(title: str, backend: str) -> list[Row]:
     """The lines of a backend's eager steps, one for each set of options."""
-    titles = {
-        "plain": f"{name}, eager",
-        "clipnorm+decay": "with clipnorm, weight decay",
-        "global_clipnorm+ema": "with global clipnorm, EMA",
-    }
     return [
-        Line(title, backend, "steps", "eager", config, "keras") for config, title in titles.items()
+        Row(f"{title}, eager", f"{backend}/steps/eager/plain/*"),
+        Row("with clipnorm, weight decay", f"{backend}/steps/eager/clipnorm+decay/*"),
+        Row("with global clipnorm, EMA", f"{backend}/steps/eager/global_clipnorm+ema/*"),
     ]
 
 
-_STEPS = {
-    "scalar": "one scalar",
-    "mlp": "6 tensors",
-    "conv160": "160 tensors",
-    "matrix": "one 4096²",
-}
-_MODELS = {"mlp": "MLP", "resnet": "ResNet", "lstm": "LSTM"}
-_TABLES = {
-    "10,000": "10,000 rows",
-    "100,000": "100,000",
-    "1,000,000": "1,000,000",
-    "4,000,000": "4,000,000",
-}
-
+_STEPS = {"scalar": "one scalar", "mlp": "6 tensors", "conv160": "160 tensors"}
+_STEPS["matrix"] = "one 4096²"
+_SIZES = {"10,000": "10,000 rows"} | {n: n for n in ("100,000", "1,000,000", "4,000,000")}
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
-_LIVED = {
-    "another half of 24 gradients at every step": ("eager", "missing gradients", "24"),
-    "memory left by 64 such steps": ("eager", "missing gradients left", "24"),
-    "24 tensors of 32², busy neighbours": ("eager", "busy", "24"),
-    "160 tensors of 32², busy neighbours": ("eager", "busy", "160"),
-    "25 optimizers one after the other": ("eager", "search", "24"),
-    "memory left by the last 24 of them": ("eager", "search left", "24"),
-    "the first 30 steps of 500 tensors": ("eager", "first 30 steps", "500"),
-    "the first batch of `fit`, MLP": ("fit", "first batch", "mlp"),
-    "the first batch of `fit`, ResNet": ("fit", "first batch", "resnet"),
-    "the first batch of `fit`, LSTM": ("fit", "first batch", "lstm"),
-}
+_LOOP = "fused C loop"
 
 TABLES = (
     Table(
@@ -105,10 +54,10 @@ TABLES = (
         _STEPS,
         [
             *_eager("TensorFlow", "tensorflow"),
-            Line("TensorFlow, `tf.function`", "tensorflow", "steps", "graph", "plain", "keras"),
-            Line("TensorFlow, XLA", "tensorflow", "steps", "xla", "plain", "keras"),
+            Row("TensorFlow, `tf.function`", "tensorflow/steps/graph/plain/*"),
+            Row("TensorFlow, XLA", "tensorflow/steps/xla/plain/*"),
             *_eager("JAX", "jax"),
-            Line("JAX, `jax.jit`", "jax", "steps", "jit", "plain", "keras"),
+            Row("JAX, `jax.jit`", "jax/steps/jit/plain/*"),
             *_eager("torch", "torch"),
         ],
     ),
@@ -116,115 +65,85 @@ TABLES = (
         "one step, against others",
         _STEPS,
         [
-            Line(
-                "TensorFlow, eager / tf_keras", "tensorflow", "steps", "eager", "plain", "tf_keras"
-            ),
-            Line(
-                "TensorFlow, eager / a fused C loop",
-                "tensorflow",
-                "steps",
-                "eager",
-                "plain",
-                limit.NAME,
-            ),
-            Line("JAX, eager / optax under `jit`", "jax", "steps", "eager", "plain", "optax jit"),
-            Line("JAX, `jax.jit` / optax", "jax", "steps", "jit", "plain", "optax jit"),
-            Line(
-                "torch / torch.optim, foreach", "torch", "steps", "eager", "plain", "torch foreach"
-            ),
-            Line(
-                "torch / torch.optim, compiled",
-                "torch",
-                "steps",
-                "eager",
-                "plain",
-                "torch compiled",
-            ),
+            Row("TensorFlow, eager / tf_keras", "tensorflow/steps/eager/plain/*", "tf_keras"),
+            Row("TensorFlow, eager / a fused C loop", "tensorflow/steps/eager/plain/*", _LOOP),
+            Row("JAX, eager / optax under `jit`", "jax/steps/eager/plain/*", "optax jit"),
+            Row("JAX, `jax.jit` / optax", "jax/steps/jit/plain/*", "optax jit"),
+            Row("torch / torch.optim, foreach", "torch/steps/eager/plain/*", "torch foreach"),
+            Row("torch / torch.optim, compiled", "torch/steps/eager/plain/*", "torch compiled"),
         ],
     ),
     Table(
         "a step of `fit`, against Keras's",
-        _MODELS,
-        [
-            Line(title, backend, "training", "fit", "plain", "keras")
-            for title, backend in (("TensorFlow", "tensorflow"), ("JAX", "jax"), ("torch", "torch"))
-        ],
+        {"mlp": "MLP", "resnet": "ResNet", "lstm": "LSTM"},
+        [Row(title, f"{backend}/training/fit/plain/*") for backend, title in _BACKENDS.items()],
     ),
     Table(
         "embedding 64 wide, 1,024 ids, `lazy=True`, against Keras's",
-        _TABLES,
+        _SIZES,
         [
-            Line(title, "tensorflow", "embeddings", mode, "1,024 ids", "keras")
-            for title, mode in (("eager", "eager"), ("`tf.function`", "graph"), ("XLA", "xla"))
+            Row("eager", "tensorflow/embeddings/eager/1,024 ids/*"),
+            Row("`tf.function`", "tensorflow/embeddings/graph/1,024 ids/*"),
+            Row("XLA", "tensorflow/embeddings/xla/1,024 ids/*"),
         ],
     ),
     Table(
         "where a loop is not quiet and regular, against Keras's",
         _BACKENDS,
         [
-            Line(title, EACH, "cliffs", mode, config, "keras", case)
-            for title, (mode, config, case) in _LIVED.items()
+            Row(
+                "another half of 24 gradients at every step", "*/cliffs/eager/missing gradients/24"
+            ),
+            Row("memory left by 64 such steps", "*/cliffs/eager/missing gradients left/24"),
+            Row("24 tensors of 32², busy neighbours", "*/cliffs/eager/busy/24"),
+            Row("160 tensors of 32², busy neighbours", "*/cliffs/eager/busy/160"),
+            Row("25 optimizers one after the other", "*/cliffs/eager/search/24"),
+            Row("memory left by the last 24 of them", "*/cliffs/eager/search left/24"),
+            Row("the first 30 steps of 500 tensors", "*/cliffs/eager/first 30 steps/500"),
+            Row("the first batch of `fit`, MLP", "*/cliffs/fit/first batch/mlp"),
+            Row("the first batch of `fit`, ResNet", "*/cliffs/fit/first batch/resnet"),
+            Row("the first batch of `fit`, LSTM", "*/cliffs/fit/first batch/lstm"),
         ],
     ),
 )
 
 
-def markdown(records: Iterable[Record]) -> str:
+def markdown(lines: Sequence[Line]) -> str:
     """Return the tables as the README has them."""
-    found = {(r.backend, r.suite, r.mode, r.config, r.case): r for r in records}
+    found = {("/".join(row_of(line)), line["contender"]): line for line in lines}
+
+    def cell(names: str, peer: str) -> str:
+        """Ours with its unit, and how it compares with the peer's."""
+        ours, theirs = found.get((names, OURS), {}), found.get((names, peer), {})
+        if "median" not in ours:
+            return "-"
+        text = f"{_number(ours['median'])} {ours['unit']}"
+        if "ratio" not in theirs:
+            return text
+        ratio = _number(abs(theirs["ratio"]))
+        if theirs["quantity"] == MORE:
+            return f"{text}, {ratio} {'more' if theirs['ratio'] >= 0 else 'less'}"
+        return f"{text}, {ratio}x"
+
     blocks = []
     for table in TABLES:
-        rows = [
-            [
-                line.title,
-                *(_cell(found.get(line.record_of(column)), line.peer) for column in table.columns),
-            ]
-            for line in table.lines
-        ]
-        head = [table.corner, *table.columns.values()]
-        blocks.append("\n".join(map(_row, [head, ["---"] * len(head), *rows])))
+        rows = [[table.corner, *table.columns.values()], ["---"] * (1 + len(table.columns))]
+        for title, names, peer in table.rows:
+            cells = [cell(names.replace("*", column), peer) for column in table.columns]
+            rows.append([title, *cells])
+        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(blocks)
 
 
-def read(path: Path) -> list[Record]:
-    """Read the records of a results file."""
-    return [Record.from_json(record) for record in json.loads(path.read_text())["records"]]
-
-
-def _cell(record: Record | None, peer: str) -> str:
-    """Ours with its unit, and how it compares with the peer's."""
-    if record is None:
-        return "-"
-    ours = record.result.entries[OURS].figure
-    compared = next((c for c in record.result.comparisons if c.peer == peer), None)
-    if ours is None:
-        return "-"
-    cell = f"{_number(ours.median)} {record.result.unit}"
-    if compared is None:
-        return cell
-    figure = _number(compared.figure.median)
-    if compared.quantity == MORE:
-        return (
-            f"{cell}, {figure} more"
-            if compared.figure.median >= 0
-            else f"{cell}, {figure[1:]} less"
-        )
-    return f"{cell}, {figure}x"
-
-
 def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.2g}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}"
 
 
 def main() -> None:
     """Print the tables of a results file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.summary")
     parser.add_argument("results", type=Path, nargs="?", default=PUBLISHED)
-    print(markdown(read(parser.parse_args().results)))
+    print(markdown(read(parser.parse_args().results)[1]))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-import keras_rmsprop
-from benchmarks import targets
-from benchmarks.measure import Array, Contender, DisagreementError, Settings, compare
-from benchmarks.problems import EPSILON, LEARNING_RATE, largest_deviation
+from benchmarks.contenders import OPTIMIZERS
+from benchmarks.measure import Array, Contender, Settings, compare
+from benchmarks.problems import EPSILON, LEARNING_RATE, held_to, largest_deviation
 from benchmarks.registry import Row
-from benchmarks.results import OURS, Result
+from benchmarks.results import Line
+from benchmarks.steps import NO_SLOWER
 
 # Rounding differences of the optimizer pass through the model into the next gradient.
 TOLERANCE = 1e-3
@@ -25,8 +25,8 @@ class Task(NamedTuple):
 
     model: Callable[[ModuleType], Any]
     inputs: tuple[int, ...]
-    batch: int
-    steps: int
+    batch: int = 32
+    steps: int = 10
 
     def data(self) -> tuple[Array, Array]:
         """Return as many random samples as `fit` takes."""
@@ -37,15 +37,8 @@ class Task(NamedTuple):
 
 
 def _mlp(k: ModuleType) -> Any:
-    dense = k.layers.Dense
-    return k.Sequential(
-        [
-            k.Input((784,)),
-            dense(256, activation="relu"),
-            dense(128, activation="relu"),
-            dense(CLASSES),
-        ]
-    )
+    hidden = [k.layers.Dense(units, activation="relu") for units in (256, 128)]
+    return k.Sequential([k.Input((784,)), *hidden, k.layers.Dense(CLASSES)])
 
 
 def _resnet(k: ModuleType) -> Any:
@@ -65,26 +58,29 @@ def _lstm(k: ModuleType) -> Any:
 
 
 TASKS = {
-    "mlp": Task(_mlp, (784,), batch=32, steps=10),
-    "resnet": Task(_resnet, (16, 16, 3), batch=32, steps=10),
-    "lstm": Task(_lstm, (32, 16), batch=32, steps=10),
+    "mlp": Task(_mlp, (784,)),
+    "resnet": Task(_resnet, (16, 16, 3)),
+    "lstm": Task(_lstm, (32, 16)),
 }
+
+
+def compiled(model: Any, k: ModuleType, optimizer: Callable[..., Any]) -> Any:
+    """Compile a model with an optimizer of the numbers that all contenders have."""
+    model.compile(
+        optimizer=optimizer(learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON),
+        loss=k.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
 
 
 def rows(backend: str) -> Iterator[Row]:
     """One row per model."""
     for case in TASKS:
-        yield Row(
-            "training",
-            "fit",
-            "plain",
-            case,
-            functools.partial(_measure, backend, case),
-            quick=case == "mlp",
-        )
+        measure = functools.partial(_measure, backend, case)
+        yield Row("training", "fit", "plain", case, measure, quick=case == "mlp")
 
 
-def _measure(backend: str, case: str, settings: Settings) -> Result:
+def _measure(backend: str, case: str, settings: Settings) -> list[Line]:
     task = TASKS[case]
     x, y = task.data()
     keras.utils.set_random_seed(0)
@@ -93,12 +89,8 @@ def _measure(backend: str, case: str, settings: Settings) -> Result:
     arrived: list[list[Array]] = []
 
     def build(k: ModuleType, optimizer: Callable[..., Any]) -> Contender:
-        model = task.model(k)
+        model = compiled(task.model(k), k, optimizer)
         model.set_weights(start)
-        model.compile(
-            optimizer=optimizer(learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON),
-            loss=k.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
         return Contender(
             lambda: model.fit(x, y, task.batch, epochs=1, shuffle=False, verbose=0),
             lambda: None,  # `fit` ends by reading the loss
@@ -111,17 +103,11 @@ def _measure(backend: str, case: str, settings: Settings) -> Result:
         contender.step()
         got = list(contender.weights())
         arrived.append(got)
-        deviation = largest_deviation(got, arrived[0], start, task.steps)
-        if not deviation <= TOLERANCE:
-            raise DisagreementError(f"off by {deviation:.1e} of the distance travelled")
-        return deviation
+        return held_to(largest_deviation(got, arrived[0], start, task.steps), TOLERANCE)
 
-    builders = {
-        OURS: functools.partial(build, keras, keras_rmsprop.RMSprop),
-        "keras": functools.partial(build, keras, keras.optimizers.RMSprop),
-    }
+    builders = {name: functools.partial(build, keras, made) for name, made in OPTIMIZERS.items()}
     if backend == "tensorflow":
         import tf_keras
 
         builders["tf_keras"] = functools.partial(build, tf_keras, tf_keras.optimizers.RMSprop)
-    return compare(builders, check, settings, {"keras": targets.NO_SLOWER})
+    return compare(builders, check, settings, NO_SLOWER)

@@ -1,63 +1,91 @@
-"""One backend's process: measures its rows and writes each to a file as soon as it is done.
+"""One process per backend, which measures its rows and hands each over as soon as it is done."""
 
-Started by `python -m benchmarks` with KERAS_BACKEND set, once per backend, and again for the rows
-after one that it died in.
-"""
-
-import argparse
-import dataclasses
 import gc
 import itertools
-import json
 import logging
+import os
 import sys
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
-from benchmarks import contenders, registry
+from benchmarks import registry
 from benchmarks.measure import QUICK, Settings, describe
-from benchmarks.results import Record, Result
+from benchmarks.process import ProcessDiedError, stream
+from benchmarks.results import Line, failed
+
+# TensorFlow's rows are CPU steps; JAX shares an accelerator's memory.
+ENVIRONMENT = {
+    "tensorflow": {"CUDA_VISIBLE_DEVICES": ""},
+    "jax": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    "torch": {},
+}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def main() -> None:
-    """Measure and write one JSON object per line: the device, then started and done rows."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("backend", choices=registry.BACKENDS)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only")
-    parser.add_argument("--skip", type=int, default=0, help="rows that another process had")
-    options = parser.parse_args()
+def measure_all(backend: str, *, quick: bool, only: str | None) -> tuple[str, list[Line]]:
+    """Measure a backend in a process of its own; return its device and its lines.
+
+    If the process dies, as for want of memory, the row it died in says so, and another process
+    goes on after it.
+    """
+    device, lines, done = "not started", list[Line](), 0
+    while True:
+        begun = None
+        try:
+            for kind, told in stream(work, backend, quick, only, done):
+                if kind == "device":
+                    device = told
+                elif kind == "begun":
+                    begun = told
+                else:
+                    lines += [begun | line for line in told]
+                    begun = None
+                    done += 1
+        except ProcessDiedError as error:
+            names = begun or _names(backend, "start")
+            lines += [names | line for line in failed(str(error))]
+            done += 1
+            if begun is None:
+                return device, lines  # The next process would do no better.
+        else:
+            return device, lines
+
+
+def work(backend: str, quick: bool, only: str | None, skip: int) -> Iterator[tuple[str, Any]]:
+    """Measure in this process, but for the rows that another had.
+
+    Yields: the device, then for each row its names, and its lines once it is measured.
+    """
+    # Before any framework is imported.
+    os.environ.update({"KERAS_BACKEND": backend, **QUIET, **ENVIRONMENT[backend]})
+    from benchmarks import contenders
+
     # Peers warn of what they do on purpose; the table has no room for it.
     warnings.simplefilter("ignore")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    settings = QUICK if options.quick else Settings()
-    with options.output.open("w") as output:
-
-        def tell(**line: object) -> None:
-            print(json.dumps(line), file=output, flush=True)
-
-        tell(device=contenders.on(options.backend).device())
-        rows = registry.rows(options.backend, quick=options.quick, only=options.only)
-        for row in itertools.islice(rows, options.skip, None):
-            tell(started=row.name)
-            start = time.perf_counter()
-            record = measure(options.backend, row, settings)
-            tell(done=dataclasses.asdict(record))
-            seconds = time.perf_counter() - start
-            print(f"{options.backend} {row.name}: {seconds:.1f} s", file=sys.stderr, flush=True)
-            gc.collect()
+    settings = QUICK if quick else Settings()
+    yield "device", contenders.on(backend).device()
+    for row in itertools.islice(registry.rows(backend, quick=quick, only=only), skip, None):
+        size = {} if row.size is None else {"size": row.size}
+        yield "begun", _names(backend, row.suite, row.mode, row.config, row.case) | size
+        start = time.perf_counter()
+        yield "done", measure(row, settings)
+        seconds = time.perf_counter() - start
+        print(f"{backend} {row.name}: {seconds:.1f} s", file=sys.stderr, flush=True)
+        gc.collect()
 
 
-def measure(backend: str, row: registry.Row, settings: Settings) -> Record:
+def measure(row: registry.Row, settings: Settings) -> list[Line]:
     """Measure a row; if that fails as a whole, the reason is its result."""
     try:
-        result = row.measure(settings)
+        return row.measure(settings)
     except Exception as error:  # the failure is a result
-        result = Result.failed(describe(error))
-    return Record(backend, row.suite, row.mode, row.config, row.case, row.size, result)
+        return failed(describe(error))
 
 
-if __name__ == "__main__":
-    main()
+def _names(
+    backend: str, suite: str, mode: str = "", config: str = "", case: str = ""
+) -> dict[str, Any]:
+    return {"backend": backend, "suite": suite, "mode": mode, "config": config, "case": case}

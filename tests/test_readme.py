@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import keras_rmsprop
-from benchmarks import summary
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -40,7 +39,3 @@ def test_every_convention_is_in_the_readme() -> None:
         if callable(value) and value.__module__.endswith("conventions") and name.islower()
     }
     assert {name for name in public if not name.startswith("_")} <= named
-
-
-def test_the_speed_tables_are_those_of_the_published_run() -> None:
-    assert summary.markdown(summary.read(summary.PUBLISHED)) in README

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import limit
-from benchmarks.contenders import Builders, _keras
+from benchmarks.contenders import OPTIMIZERS, Builders, build, tensors
 from benchmarks.measure import Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
-from benchmarks.resident import forget_peak, peak
+from yardsticks.resident import forget_peak, peak
 
 __all__ = ["MODES", "builders", "device", "forget_peak", "peak"]
 
@@ -25,13 +25,10 @@ def device() -> str:
 
 def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that makes it."""
-
-    @functools.cache
-    def gradients() -> list[jax.Array]:
-        return [jnp.asarray(g) for g in problem.gradients]
+    gradients = functools.cache(lambda: tensors(problem.gradients))
 
     def eager(name: str) -> Contender:
-        built, batch = _keras.build(name, problem), gradients()
+        built, batch = build(name, problem), gradients()
         return Contender(
             lambda: built.optimizer.apply(batch, built.variables),
             lambda: jax.block_until_ready([v.value for v in built.variables]),
@@ -39,7 +36,7 @@ def builders(mode: str, problem: Problem) -> Builders:
         )
 
     def jitted(name: str) -> Contender:
-        built = _keras.build(name, problem)
+        built = build(name, problem)
 
         def stateless(state: Any, gradients: list[jax.Array]) -> Any:
             weights, slots = state
@@ -47,10 +44,8 @@ def builders(mode: str, problem: Problem) -> Builders:
 
         # The variables' own arrays, which the first call takes: a copy kept in them would be
         # memory that the step does not need.
-        weights = [v.value for v in built.variables]
-        return _loop(
-            stateless, (weights, [v.value for v in built.optimizer.variables]), gradients()
-        )
+        state = [v.value for v in built.variables], [v.value for v in built.optimizer.variables]
+        return _loop(stateless, state, gradients())
 
     def optax_contender() -> Contender:
         if problem.options:
@@ -66,16 +61,19 @@ def builders(mode: str, problem: Problem) -> Builders:
         return _loop(stateless, (weights, optimizer.init(weights)), gradients())
 
     keras_contender = {"eager": eager, "jit": jitted}[mode]
-    bound = _device_copy if jax.default_backend() == "gpu" else limit.fused_loop
-    bound_name = "device copy" if jax.default_backend() == "gpu" else limit.NAME
+    on_gpu = jax.default_backend() == "gpu"
     return {
-        **{name: functools.partial(keras_contender, name) for name in _keras.OPTIMIZERS},
+        **{name: functools.partial(keras_contender, name) for name in OPTIMIZERS},
         "optax jit": optax_contender,
-        bound_name: functools.partial(bound, problem),
+        **(
+            {limit.COPY: functools.partial(_device_copy, problem)}
+            if on_gpu
+            else {limit.LOOP: functools.partial(limit.fused_loop, problem)}
+        ),
     }
 
 
-def _loop(stateless: Any, state: Any, gradients: list[jax.Array]) -> Contender:
+def _loop(stateless: Any, state: Any, gradients: Any) -> Contender:
     """A contender that carries its state from call to call, donated."""
     compiled = jax.jit(stateless, donate_argnums=0)
     carried = [state]
@@ -91,14 +89,6 @@ def _loop(stateless: Any, state: Any, gradients: list[jax.Array]) -> Contender:
 
 
 def _device_copy(problem: Problem) -> Contender:
-    """The limit on an accelerator: 10 bytes per parameter read and as many written."""
-    if problem.options:
-        raise NotComparableError("the copy stands for the plain step only")
-    # Not a plain copy, which XLA would leave out.
-    increment = jax.jit(lambda x: x + 1, donate_argnums=0)
-    carried = [jnp.zeros(max(1, 5 * problem.parameters // 2), jnp.float32)]
-
-    def step() -> None:
-        carried[0] = increment(carried[0])
-
-    return Contender(step, lambda: carried[0].block_until_ready(), weights=None)
+    """The limit on an accelerator; not a plain copy, which XLA would leave out."""
+    numbers = jnp.zeros(limit.copied_numbers(problem), jnp.float32)
+    return _loop(lambda x, _: x + 1, numbers, None)._replace(weights=None)

@@ -7,17 +7,17 @@ from typing import Any
 import tensorflow as tf
 
 from benchmarks import limit
-from benchmarks.contenders import Builders, _keras
+from benchmarks.contenders import OPTIMIZERS, Builders, build, tensors
 from benchmarks.measure import Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 
-MODES = ("eager", "graph", "xla")
-
-_RUN: dict[str, Callable[[Callable[[], Any]], Callable[[], Any]]] = {
-    "eager": lambda step: step,
-    "graph": lambda step: tf.function(step, autograph=False),
-    "xla": lambda step: tf.function(step, autograph=False, jit_compile=True),
+# How to run a function of tensors in each mode.
+RUN: dict[str, Callable[[Any], Any]] = {
+    "eager": lambda function: function,
+    "graph": functools.partial(tf.function, autograph=False),
+    "xla": functools.partial(tf.function, autograph=False, jit_compile=True),
 }
+MODES = tuple(RUN)
 
 
 def device() -> str:
@@ -38,48 +38,48 @@ def peak() -> int:
     return int(tf.config.experimental.get_memory_info("CPU:0")["peak"])
 
 
+def tf_keras_optimizer(legacy: bool, variables: list[tf.Variable], **options: Any) -> Any:
+    """Make an optimizer of tf_keras with its slots."""
+    import tf_keras
+
+    optimizers = tf_keras.optimizers.legacy if legacy else tf_keras.optimizers
+    optimizer = optimizers.RMSprop(learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON, **options)
+    (optimizer._create_all_weights if legacy else optimizer.build)(variables)
+    return optimizer
+
+
 def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that makes it."""
-
-    @functools.cache
-    def gradients() -> list[tf.Tensor]:
-        return [tf.constant(g) for g in problem.gradients]
+    gradients = functools.cache(lambda: tensors(problem.gradients))
 
     def keras_contender(name: str) -> Contender:
-        built, batch = _keras.build(name, problem), gradients()
-        step = _RUN[mode](lambda: built.optimizer.apply(batch, built.variables))
+        built, batch = build(name, problem), gradients()
+        step = RUN[mode](lambda: built.optimizer.apply(batch, built.variables))
         return Contender(step, tf.test.experimental.sync_devices, built.weights)
 
     def tf_keras_contender(legacy: bool) -> Contender:
-        import tf_keras
-
         if legacy and problem.options:
             raise NotComparableError("has neither weight decay nor a moving average")
-        optimizers = tf_keras.optimizers.legacy if legacy else tf_keras.optimizers
         options = dict(problem.options)
         if options.get("use_ema"):
             options["ema_overwrite_frequency"] = None  # Keras 3's default; 100 here
-        optimizer = optimizers.RMSprop(
-            learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON, **options
-        )
         variables, batch = [tf.Variable(w) for w in problem.start], gradients()
-        if not legacy:
-            optimizer.build(variables)
+        optimizer = tf_keras_optimizer(legacy, variables, **options)
 
         def step() -> None:  # what legacy returns, `tf.function` cannot
             optimizer.apply_gradients(zip(batch, variables, strict=True))
 
         return Contender(
-            _RUN[mode](step),
+            RUN[mode](step),
             tf.test.experimental.sync_devices,
             lambda: [v.numpy() for v in variables],
         )
 
     large = problem.parameters >= limit.TRIAD_FROM
     return {
-        **{name: functools.partial(keras_contender, name) for name in _keras.OPTIMIZERS},
+        **{name: functools.partial(keras_contender, name) for name in OPTIMIZERS},
         "tf_keras": functools.partial(tf_keras_contender, False),
         "tf_keras legacy": functools.partial(tf_keras_contender, True),
-        limit.NAME: functools.partial(limit.fused_loop, problem),
+        limit.LOOP: functools.partial(limit.fused_loop, problem),
         **({limit.TRIAD: functools.partial(limit.triad, problem)} if large else {}),
     }

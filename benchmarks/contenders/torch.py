@@ -3,14 +3,13 @@
 import functools
 from typing import Any
 
-import keras
 import torch
 
 from benchmarks import limit
-from benchmarks.contenders import Builders, _keras
+from benchmarks.contenders import OPTIMIZERS, Builders, build, tensors
 from benchmarks.measure import Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
-from benchmarks.resident import forget_peak, peak
+from yardsticks.resident import forget_peak, peak
 
 __all__ = ["MODES", "builders", "device", "forget_peak", "peak"]
 
@@ -28,12 +27,10 @@ def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that makes it."""
     assert mode in MODES
 
-    @functools.cache
-    def gradients() -> list[torch.Tensor]:
-        return [keras.ops.convert_to_tensor(g) for g in problem.gradients]
+    gradients = functools.cache(lambda: tensors(problem.gradients))
 
     def keras_contender(name: str) -> Contender:
-        built, batch = _keras.build(name, problem), gradients()
+        built, batch = build(name, problem), gradients()
         return Contender(
             lambda: built.optimizer.apply(batch, built.variables), _wait, built.weights
         )
@@ -51,13 +48,16 @@ def builders(mode: str, problem: Problem) -> Builders:
         step: Any = torch.compile(optimizer.step) if compiled else optimizer.step
         return Contender(step, _wait, lambda: [p.detach().cpu().numpy() for p in parameters])
 
-    bound = _device_copy if CUDA else limit.fused_loop
     return {
-        **{name: functools.partial(keras_contender, name) for name in _keras.OPTIMIZERS},
+        **{name: functools.partial(keras_contender, name) for name in OPTIMIZERS},
         "torch": functools.partial(torch_contender, foreach=False),
         "torch foreach": functools.partial(torch_contender, foreach=True),
         "torch compiled": functools.partial(torch_contender, foreach=True, compiled=True),
-        "device copy" if CUDA else limit.NAME: functools.partial(bound, problem),
+        **(
+            {limit.COPY: functools.partial(_device_copy, problem)}
+            if CUDA
+            else {limit.LOOP: functools.partial(limit.fused_loop, problem)}
+        ),
     }
 
 
@@ -67,9 +67,7 @@ def _wait() -> None:
 
 
 def _device_copy(problem: Problem) -> Contender:
-    """The limit on an accelerator: 10 bytes per parameter read and as many written."""
-    if problem.options:
-        raise NotComparableError("the copy stands for the plain step only")
-    source = torch.zeros(max(1, 5 * problem.parameters // 2), device="cuda")
+    """The limit on an accelerator."""
+    source = torch.zeros(limit.copied_numbers(problem), device="cuda")
     destination = torch.empty_like(source)
     return Contender(lambda: destination.copy_(source), _wait, weights=None)

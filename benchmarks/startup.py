@@ -1,0 +1,108 @@
+"""What do the first calls cost, when are they earned back, and how much memory does a step take?
+
+Start-up is what the first calls took beyond as many later ones.
+
+Memory is that of one 4096 x 4096 tensor, in units of its size, above what the imported framework
+uses. The weight, its gradient and the square average make 3, the least there can be. On TensorFlow
+its allocator is asked, elsewhere the system. It is the host's memory: where the contenders run on
+an accelerator, the rows are left out.
+"""
+
+import functools
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from benchmarks import contenders
+from benchmarks.fresh import Quantity, Report, in_turn
+from benchmarks.measure import Settings, seconds_per_step
+from benchmarks.problems import CASES, Problem
+from benchmarks.registry import Row
+from benchmarks.results import BREAK_EVEN, OURS, SMALLER, Line
+
+FIRST_CALLS = 5
+# Eager cases, and the many tensors in the compiled modes.
+CASES_OF = {"eager": ("mlp", "conv160"), "graph": ("conv160",), "xla": ("conv160",)}
+CASES_OF["jit"] = CASES_OF["graph"]
+PEERS = {
+    "tensorflow": ("keras", "tf_keras"),
+    "jax": ("keras", "optax jit"),
+    "torch": ("keras", "torch foreach", "torch compiled"),
+}
+MEMORY_PEERS = {
+    "tensorflow": ("keras", "tf_keras", "tf_keras legacy"),
+    "jax": ("keras", "optax jit"),
+    "torch": ("keras", "torch", "torch foreach", "torch compiled"),
+}
+# After how many steps at most a compiled step has earned its compilation.
+TARGETS = {("eager", "conv160"): {"keras": 20.0}}
+
+
+def rows(backend: str) -> Iterator[Row]:
+    """The first calls in every mode; the peak of the first calls and that of later ones."""
+    on_host = contenders.on(backend).device() == "cpu"
+    for mode in contenders.on(backend).MODES:
+        for case in CASES_OF[mode]:
+            measure = functools.partial(_first_calls, backend, mode, case)
+            yield Row("first_calls", mode, "plain", case, measure)
+        for when in ("first calls", "later calls") if on_host else ():
+            measure = functools.partial(_memory, backend, mode, when)
+            yield Row("memory", mode, when, "matrix", measure)
+
+
+def _first_calls(backend: str, mode: str, case: str, settings: Settings) -> list[Line]:
+    quantity = Quantity(
+        "ms before the steady state", lambda seen: 1e3 * seen["startup"], break_even, BREAK_EVEN
+    )
+    return in_turn(
+        report, (backend, mode, case), (OURS, *PEERS[backend]), settings.processes,
+        quantity, TARGETS.get((mode, case)),
+    )  # fmt: skip
+
+
+def break_even(ours: Report, peer: Report) -> float:
+    """The step from which on ours has taken less time in total; infinite if there is none."""
+    behind = ours["startup"] - peer["startup"]
+    if behind <= 0.0:
+        return 0.0
+    gain = peer["steady"] - ours["steady"]
+    return behind / gain if gain > 0.0 else math.inf
+
+
+def _memory(backend: str, mode: str, when: str, settings: Settings) -> list[Line]:
+    del settings  # a peak is the same every time
+    quantity = Quantity(
+        "tensors", lambda seen: seen[when], lambda ours, peer: peer[when] / ours[when], SMALLER
+    )
+    return in_turn(report, (backend, mode, "matrix"), (OURS, *MEMORY_PEERS[backend]), 1, quantity)
+
+
+def report(backend: str, mode: str, case: str, name: str) -> Report:
+    """Make steps in this process.
+
+    Returns:
+        Seconds of start-up and of a steady step, and the peaks of the first calls and of later
+        ones, in sizes of the weights: the bytes above those in use once the framework was
+        imported, so with weights, gradients, slots and temporaries.
+    """
+    module = contenders.on(backend)
+    module.forget_peak()
+    floor = module.peak()
+    problem = Problem(CASES[case])
+    contender = module.builders(mode, problem)[name]()
+    problem.forget()
+
+    def calls(count: int) -> tuple[Sequence[float], float]:
+        module.forget_peak()
+        seconds = [seconds_per_step(contender, 1) for _ in range(count)]
+        return seconds, (module.peak() - floor) / (4 * problem.parameters)
+
+    first, peak_of_first = calls(FIRST_CALLS)
+    later, peak_of_later = calls(3 * FIRST_CALLS)
+    steady = statistics.median(later)
+    return {
+        "startup": max(0.0, sum(first) - FIRST_CALLS * steady),
+        "steady": steady,
+        "first calls": peak_of_first,
+        "later calls": peak_of_later,
+    }
