@@ -3,10 +3,23 @@
     python -m benchmarks.accuracy                  the active backend, one or two minutes
     python -m benchmarks.accuracy --all            one process for each backend
 
-Three tables: every variant of the rule beside the float64 reference; the variance of a
-near-constant gradient beside the truth in long double; each convention beside its framework.
-They are also written as JSON into the folder given by --output. The exit status is 1 if any
+Three tables, also written as JSON into the folder given by --output. The exit status is 1 if any
 error is beyond its tolerance.
+
+Every variant of the rule beside the float64 reference, and each convention beside its framework,
+the worst of a group in one precision:
+
+    weights      |difference| over the distance travelled, of weights and their moving averages
+    slots        |difference| over the largest value seen, of all other slots
+    share        |difference| over what "the same" allows: an ulp of the weight per step more
+
+The variance of a near-constant gradient with so much relative noise, in float32, beside the truth
+in long double:
+
+    error        the worst, relative to the truth; none for a constant gradient, whose variance
+                 fades to nothing
+    below zero   the share of the variance's elements, of all steps, that fell below zero
+    NaN after    the first step that made a weight NaN
 """
 
 import argparse
@@ -16,7 +29,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,32 +47,15 @@ import keras_rmsprop
 from benchmarks.results import BACKENDS
 from keras_rmsprop import conventions
 from yardsticks import peers
-from yardsticks.agreement import RANKS, TOLERANCE, Difference, a_problem, differences
+from yardsticks.agreement import RANKS, TOLERANCE, a_problem, between, differences
 from yardsticks.variants import RULE, Variant, option_variants, rule_variants
 
 Array = NDArray[Any]
 Row = dict[str, Any]
+# Of one variant: dtype, kind of tensor, and the two numbers of its `Difference`.
+Found = list[tuple[str, str, float, float]]
 
 OUTPUT = Path(__file__).parent / "output"
-
-# How the columns are written. Each row of an agreement has the worst error of a group:
-#     weights      |difference| over the distance travelled, of weights and their moving averages
-#     slots        |difference| over the largest value seen, the worst of all other slots
-#     share        |difference| over what "the same" allows: an ulp of the weight per step more
-# and each row of the variance what one framework makes of so much relative noise:
-#     error        the worst |difference| of the variance from the truth, relative to it; none for
-#                  a constant gradient, whose variance fades to nothing
-#     below zero   the share of the variance's elements, of all steps, that fell below zero
-#     NaN after    the first step that made a weight NaN
-FORMATS: dict[str, Callable[[Any], str]] = {
-    "weights": "{:.1e}".format,
-    "slots": "{:.1e}".format,
-    "share": "{:.1%}".format,
-    "noise": "{:g}".format,
-    "error": "{:.1e}".format,
-    "below zero": "{:.3%}".format,
-    "NaN after": "{:.0f}".format,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,19 +83,17 @@ def run(output: Path) -> int:
     warnings.simplefilter("ignore")
     backend = keras.backend.backend()
     tables = {
-        "reference": list(agreement_with_the_reference()),
-        "variance": list(accuracy_of_the_variance()),
-        "frameworks": list(agreement_with_frameworks()),
-    }
-    titles = {
-        "reference": "Against the float64 reference",
-        "variance": f"The variance of a near-constant gradient, {SIZE} float32, {STEPS} steps",
-        "frameworks": "Conventions against their frameworks",
+        "Against the float64 reference": list(agreement_with_the_reference()),
+        "The variance of a near-constant gradient": list(accuracy_of_the_variance()),
+        "Conventions against their frameworks": list(agreement_with_frameworks()),
     }
     print(f"keras_rmsprop {keras_rmsprop.__version__} on {backend}")
-    for name, rows in tables.items():
-        print(f"\n{titles[name]}\n{_text(rows)}")
-    worst = max([*tables["reference"], *tables["frameworks"]], key=lambda row: row["share"])
+    for title, rows in tables.items():
+        frame = pd.DataFrame(rows).convert_dtypes()
+        text = frame.to_string(index=False, float_format="{:.1e}".format, na_rep="-")
+        print(f"\n{title}\n{text}")
+    agreements = [row for rows in tables.values() for row in rows if "share" in row]
+    worst = max(agreements, key=lambda row: row["share"])
     print(
         f"\n{len(rule_variants())} variants of the rule and {len(option_variants())} rows of "
         f"options; the worst error takes {worst['share']:.0%} of what is allowed "
@@ -109,10 +103,6 @@ def run(output: Path) -> int:
     text = json.dumps({"backend": backend, **tables}, indent=1)
     (output / f"accuracy-{backend}.json").write_text(text + "\n")
     return 0 if worst["share"] <= 1.0 else 1
-
-
-def _text(rows: Sequence[Row]) -> str:
-    return pd.DataFrame(rows).to_string(index=False, formatters=FORMATS, na_rep="-")
 
 
 # Every variant beside the float64 reference.
@@ -129,35 +119,34 @@ def agreement_with_the_reference() -> Iterator[Row]:
         groups[f"{variant.levels['form']}, {variant.levels['momentum']}"].append(variant)
     keras.config.set_floatx("float64")
     for group, variants in track(groups.items(), "variants of the rule"):
-        yield from _worst(group, [differences(variant, mixed) for variant in variants])
+        yield from _worst(group, [_differences(variant, mixed) for variant in variants])
     ways: dict[str, Any] = {"op by op": False, "compiled": "auto"}
     for dtype, (how, jit_compile) in itertools.product(TOLERANCE, ways.items()):
         keras.config.set_floatx(dtype)
         problem = a_problem(*((shape, dtype) for shape in RANKS))
-        found = [differences(v, problem, jit_compile=jit_compile) for v in option_variants()]
+        found = [_differences(v, problem, jit_compile=jit_compile) for v in option_variants()]
         yield from _worst(f"options pairwise, {how}", found)
     keras.config.set_floatx("float32")
 
 
-def _worst(group: str, found: Sequence[Mapping[tuple[str, str], Difference]]) -> Iterator[Row]:
+def _differences(variant: Variant, *arguments: Any, **options: Any) -> Found:
+    return [(*key, *each) for key, each in differences(variant, *arguments, **options).items()]
+
+
+def _worst(group: str, variants: Sequence[Found]) -> Iterator[Row]:
     """The worst of what was found for each variant, in each precision."""
-    frame = pd.DataFrame(
-        [(*key, *difference) for each in found for key, difference in each.items()],
-        columns=["dtype", "name", "share", "relative"],
-    )
+    frame = pd.DataFrame(itertools.chain(*variants), columns=["dtype", "kind", "share", "relative"])
     # The moving average of the weights is measured as they are, against their way.
-    frame["moves"] = frame["name"].isin(["weight", "average"])
+    moves = frame["kind"].isin(["weight", "average"])
     for dtype, worst in frame.groupby("dtype"):
-        relative = worst.groupby("moves")["relative"].max()
-        share = float(worst["share"].max())
-        yield _agreement(group, len(found), str(dtype), relative[True], relative[False], share)
-
-
-def _agreement(
-    group: str, variants: int, dtype: str, weights: float, slots: float, share: float
-) -> Row:
-    figures = {"weights": float(weights), "slots": float(slots), "share": float(share)}
-    return {"group": group, "variants": variants, "dtype": dtype, **figures}
+        yield {
+            "group": group,
+            "variants": len(variants),
+            "dtype": dtype,
+            "weights": float(worst.loc[moves, "relative"].max()),
+            "slots": float(worst.loc[~moves, "relative"].max()),
+            "share": float(worst["share"].max()),
+        }
 
 
 # The variance of a near-constant gradient.
@@ -243,11 +232,11 @@ def agreement_with_frameworks() -> Iterator[Row]:
     keras.config.set_floatx("float64")
     names = [name for name in RHO_AND_EPSILON if peers.unavailable(name) is None]
     for name in track(names, "the conventions"):
-        yield _agreement_with(name)
+        yield from _agreement_with(name)
     keras.config.set_floatx("float32")
 
 
-def _agreement_with(name: str) -> Row:
+def _agreement_with(name: str) -> Iterator[Row]:
     problem = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"))
     # No framework but Keras skips a missing gradient: there it is zero.
     gradients = [
@@ -256,30 +245,15 @@ def _agreement_with(name: str) -> Row:
     ]
     rho, epsilon = RHO_AND_EPSILON[name]
     rate = {"learning_rate": 0.0} if name in ("optax", "tf1") else {}
-    weights = slots = share = 0.0
+    found = []
     for form in FORMS:
         numbers = {rho: 0.875, epsilon: 2.0**-7, **form}
         ours = getattr(conventions, name)(**rate, **numbers)
         got = peers.follow_ours(ours, problem.starts, gradients, problem.rates)
         want = peers.follow(name, problem.starts, gradients, problem.rates, **numbers)
-        for i, start in enumerate(problem.starts):
-            path = np.array([start, *(snapshot.weights[i] for snapshot in want)])
-            travelled = float(np.max(np.sum(np.abs(np.diff(path, axis=0)), axis=0)))
-            rounding = len(want) * float(np.max(np.spacing(np.abs(path))))
-            off = float(np.max(np.abs(got[-1].weights[i] - want[-1].weights[i])))
-            weights = max(weights, off / travelled)
-            share = max(share, off / (TOLERANCE["float64"] * travelled + rounding))
-            for slot, values in want[-1].slots.items():
-                # E[g²], of which a framework's own difference is the rest.
-                size = np.abs(values[i]) + (
-                    want[-1].slots["gradient_average"][i] ** 2
-                    if slot == "square_average" and "centered" in form
-                    else 0.0
-                )
-                error = np.abs(got[-1].slots[slot][i] - values[i]) / np.max(size)
-                slots = max(slots, float(np.max(error)))
-                share = max(share, float(np.max(error)) / TOLERANCE["float64"])
-    return _agreement(f"conventions.{name}", len(FORMS), "float64", weights, slots, share)
+        compared = between(got, want, problem.starts, TOLERANCE["float64"])
+        found.append([("float64", kind, *each) for (kind, _), each in compared.items()])
+    return _worst(f"conventions.{name}", found)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 
 from benchmarks import busy, training
-from benchmarks.contenders import OPTIMIZERS, Built, build, tensors
+from benchmarks.contenders import OPTIMIZERS, built
 from benchmarks.fresh import Quantity, Report, in_turn
 from benchmarks.measure import Array, Contender, Settings, compare
 from benchmarks.problems import CHECKED_STEPS, Problem
 from benchmarks.registry import Row
 from benchmarks.results import FASTER, MORE, Line
 from benchmarks.steps import time_steps
-from yardsticks import resident
+from yardsticks import peers, resident
 
 PROBLEMS: dict[str, list[tuple[int, ...]]] = {
     "24": [(32, 32)] * 24,
@@ -91,10 +91,9 @@ def _measure_missing(settings: Settings) -> list[Line]:
     problem = Problem(PROBLEMS["24"])
 
     def contender(name: str) -> Contender:
-        built = build(name, problem)
-        step = _step_with_missing(built, problem)
+        peer = built(name, problem)
         # Reading the weights waits for them.
-        return Contender(step, built.weights, built.weights)
+        return Contender(_step_with_missing(peer, problem), peer.weights, peer.weights)
 
     def check(_: str, contender: Contender) -> float:
         for _step in range(CHECKED_STEPS):
@@ -115,13 +114,13 @@ def _sets(problem: Problem, gradients: Sequence[Array]) -> Iterator[list[Array |
             yield [g if is_there else None for g, is_there in zip(gradients, there, strict=True)]
 
 
-def _step_with_missing(built: Built, problem: Problem) -> Callable[[], None]:
-    batches = _sets(problem, tensors(problem.gradients))
+def _step_with_missing(peer: peers.Peer, problem: Problem) -> Callable[[], None]:
+    batches = _sets(problem, peer.tensors(problem.gradients))
 
     def step() -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Gradients do not exist for variables")
-            built.optimizer.apply(next(batches), built.variables)
+            peer.step(next(batches))
 
     return step
 
@@ -137,38 +136,38 @@ def _judge_missing(weights: Sequence[Array], problem: Problem, steps: int) -> fl
 def missing(case: str, name: str) -> Report:
     """Make many steps, each with another set of gradients."""
     problem = Problem(PROBLEMS[case])
-    built = build(name, problem)
-    seen = _repeated(_step_with_missing(built, problem), SETS, built.weights)
-    _judge_missing(built.weights(), problem, SETS)
+    peer = built(name, problem)
+    seen = _repeated(_step_with_missing(peer, problem), SETS, peer.weights)
+    _judge_missing(peer.weights(), problem, SETS)
     return seen
 
 
 def search(case: str, name: str) -> Report:
     """Make optimizers one after the other, and a few steps of each."""
     problem = Problem(PROBLEMS[case])
-    gradients = tensors(problem.gradients)
-    last: list[Built] = []
+    gradients = [keras.ops.convert_to_tensor(g) for g in problem.gradients]
+    last: peers.Ours
 
     def one() -> None:
-        last[:] = [build(name, problem)]
+        nonlocal last
+        last = built(name, problem)
         for _ in range(CHECKED_STEPS):
-            last[0].optimizer.apply(gradients, last[0].variables)
-        last[0].weights()
+            last.step(gradients)
+        last.weights()
 
     seen = _repeated(one, SEARCHED, lambda: None)
-    problem.judge(last[0].weights(), problem.expected())
+    problem.judge(last.weights(), problem.expected())
     return seen
 
 
 def first_steps(case: str, name: str) -> Report:
     """Make a short run's steps."""
     problem = Problem(PROBLEMS[case])
-    built, gradients = build(name, problem), tensors(problem.gradients)
-    seen = _repeated(
-        lambda: built.optimizer.apply(gradients, built.variables), FIRST_STEPS, built.weights
-    )
+    peer = built(name, problem)
+    gradients = peer.tensors(problem.gradients)
+    seen = _repeated(lambda: peer.step(gradients), FIRST_STEPS, peer.weights)
     want = problem.after([problem.gradients] * FIRST_STEPS)
-    problem.judge(built.weights(), want, FIRST_STEPS)
+    problem.judge(peer.weights(), want, FIRST_STEPS)
     return seen
 
 

@@ -21,10 +21,9 @@ A table of 4,000,000 rows takes 1.04 (graph) to 1.05 (xla) times as long as one 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +40,7 @@ from benchmarks.problems import (
 from benchmarks.registry import Row
 from benchmarks.results import OURS, Line
 from keras_rmsprop.reference import Reference
+from yardsticks import peers
 
 WIDTH = 64
 # Rows of the table with ids in the batch.
@@ -62,8 +62,6 @@ FLAT = 1.0 / 1.5
 EXACT = (OURS, ON_SMALL, "dense rule", "tf_keras")
 
 Array = NDArray[Any]
-# A variable, and what makes a step on it with the rows of a batch.
-Made = tuple[Any, Callable[[Any], object]]
 
 
 def rows(backend: str) -> Iterator[Row]:
@@ -140,9 +138,12 @@ def _contender(name: str, embedding: Embedding, mode: str) -> Contender:
         raise NotComparableError("a dense step on this table takes too much time or memory")
     if name == "TF1 kernel" and mode == "xla":
         raise NotComparableError("does not compile")
-    table, step = MAKERS[OURS if name == ON_SMALL else name](embedding.shape)
+    peer = MAKERS[OURS if name == ON_SMALL else name](tf.ones(embedding.shape))
+    (table,) = peer.variables
     shape = tf.constant(embedding.shape)
-    run = on("tensorflow").RUN[mode](lambda values, ids: step(tf.IndexedSlices(values, ids, shape)))
+    run = on("tensorflow").RUN[mode](
+        lambda values, ids: peer.step([tf.IndexedSlices(values, ids, shape)])
+    )
     batches = itertools.cycle(
         [
             (tf.constant(v), tf.constant(i))
@@ -152,42 +153,39 @@ def _contender(name: str, embedding: Embedding, mode: str) -> Contender:
     return Contender(
         lambda: run(*next(batches)),
         tf.test.experimental.sync_devices,
-        lambda: [tf.gather(table, embedding.touched).numpy()],
+        # Not the Keras variable, whose whole value would be copied.
+        lambda: [tf.gather(getattr(table, "_value", table), embedding.touched).numpy()],
     )
 
 
-def _keras_3(name: str, shape: tuple[int, ...], **options: bool) -> Made:
-    table = keras.Variable(initializer="ones", shape=shape)
-    optimizer = optimizer_of(name, **options)
-    optimizer.build([table])
-    return table.value, lambda rows: optimizer.apply([rows], [table])
+def _keras_3(name: str, ones: Any, **options: bool) -> peers.Ours:
+    peer = peers.Ours(optimizer_of(name, **options), [ones])
+    peer.optimizer.build(peer.variables)
+    return peer
 
 
-def _tf_keras(legacy: bool, shape: tuple[int, ...]) -> Made:
-    import tensorflow as tf
-
-    table = tf.Variable(tf.ones(shape))
-    optimizer = on("tensorflow").tf_keras_optimizer(legacy, [table])
-
-    def step(rows: Any) -> None:  # what legacy returns, `tf.function` cannot
-        optimizer.apply_gradients([(rows, table)])
-
-    return table, step
+def _tf_keras(name: str, ones: Any) -> peers.Peer:
+    peer: peers.Peer = on("tensorflow").tf_keras_peer(name, [ones])
+    return peer
 
 
-def _kernel(shape: tuple[int, ...]) -> Made:
+class _Kernel:
     """The sparse kernel behind TF1's optimizer, with averages that start from zero."""
-    import tensorflow as tf
 
-    table = tf.Variable(tf.ones(shape))
-    slots = [tf.Variable(tf.zeros(shape)) for _ in range(2)]
+    def __init__(self, ones: Any) -> None:
+        import tensorflow as tf
 
-    def step(rows: Any) -> None:
+        self.tf = tf
+        self.variables = [tf.Variable(ones)]
+        self.slots = [tf.Variable(tf.zeros_like(ones)) for _ in range(2)]
+
+    def step(self, gradients: Sequence[Any]) -> None:
+        (rows,), tf = gradients, self.tf
         ids, positions = tf.unique(rows.indices)
         tf.raw_ops.ResourceSparseApplyRMSProp(
-            var=table.handle,
-            ms=slots[0].handle,
-            mom=slots[1].handle,
+            var=self.variables[0].handle,
+            ms=self.slots[0].handle,
+            mom=self.slots[1].handle,
             lr=LEARNING_RATE,
             rho=0.9,
             momentum=0.0,
@@ -196,14 +194,12 @@ def _kernel(shape: tuple[int, ...]) -> Made:
             indices=ids,
         )
 
-    return table, step
 
-
-MAKERS: dict[str, Callable[..., Made]] = {
+MAKERS: dict[str, Callable[..., Any]] = {
     OURS: functools.partial(_keras_3, OURS, lazy=True),
     "dense rule": functools.partial(_keras_3, OURS, lazy=False),
     "keras": functools.partial(_keras_3, "keras"),
-    "tf_keras": functools.partial(_tf_keras, False),
-    "tf_keras legacy": functools.partial(_tf_keras, True),
-    "TF1 kernel": _kernel,
+    "tf_keras": functools.partial(_tf_keras, "tf_keras"),
+    "tf_keras legacy": functools.partial(_tf_keras, "tf_keras_legacy"),
+    "TF1 kernel": _Kernel,
 }

@@ -1,19 +1,27 @@
-"""Contenders alone, each in fresh processes: what happens once in a process, and what it leaves.
+"""Fresh processes: one for each backend, and one for whatever happens once in a process only.
 
-Everything counts that a program would meet: tracing, compiling, waking the compiler up.
+In the latter everything counts that a program would meet: tracing, compiling, waking the compiler.
 """
 
 import functools
+import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
 
 from benchmarks.measure import describe
-from benchmarks.process import ProcessDiedError, stream
 from benchmarks.results import OURS, Line, lines_of
+
+# A fork would inherit the framework's state.
+_CONTEXT = multiprocessing.get_context("spawn")
 
 # What a process saw.
 Report = dict[str, float]
+
+
+class ProcessDiedError(Exception):
+    """The process ended otherwise than by the end of its work; the message says how."""
 
 
 class Quantity(NamedTuple):
@@ -74,17 +82,47 @@ def _tell(attempt: int, report: Callable[..., Report], *arguments: str) -> Repor
     """
     del attempt
     try:
-        (told,) = stream(_try, report, *arguments)
+        (told,) = stream(_once, report, *arguments)
     except ProcessDiedError as error:
         return str(error)
     return told
 
 
-def _try(report: Callable[..., Report], *arguments: str) -> Iterator[Report | str]:
-    # As in the process of a backend.
+def _once(report: Callable[..., Report], *arguments: str) -> Iterator[Report]:
+    yield report(*arguments)
+
+
+def stream(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    """Run a generator function in a fresh process and yield what it yields, as it does.
+
+    Raises: ProcessDiedError once the process has ended with an error, or was killed.
+    """
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_send, args=(sender, function, arguments))
+    process.start()
+    sender.close()  # So that the pipe ends with the process.
+    try:
+        while True:
+            item = receiver.recv()
+            if isinstance(item, ProcessDiedError):
+                raise item
+            yield item
+    except EOFError:
+        pass
+    finally:
+        receiver.close()
+        process.join()
+    if process.exitcode:
+        raise ProcessDiedError(f"the process ended with code {process.exitcode}")
+
+
+def _send(
+    sender: Connection, function: Callable[..., Iterator[Any]], arguments: Sequence[Any]
+) -> None:
+    # Peers warn of what they do on purpose; the table has no room for it.
     warnings.simplefilter("ignore")
     try:
-        told: Report | str = report(*arguments)
+        for item in function(*arguments):
+            sender.send(item)
     except Exception as error:  # the failure is a result
-        told = describe(error)
-    yield told
+        sender.send(ProcessDiedError(describe(error)))

@@ -17,13 +17,13 @@ import itertools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.measure import Array, Contender, NotComparableError
+from benchmarks.measure import Array, Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 
 RHO = 0.9
@@ -53,6 +53,19 @@ void triad(float *restrict a, const float *restrict b, const float *restrict c, 
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 
+def bound(problem: Problem, copy: Callable[[int], Contender] | None) -> Builders:
+    """Return the bound by its name: the loop, or on an accelerator a copy of so many numbers."""
+    if copy is None:
+        return {LOOP: functools.partial(fused_loop, problem)}
+
+    def copy_as_many_bytes() -> Contender:
+        _refuse_options(problem)
+        # 10 bytes per parameter read and as many written.
+        return copy(max(1, 5 * problem.parameters // 2))
+
+    return {COPY: copy_as_many_bytes}
+
+
 def fused_loop(problem: Problem) -> Contender:
     """The loop over all cores, in place on arrays of its own."""
     _refuse_options(problem)
@@ -70,12 +83,6 @@ def triad(problem: Problem) -> Contender:
     _refuse_options(problem)
     size = 5 * problem.parameters // 3
     return _over_cores("triad", [tuple(np.ones(size, np.float32) for _ in range(3))], 0.5)
-
-
-def copied_numbers(problem: Problem) -> int:
-    """How many numbers a copy moves: 10 bytes per parameter read and as many written."""
-    _refuse_options(problem)
-    return max(1, 5 * problem.parameters // 2)
 
 
 def _refuse_options(problem: Problem) -> None:

@@ -32,7 +32,7 @@ def cores() -> int:
 
 
 def _processor() -> str:
-    # Python and psutil know the brand on no Linux.
+    # On Linux neither Python nor psutil knows the brand.
     information = Path("/proc/cpuinfo")
     text = information.read_text() if information.exists() else ""
     brand = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)

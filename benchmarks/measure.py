@@ -72,6 +72,9 @@ class Contender(NamedTuple):
     steps_per_call: int = 1
 
 
+# For each contender's name a function that makes it.
+Builders = Mapping[str, Callable[[], Contender]]
+
 # How far the contender's weights are from the expected ones, as a fraction of the distance
 # travelled; it may make steps to find out. Raises `DisagreementError` where that is too far.
 Check = Callable[[str, Contender], float]
@@ -86,7 +89,7 @@ class DisagreementError(Exception):
 
 
 def compare(
-    builders: Mapping[str, Callable[[], Contender]],
+    builders: Builders,
     check: Check,
     settings: Settings,
     targets: Mapping[str, float] | None = None,

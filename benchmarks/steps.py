@@ -27,10 +27,10 @@ TARGETS: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {
         limit.TRIAD: {"matrix": 0.6},
     },
     ("tensorflow", "eager", "clipnorm+decay"): {
-        "keras": {"scalar": 12, "mlp": 18, "conv160": 18, "matrix": 2},
+        "keras": {"scalar": 12, "mlp": 18, "conv160": 18, "matrix": 2}
     },
     ("tensorflow", "eager", "global_clipnorm+ema"): {
-        "keras": {"scalar": 12, "mlp": 18, "conv160": 18, "matrix": 2},
+        "keras": {"scalar": 12, "mlp": 18, "conv160": 18, "matrix": 2}
     },
     ("tensorflow", "graph", "plain"): {"keras": {"conv160": 1.8, "matrix": 2.5}},
     ("jax", "eager", "plain"): {"keras": {"conv160": 8}},

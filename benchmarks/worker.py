@@ -6,13 +6,12 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import registry
+from benchmarks.fresh import ProcessDiedError, stream
 from benchmarks.measure import QUICK, Settings, describe
-from benchmarks.process import ProcessDiedError, stream
 from benchmarks.results import Line, failed
 
 # TensorFlow's rows are CPU steps; JAX shares an accelerator's memory.
@@ -62,8 +61,6 @@ def work(backend: str, quick: bool, only: str | None, skip: int) -> Iterator[tup
     os.environ.update({"KERAS_BACKEND": backend, **QUIET, **ENVIRONMENT[backend]})
     from benchmarks import contenders
 
-    # Peers warn of what they do on purpose; the table has no room for it.
-    warnings.simplefilter("ignore")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     settings = QUICK if quick else Settings()
     yield "device", contenders.on(backend).device()

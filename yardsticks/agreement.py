@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import keras_rmsprop
 from keras_rmsprop.reference import Reference, ReferenceParameter
+from yardsticks.peers import Snapshot
 from yardsticks.variants import Variant
 
 Array = NDArray[Any]
@@ -147,6 +148,44 @@ def _difference(
     if not (off < np.inf and allowed > 0.0):
         return Difference(np.inf, np.inf)  # A NaN on either side is infinitely far.
     return Difference(off / allowed, off / scale if scale else np.inf)
+
+
+def between(
+    got: Sequence[Snapshot], want: Sequence[Snapshot], starts: Sequence[Array], tolerance: float
+) -> dict[tuple[str, int], Difference]:
+    """Compare two courses of the same weights element by element, after every step.
+
+    Slots are measured against the largest value seen; the average about the mean against the raw
+    average of squares, from which the frameworks subtract.
+
+    Returns: for each kind of tensor and each weight the worst share of what "the same" allows, and
+        how far apart the two ends are.
+    """
+    found = {}
+    for i, start in enumerate(starts):
+        weights = np.array([start, *(theirs.weights[i] for theirs in want)])
+        travelled = np.cumsum(np.abs(np.diff(weights, axis=0)), axis=0)
+        steps = np.arange(1, len(want) + 1).reshape(-1, *[1] * start.ndim)
+        rounding = steps * np.spacing(np.maximum(np.abs(weights[1:]), np.abs(weights[:-1])))
+        mine = np.array([snapshot.weights[i] for snapshot in got])
+        off = np.abs(mine - weights[1:])
+        found["weight", i] = _worst(off, tolerance * travelled + rounding, travelled)
+        for name in want[-1].slots:
+            values = np.array([theirs.slots[name][i] for theirs in want])
+            sizes = np.abs(values)
+            if name == "square_average" and "gradient_average" in want[-1].slots:
+                sizes += np.array([theirs.slots["gradient_average"][i] ** 2 for theirs in want])
+            largest = np.maximum.accumulate(sizes, axis=0)
+            off = np.abs(np.array([snapshot.slots[name][i] for snapshot in got]) - values)
+            found[name, i] = _worst(off, tolerance * largest, largest)
+    return found
+
+
+def _worst(off: Array, allowed: Array, scale: Array) -> Difference:
+    shares = np.divide(off, allowed, out=np.where(off == 0.0, 0.0, np.inf), where=allowed > 0.0)
+    # NumPy's maximum keeps a NaN, which is infinitely far.
+    worst = np.array([np.max(shares), np.max(off[-1]) / np.max(scale[-1])])
+    return Difference(*np.where(np.isnan(worst), np.inf, worst).tolist())
 
 
 class NonNegative(keras.constraints.Constraint):

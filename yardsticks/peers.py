@@ -44,8 +44,14 @@ class Peer(Protocol):
     def set_rate(self, rate: float) -> None:
         """Let the following steps have the learning rate `rate`."""
 
-    def apply(self, gradients: Sequence[Array]) -> None:
-        """Make one step."""
+    def tensors(self, gradients: Sequence[Array]) -> list[Any]:
+        """Turn gradients into the framework's own tensors."""
+
+    def step(self, gradients: Sequence[Any]) -> None:
+        """Make one step with tensors; nothing is done but that."""
+
+    def weights(self) -> list[Array]:
+        """Copy the weights."""
 
     def snapshot(self) -> Snapshot:
         """Copy weights and state."""
@@ -99,7 +105,7 @@ def _follow(
     for t, gradient in enumerate(gradients):
         if rates is not None:
             peer.set_rate(rates[t])
-        peer.apply(gradient)
+        peer.step(peer.tensors(gradient))
         snapshots.append(peer.snapshot())
     return snapshots
 
@@ -117,9 +123,14 @@ class _OnKeras:
     def set_rate(self, rate: float) -> None:
         self.optimizer.learning_rate = rate
 
-    def apply(self, gradients: Sequence[Array]) -> None:
-        tensors = [keras.ops.convert_to_tensor(g, dtype=g.dtype.name) for g in gradients]
-        self.optimizer.apply(tensors, self.variables)
+    def tensors(self, gradients: Sequence[Array]) -> list[Any]:
+        return [keras.ops.convert_to_tensor(g, dtype=g.dtype.name) for g in gradients]
+
+    def step(self, gradients: Sequence[Any]) -> None:
+        self.optimizer.apply(gradients, self.variables)
+
+    def weights(self) -> list[Array]:
+        return _copies(_from_keras, self.variables)
 
     def snapshot(self) -> Snapshot:
         slots = {
@@ -127,7 +138,7 @@ class _OnKeras:
             for name, attribute in self.slots.items()
             if getattr(self.optimizer, attribute, None)
         }
-        return Snapshot(_copies(_from_keras, self.variables), slots)
+        return Snapshot(self.weights(), slots)
 
 
 class Ours(_OnKeras):
@@ -159,21 +170,31 @@ class Keras(_OnKeras):
 class Torch:
     """`torch.optim.RMSprop`."""
 
-    def __init__(self, weights: Sequence[Array], **arguments: Any) -> None:
+    def __init__(self, weights: Sequence[Array], device: str = "cpu", **arguments: Any) -> None:
         import torch
 
-        self.torch = torch
-        self.parameters = [torch.nn.Parameter(torch.tensor(w)) for w in weights]
+        self.torch, self.device = torch, device
+        self.parameters = [torch.nn.Parameter(w) for w in self.tensors(weights)]
         self.optimizer = torch.optim.RMSprop(self.parameters, **arguments)
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def apply(self, gradients: Sequence[Array]) -> None:
+    def tensors(self, gradients: Sequence[Array]) -> list[Any]:
+        return [self.torch.tensor(g, device=self.device) for g in gradients]
+
+    def give(self, gradients: Sequence[Any]) -> None:
+        """Leave the gradients where the optimizer looks for them."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = self.torch.tensor(gradient)
+            parameter.grad = gradient
+
+    def step(self, gradients: Sequence[Any]) -> None:
+        self.give(gradients)
         self.optimizer.step()
+
+    def weights(self) -> list[Array]:
+        return _copies(_from_torch, self.parameters)
 
     def snapshot(self) -> Snapshot:
         names = {
@@ -187,7 +208,7 @@ class Torch:
             for name, theirs in names.items()
             if theirs in states[0]
         }
-        return _centralized(Snapshot(_copies(_from_torch, self.parameters), slots))
+        return _centralized(Snapshot(self.weights(), slots))
 
 
 class Optax:
@@ -212,12 +233,18 @@ class Optax:
     def set_rate(self, rate: float) -> None:
         self.rate = rate
 
-    def apply(self, gradients: Sequence[Array]) -> None:
+    def tensors(self, gradients: Sequence[Array]) -> list[Any]:
         with self.jax.enable_x64(True):
-            tensors = [self.jax.numpy.asarray(g) for g in gradients]
-            updates, self.state = self.transform.update(tensors, self.state, self.parameters)
+            return [self.jax.numpy.asarray(g) for g in gradients]
+
+    def step(self, gradients: Sequence[Any]) -> None:
+        with self.jax.enable_x64(True):
+            updates, self.state = self.transform.update(gradients, self.state, self.parameters)
             self.parameters = self.optax.apply_updates(self.parameters, updates)
         self.steps += 1
+
+    def weights(self) -> list[Array]:
+        return _copies(np.array, self.parameters)
 
     def snapshot(self) -> Snapshot:
         averages, *_, trace = self.state
@@ -228,7 +255,7 @@ class Optax:
         if self.has_momentum:
             # The trace is added to the weights, this package's buffer subtracted from them.
             slots["momentum"] = [-np.asarray(b) for b in trace.trace]
-        return _centralized(Snapshot(_copies(np.array, self.parameters), slots))
+        return _centralized(Snapshot(self.weights(), slots))
 
 
 class _OnTensorFlow:
@@ -248,9 +275,14 @@ class _OnTensorFlow:
     def set_rate(self, rate: float) -> None:
         self.optimizer.learning_rate = rate
 
-    def apply(self, gradients: Sequence[Array]) -> None:
-        tensors = [self.tf.constant(g) for g in gradients]
-        self.optimizer.apply_gradients(zip(tensors, self.variables, strict=True))
+    def tensors(self, gradients: Sequence[Array]) -> list[Any]:
+        return [self.tf.constant(g) for g in gradients]
+
+    def step(self, gradients: Sequence[Any]) -> None:
+        self.optimizer.apply_gradients(zip(gradients, self.variables, strict=True))
+
+    def weights(self) -> list[Array]:
+        return _copies(_value, self.variables)
 
     def snapshot(self) -> Snapshot:
         wanted = {
@@ -259,7 +291,7 @@ class _OnTensorFlow:
             "momentum": self.has_momentum,
         }
         slots = {name: _copies(_value, self.slot(name)) for name, has in wanted.items() if has}
-        return _centralized(Snapshot(_copies(_value, self.variables), slots))
+        return _centralized(Snapshot(self.weights(), slots))
 
     def slot(self, name: str) -> list[Any]:
         """The slot variables of one name of this package's."""
@@ -352,7 +384,8 @@ def _copies(read: Callable[[Any], Array], tensors: Sequence[Any]) -> list[Array]
 
 def _from_keras(variable: Any) -> Array:
     # Without ops.convert_to_numpy, which copies in a way that NumPy 2 warns of.
-    return np.asarray(keras.ops.stop_gradient(variable))
+    tensor = keras.ops.stop_gradient(variable)
+    return _from_torch(tensor) if keras.backend.backend() == "torch" else np.asarray(tensor)
 
 
 def _from_torch(tensor: Any) -> Array:

@@ -9,19 +9,16 @@ Each backend's module has
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-import numpy as np
 
 import keras_rmsprop
-from benchmarks.measure import Array, Contender
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 from benchmarks.results import OURS
-
-Builders = dict[str, Callable[[], Contender]]
+from yardsticks import peers
 
 # Contenders whose rule differs from ours as configured: arguments of the reference.
 CONVENTIONS: dict[str, dict[str, bool]] = {
@@ -43,30 +40,13 @@ def on(backend: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.contenders.{backend}")
 
 
-class Built(NamedTuple):
-    """A Keras optimizer with the variables it was built for."""
-
-    optimizer: Any
-    variables: list[keras.Variable]
-
-    def weights(self) -> list[Any]:
-        """The variables' values as NumPy arrays."""
-        return [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.variables]
-
-
-def build(name: str, problem: Problem) -> Built:
-    """Make variables at the problem's start and an optimizer with its slots."""
-    variables = [keras.Variable(w, dtype="float32") for w in problem.start]
-    optimizer = optimizer_of(name, **problem.options)
-    optimizer.build(variables)
-    return Built(optimizer, variables)
-
-
 def optimizer_of(name: str, **options: Any) -> Any:
     """Make one of `OPTIMIZERS` with the numbers that all contenders have."""
     return OPTIMIZERS[name](learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON, **options)
 
 
-def tensors(arrays: Sequence[Array]) -> list[Any]:
-    """Put arrays where the active backend has its tensors."""
-    return [keras.ops.convert_to_tensor(array) for array in arrays]
+def built(name: str, problem: Problem) -> peers.Ours:
+    """Make one of `OPTIMIZERS` with its slots, and variables at the problem's start."""
+    peer = peers.Ours(optimizer_of(name, **problem.options), problem.start)
+    peer.optimizer.build(peer.variables)
+    return peer

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import limit
-from benchmarks.contenders import OPTIMIZERS, Builders, build, tensors
-from benchmarks.measure import Contender, NotComparableError
+from benchmarks.contenders import OPTIMIZERS, built
+from benchmarks.measure import Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 from yardsticks.resident import forget_peak, peak
 
@@ -25,26 +25,26 @@ def device() -> str:
 
 def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that makes it."""
-    gradients = functools.cache(lambda: tensors(problem.gradients))
+    gradients = functools.cache(lambda: [jnp.asarray(g) for g in problem.gradients])
 
     def eager(name: str) -> Contender:
-        built, batch = build(name, problem), gradients()
+        peer, batch = built(name, problem), gradients()
         return Contender(
-            lambda: built.optimizer.apply(batch, built.variables),
-            lambda: jax.block_until_ready([v.value for v in built.variables]),
-            built.weights,
+            lambda: peer.step(batch),
+            lambda: jax.block_until_ready([v.value for v in peer.variables]),
+            peer.weights,
         )
 
     def jitted(name: str) -> Contender:
-        built = build(name, problem)
+        peer = built(name, problem)
 
         def stateless(state: Any, gradients: list[jax.Array]) -> Any:
             weights, slots = state
-            return built.optimizer.stateless_apply(slots, gradients, weights)
+            return peer.optimizer.stateless_apply(slots, gradients, weights)
 
         # The variables' own arrays, which the first call takes: a copy kept in them would be
         # memory that the step does not need.
-        state = [v.value for v in built.variables], [v.value for v in built.optimizer.variables]
+        state = [v.value for v in peer.variables], [v.value for v in peer.optimizer.variables]
         return _loop(stateless, state, gradients())
 
     def optax_contender() -> Contender:
@@ -61,15 +61,10 @@ def builders(mode: str, problem: Problem) -> Builders:
         return _loop(stateless, (weights, optimizer.init(weights)), gradients())
 
     keras_contender = {"eager": eager, "jit": jitted}[mode]
-    on_gpu = jax.default_backend() == "gpu"
     return {
         **{name: functools.partial(keras_contender, name) for name in OPTIMIZERS},
         "optax jit": optax_contender,
-        **(
-            {limit.COPY: functools.partial(_device_copy, problem)}
-            if on_gpu
-            else {limit.LOOP: functools.partial(limit.fused_loop, problem)}
-        ),
+        **limit.bound(problem, _device_copy if jax.default_backend() == "gpu" else None),
     }
 
 
@@ -88,7 +83,7 @@ def _loop(stateless: Any, state: Any, gradients: Any) -> Contender:
     )
 
 
-def _device_copy(problem: Problem) -> Contender:
-    """The limit on an accelerator; not a plain copy, which XLA would leave out."""
-    numbers = jnp.zeros(limit.copied_numbers(problem), jnp.float32)
-    return _loop(lambda x, _: x + 1, numbers, None)._replace(weights=None)
+def _device_copy(count: int) -> Contender:
+    # Not a plain copy, which XLA would leave out.
+    copy = _loop(lambda x, _: x + 1, jnp.zeros(count, jnp.float32), None)
+    return copy._replace(weights=None)

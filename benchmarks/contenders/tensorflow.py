@@ -1,15 +1,16 @@
 """Contenders on TensorFlow: keras, and tf_keras old and new."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from benchmarks import limit
-from benchmarks.contenders import OPTIMIZERS, Builders, build, tensors
-from benchmarks.measure import Contender, NotComparableError
+from benchmarks.contenders import OPTIMIZERS, built
+from benchmarks.measure import Array, Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
+from yardsticks import peers
 
 # How to run a function of tensors in each mode.
 RUN: dict[str, Callable[[Any], Any]] = {
@@ -38,48 +39,37 @@ def peak() -> int:
     return int(tf.config.experimental.get_memory_info("CPU:0")["peak"])
 
 
-def tf_keras_optimizer(legacy: bool, variables: list[tf.Variable], **options: Any) -> Any:
-    """Make an optimizer of tf_keras with its slots."""
-    import tf_keras
-
-    optimizers = tf_keras.optimizers.legacy if legacy else tf_keras.optimizers
-    optimizer = optimizers.RMSprop(learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON, **options)
-    (optimizer._create_all_weights if legacy else optimizer.build)(variables)
-    return optimizer
-
-
 def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that makes it."""
-    gradients = functools.cache(lambda: tensors(problem.gradients))
+    gradients = functools.cache(lambda: [tf.constant(g) for g in problem.gradients])
 
-    def keras_contender(name: str) -> Contender:
-        built, batch = build(name, problem), gradients()
-        step = RUN[mode](lambda: built.optimizer.apply(batch, built.variables))
-        return Contender(step, tf.test.experimental.sync_devices, built.weights)
+    def contender(peer: peers.Peer) -> Contender:
+        batch = gradients()
+        step = RUN[mode](lambda: peer.step(batch))
+        return Contender(step, tf.test.experimental.sync_devices, peer.weights)
 
-    def tf_keras_contender(legacy: bool) -> Contender:
-        if legacy and problem.options:
-            raise NotComparableError("has neither weight decay nor a moving average")
+    def of_keras(name: str) -> Contender:
+        return contender(built(name, problem))
+
+    def tf_keras(name: str) -> Contender:
         options = dict(problem.options)
+        if name == "tf_keras_legacy" and options:
+            raise NotComparableError("has neither weight decay nor a moving average")
         if options.get("use_ema"):
             options["ema_overwrite_frequency"] = None  # Keras 3's default; 100 here
-        variables, batch = [tf.Variable(w) for w in problem.start], gradients()
-        optimizer = tf_keras_optimizer(legacy, variables, **options)
-
-        def step() -> None:  # what legacy returns, `tf.function` cannot
-            optimizer.apply_gradients(zip(batch, variables, strict=True))
-
-        return Contender(
-            RUN[mode](step),
-            tf.test.experimental.sync_devices,
-            lambda: [v.numpy() for v in variables],
-        )
+        return contender(tf_keras_peer(name, problem.start, **options))
 
     large = problem.parameters >= limit.TRIAD_FROM
     return {
-        **{name: functools.partial(keras_contender, name) for name in OPTIMIZERS},
-        "tf_keras": functools.partial(tf_keras_contender, False),
-        "tf_keras legacy": functools.partial(tf_keras_contender, True),
-        limit.LOOP: functools.partial(limit.fused_loop, problem),
+        **{name: functools.partial(of_keras, name) for name in OPTIMIZERS},
+        "tf_keras": functools.partial(tf_keras, "tf_keras"),
+        "tf_keras legacy": functools.partial(tf_keras, "tf_keras_legacy"),
+        **limit.bound(problem, copy=None),
         **({limit.TRIAD: functools.partial(limit.triad, problem)} if large else {}),
     }
+
+
+def tf_keras_peer(name: str, weights: Sequence[Array], **options: Any) -> Any:
+    """Make an optimizer of tf_keras with the numbers that all contenders have."""
+    numbers = {"learning_rate": LEARNING_RATE, "rho": 0.9, "epsilon": EPSILON}
+    return peers.PEERS[name](weights, **numbers, **options)

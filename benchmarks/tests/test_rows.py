@@ -9,7 +9,6 @@ import pytest
 from benchmarks import cliffs, contenders, fresh, limit, problems, registry, startup, training
 from benchmarks.measure import Contender, DisagreementError, NotComparableError
 from benchmarks.problems import CASES, CONFIGS, Problem
-from benchmarks.process import ProcessDiedError
 from benchmarks.results import MORE, OURS, SUITES
 from benchmarks.tests.test_measure import TINY
 
@@ -176,22 +175,14 @@ def test_processes_of_their_own_are_paired_and_compared_and_shared_by_rows(monke
 
 
 @pytest.mark.usefixtures("_no_reports_yet")
-@pytest.mark.parametrize("died", [False, True], ids=["error", "death"])
-def test_a_fresh_process_that_fails_is_a_result_and_not_tried_again(monkeypatch, died):
+def test_a_fresh_process_that_fails_is_a_result_and_not_tried_again(monkeypatch):
     asked = []
 
-    def fake(run, report, case, name):
+    def fail(run, report, case, name):
         asked.append(name)
-        if died:
-            raise ProcessDiedError("no room")
-        yield "no room"
+        raise fresh.ProcessDiedError("no room")
 
-    monkeypatch.setattr(fresh, "stream", fake)
+    monkeypatch.setattr(fresh, "stream", fail)
     lines = cliffs._measure_alone(cliffs.search, "24", cliffs.TIME, cliffs.NO_CLIFF, TINY)
     assert [line["failure"] for line in lines] == ["no room"] * 2
     assert asked == [OURS, "keras"]
-
-
-def test_the_reason_of_an_error_reaches_the_row():
-    (told,) = fresh._try(cliffs.search, "no such case", OURS)
-    assert told == "KeyError: 'no such case'"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import busy, plot, process, report, results, summary, worker
+from benchmarks import busy, fresh, plot, report, results, summary, worker
 from benchmarks.results import OURS
 
 BACKEND = keras.backend.backend()
@@ -125,14 +125,17 @@ def test_after_a_process_that_died_another_goes_on_with_the_next_row(monkeypatch
     assert [line.get("failure") for line in found] == [None, "the process ended with code 9", None]
 
 
-def counts(start):
+def counts_and_fails(start):
     yield from (start, os.getpid())
+    raise MemoryError("no room")
 
 
-def test_a_fresh_process_hands_over_what_its_function_yields():
-    start, pid = process.stream(counts, 3)
-    assert start == 3
-    assert pid != os.getpid()
+def test_a_fresh_process_hands_over_what_its_function_yields_and_how_it_failed():
+    told = fresh.stream(counts_and_fails, 3)
+    assert next(told) == 3
+    assert next(told) != os.getpid()
+    with pytest.raises(fresh.ProcessDiedError, match="MemoryError: no room"):
+        next(told)
 
 
 def test_busy_neighbours_run_meanwhile_and_are_gone_afterwards():
