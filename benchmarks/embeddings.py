@@ -158,8 +158,8 @@ def _contender(name: str, embedding: Embedding, mode: str) -> Contender:
     )
 
 
-def _keras_3(name: str, ones: Any, **options: bool) -> peers.Ours:
-    peer = peers.Ours(optimizer_of(name, **options), [ones])
+def _keras_3(name: str, ones: Any, **options: bool) -> peers.OnKeras:
+    peer = peers.OnKeras(optimizer_of(name, **options), [ones])
     peer.optimizer.build(peer.variables)
     return peer
 

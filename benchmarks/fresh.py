@@ -107,8 +107,8 @@ def stream(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[
             if isinstance(item, ProcessDiedError):
                 raise item
             yield item
-    except EOFError:
-        pass
+    except (EOFError, OSError):
+        pass  # The end of the process, also amid an item.
     finally:
         receiver.close()
         process.join()

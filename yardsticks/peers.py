@@ -110,7 +110,7 @@ def _follow(
     return snapshots
 
 
-class _OnKeras:
+class OnKeras:
     """An optimizer of Keras 3 on the active backend."""
 
     # This package's names of the slots, with the attributes that hold them.
@@ -141,7 +141,7 @@ class _OnKeras:
         return Snapshot(self.weights(), slots)
 
 
-class Ours(_OnKeras):
+class Ours(OnKeras):
     """`keras_rmsprop.RMSprop`, made by the caller."""
 
     slots = {  # noqa: RUF012
@@ -151,7 +151,7 @@ class Ours(_OnKeras):
     }
 
 
-class Keras(_OnKeras):
+class Keras(OnKeras):
     """`keras.optimizers.RMSprop`."""
 
     slots = {  # noqa: RUF012

@@ -45,8 +45,8 @@ def optimizer_of(name: str, **options: Any) -> Any:
     return OPTIMIZERS[name](learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON, **options)
 
 
-def built(name: str, problem: Problem) -> peers.Ours:
+def built(name: str, problem: Problem) -> peers.OnKeras:
     """Make one of `OPTIMIZERS` with its slots, and variables at the problem's start."""
-    peer = peers.Ours(optimizer_of(name, **problem.options), problem.start)
+    peer = peers.OnKeras(optimizer_of(name, **problem.options), problem.start)
     peer.optimizer.build(peer.variables)
     return peer

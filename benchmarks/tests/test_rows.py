@@ -13,8 +13,8 @@ from benchmarks.results import MORE, OURS, SUITES
 from benchmarks.tests.test_measure import TINY
 
 BACKEND = keras.backend.backend()
-# Keras's variables under NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# Keras says so where a row is about just that.
+pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")
 needs_a_compiler = pytest.mark.skipif(limit.COMPILER is None, reason="the limit is written in C")
 
 
