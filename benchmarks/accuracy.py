@@ -89,8 +89,9 @@ def run(output: Path) -> int:
     }
     print(f"keras_rmsprop {keras_rmsprop.__version__} on {backend}")
     for title, rows in tables.items():
-        frame = pd.DataFrame(rows).convert_dtypes()
-        text = frame.to_string(index=False, float_format="{:.1e}".format, na_rep="-")
+        # As objects, so that what counts stays whole beside what is missing.
+        frame = pd.DataFrame(rows, dtype=object).fillna("-")
+        text = frame.to_string(index=False, float_format="{:.1e}".format)
         print(f"\n{title}\n{text}")
     agreements = [row for rows in tables.values() for row in rows if "share" in row]
     worst = max(agreements, key=lambda row: row["share"])
