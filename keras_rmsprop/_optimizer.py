@@ -229,7 +229,8 @@ class RMSprop(keras.optimizers.Optimizer):
         self._exclusions = Exclusions()
         self._loads = _state.Loads()
         for key, value in settings.items():
-            setattr(self, key, value)
+            # They have been checked, one by one and together.
+            super().__setattr__(key, value)
         if settings["centered"] and settings["bias_correction"]:
             warnings.warn(
                 "`centered=True` with `bias_correction=True` makes the first variance exactly "
