@@ -191,6 +191,8 @@ def test_the_list_of_private_names_is_complete() -> None:
     # The package has attributes of these names on objects of its own.
     own = {"_constraint"}
     of_keras = {
-        name for name in used - own if any(hasattr(x, name) for x in (optimizer, keras.Variable(0)))
+        name
+        for name in used - own
+        if any(hasattr(x, name) for x in (optimizer, keras.Variable(0.0)))
     }
     assert of_keras <= set(KERAS_PRIVATE_NAMES)
