@@ -3,7 +3,8 @@
 try:
     import keras as _keras
 except ModuleNotFoundError as error:
-    _missing = str(error.name).partition(".")[0]
+    # JAX names no module where it is jaxlib that is missing.
+    _missing = (error.name or ("jaxlib" if "jaxlib" in str(error) else "")).partition(".")[0]
     if _missing not in ("tensorflow", "jax", "jaxlib", "torch"):
         raise
     raise ImportError(

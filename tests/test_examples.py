@@ -96,13 +96,18 @@ NEEDS_TENSORFLOW = {
 }
 
 
+@pytest.fixture(autouse=True)
+def looks_of_its_own():
+    """Keep the looks that a script gives its pictures from those of other tests."""
+    with mpl.rc_context():
+        yield
+
+
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch):
     """Import an example by its name, as a script of its folder finds its neighbours."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    # A script sets the looks of its pictures, which other tests' pictures are not to have.
-    with mpl.rc_context():
-        yield importlib.import_module
+    return importlib.import_module
 
 
 def test_every_script_has_its_claims_listed_here() -> None:

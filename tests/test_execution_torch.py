@@ -609,3 +609,34 @@ def test_another_default_device_changes_nothing(built):
         return models.values([variable, *optimizer.variables])
 
     models.assert_identical(train("meta"), train("cpu"))
+
+
+def test_a_constraint_whose_settings_no_longer_fit_changes_nothing():
+    variables = [keras.Variable(np.ones((4, 3), "float32")) for _ in range(2)]
+    variables[1].constraint = keras.constraints.MaxNorm(1.0, axis=0)
+    optimizer = keras_rmsprop.RMSprop(0.1)
+    for _ in range(3):
+        optimizer.apply([torch.ones(4, 3)] * 2, variables)
+    variables[1].constraint.axis = 7
+    before = models.values([*variables, *optimizer.variables])
+    with pytest.raises(IndexError):
+        optimizer.apply([torch.ones(4, 3)] * 2, variables)
+    models.assert_identical(models.values([*variables, *optimizer.variables]), before)
+    variables[1].constraint.axis = 0
+    optimizer.apply([torch.ones(4, 3)] * 2, variables)
+
+
+def test_a_weight_that_is_turned_in_its_own_memory_is_cut_anew(monkeypatch):
+    monkeypatch.setattr(_layout, "PIECE", 7)
+    rng = np.random.default_rng(0)
+    start, gradient = rng.normal(size=(5, 5)), torch.tensor(rng.normal(size=(5, 5)))
+    weights = []
+    for mode in ("auto", False):
+        variable = keras.Variable(start, dtype="float64")
+        optimizer = keras_rmsprop.RMSprop(0.1, jit_compile=mode)
+        for t in range(4):
+            if t == 2:
+                variable._value.data = variable._value.data.t()
+            optimizer.apply([gradient], [variable])
+        weights += models.values([variable])
+    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-12)

@@ -188,4 +188,11 @@ def test_the_list_of_private_names_is_complete() -> None:
     sources = Path(inspect.getfile(keras_rmsprop)).parent.rglob("*.py")
     text = "\n".join(source.read_text("utf-8") for source in sources)
     used = {*re.findall(r"\.(_[a-z]\w*)", text), *re.findall(r"def (_[a-z]\w*)\(self", text)}
-    assert {name for name in used if hasattr(optimizer, name)} <= set(KERAS_PRIVATE_NAMES)
+    # The package has attributes of these names on objects of its own.
+    own = {"_constraint"}
+    of_keras = {
+        name
+        for name in used - own
+        if any(hasattr(x, name) for x in (optimizer, keras.Variable(0.0)))
+    }
+    assert of_keras <= set(KERAS_PRIVATE_NAMES)

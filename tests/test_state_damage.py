@@ -140,6 +140,15 @@ def test_the_checksum_covers_what_the_bytes_mean(damage):
         built(weights("a")).load_own_variables(store)
 
 
+def test_a_checksum_that_is_no_integer_is_damage():
+    """Every integer is infinite in float16, so that such a one would fit any content."""
+    store = saved(trained(weights("a")))
+    store["0.square_average"] = store["0.square_average"] + 1
+    store["checksum"] = np.asarray(np.inf, np.float16)
+    with pytest.raises(ValueError, match="is damaged: it has no checksum"):
+        built(weights("a")).load_own_variables(store)
+
+
 def test_bytes_written_the_other_way_round_are_the_same_numbers():
     old, new = trained(weights("a")), built(weights("a"))
     store = saved(old)

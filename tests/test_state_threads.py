@@ -99,7 +99,7 @@ def test_steps_of_two_threads_do_not_wait_for_each_other():
     thread.start()
     thread.join(5.0)
     assert entered == [False]
-    gate.leave()
+    gate.leave(held=True)
 
 
 def test_a_step_waits_for_a_reader():
@@ -107,9 +107,8 @@ def test_a_step_waits_for_a_reader():
     order: list[str] = []
 
     def step() -> None:
-        if gate.enter():
+        with gate.step():
             order.append("step")
-            gate.leave()
 
     with gate.read():
         thread = threading.Thread(target=step)
@@ -118,3 +117,49 @@ def test_a_step_waits_for_a_reader():
         order.append("read")
     thread.join(5.0)
     assert order == ["read", "step"]
+
+
+def test_a_reader_waits_for_a_step_that_went_on_beside_another():
+    gate = Gate()
+    order: list[str] = []
+    first, second = threading.Event(), threading.Event()
+
+    def beside() -> None:
+        with gate.step():
+            first.set()
+            second.wait(5.0)
+            time.sleep(0.05)
+            order.append("step")
+
+    with gate.step():
+        thread = threading.Thread(target=beside)
+        thread.start()
+        assert first.wait(5.0)
+    second.set()
+    with gate.read():
+        order.append("read")
+    thread.join(5.0)
+    assert order == ["step", "read"]
+
+
+def test_no_step_slips_in_as_readers_come_and_go():
+    gate, values, torn = Gate(), [0, 0], []
+    done = threading.Event()
+
+    def step() -> None:
+        while not done.is_set():
+            with gate.step():
+                values[0] += 1
+                # Lets the other thread run in the middle of the step.
+                time.sleep(0)
+                values[1] += 1
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    for _ in range(3000):
+        with gate.read():
+            if values[0] != values[1]:
+                torn.append(tuple(values))
+    done.set()
+    thread.join(5.0)
+    assert torn == []

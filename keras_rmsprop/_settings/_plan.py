@@ -77,14 +77,20 @@ def _constraints(roster: Roster) -> tuple[Any, ...]:
 
 
 class Meaning:
-    """What the settings of a built optimizer mean for its steps, made when one of them changes.
+    """What the settings of a built optimizer mean for its steps.
 
-    A plain object, so that neither Keras nor TensorFlow track what it holds.
+    It holds as long as `given` are the settings. A plain object, so that neither Keras nor
+    TensorFlow track what it holds.
     """
 
     def __init__(
-        self, settings: Settings, roster: Roster, decays: Callable[[Variable], bool]
+        self,
+        settings: Settings,
+        roster: Roster,
+        decays: Callable[[Variable], bool],
+        given: tuple[Any, ...] = (),
     ) -> None:
+        self.given = given
         self._roster = roster
         self._plan = plan_of(settings, roster, decays)
         self.numbers = numbers_of(settings)

@@ -117,7 +117,9 @@ def _read_described_state(arrays: Mapping[str, Array]) -> State:
         raise damage("it holds what are no numbers")
     # HDF5 files carry no checksum of their own: a flipped bit would become a weight's average.
     take = checksum_of if version > 1 else _checksum_of_format_1
-    if checksum is None or checksum.size != 1 or checksum.reshape(()) != take(rest):
+    if checksum is None or checksum.size != 1 or checksum.dtype.kind != "u":
+        raise damage("it has no checksum")
+    if int(checksum.reshape(())) != take(rest):
         raise damage("it is not what was saved")
     del rest["description"]
     rest.pop("format", None)

@@ -33,6 +33,21 @@ def taken_from_arguments(
     return taking
 
 
+def check_patterns(names: Sequence[str]) -> None:
+    """Check that patterns of names can be searched for.
+
+    Raises: ValueError that names the one that cannot.
+    """
+    for name in names:
+        try:
+            re.compile(name)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                "`var_names` must be regular expressions (a plain part of a name is one), "
+                f"received {name!r}: {error}."
+            ) from None
+
+
 class Exclusions:
     """What `exclude_from_weight_decay` was called with last.
 

@@ -241,3 +241,12 @@ def a_hyperparameter_is_a_property_of_the_subclass(RMSprop, folder):
             optimizer.apply([ops.convert_to_tensor([3.0, -4.0])], [variable])
         results += models.values([variable, *optimizer.variables])
     return results
+
+
+@scenario()
+def a_subclass_filters_gradients_itself(RMSprop, folder):
+    class Filtering(RMSprop):
+        def _filter_empty_gradients(self, grads: Any, trainable_variables: Any) -> Any:
+            return [0.5 * gradient for gradient in grads], trainable_variables
+
+    return _steps(Filtering(0.1))

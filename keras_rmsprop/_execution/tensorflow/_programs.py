@@ -69,6 +69,7 @@ class _Bound:
 
     def __init__(self, step: Step) -> None:
         self.calls: dict[_Key, _Program | None] = {}
+        self.rate = step.rate.variable
         self.obstacle: str | None = None
         try:
             device = _placement(step)
@@ -153,7 +154,7 @@ _bound: "weakref.WeakKeyDictionary[Roster, _Bound]" = weakref.WeakKeyDictionary(
 
 def bound_to(step: Step) -> _Bound:
     bound = _bound.get(step.roster)
-    if bound is None:
+    if bound is None or bound.rate is not step.rate.variable:
         with tf.init_scope():
             bound = _bound[step.roster] = _Bound(step)
     return bound

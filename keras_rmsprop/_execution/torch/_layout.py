@@ -103,8 +103,11 @@ class Layout(NamedTuple):
     memories: frozenset[int]
     # Whether a tensor was made under `torch.inference_mode` and can be written to only there.
     for_inference: bool
-    # Which constraints have been tried.
-    tried: set[int]
+    # The tensors that are cut into pieces, and their strides, which the pieces depend on.
+    cut: list[torch.Tensor]
+    strides: list[tuple[int, ...]]
+    # With which settings constraints have been tried.
+    tried: dict[int, str]
     groups: list[_Group]
     # The weights that have a moving average and their averages, those of like dtypes together.
     averaged: list[tuple[list[torch.Tensor], list[torch.Tensor]]]
@@ -118,6 +121,7 @@ class Layout(NamedTuple):
         return (
             all(map(operator.is_, tensors, self.tensors))
             and list(map(torch.Tensor.data_ptr, tensors)) == self.addresses
+            and [t.stride() for t in self.cut] == self.strides
             and all(map(operator.is_, self.constraints, plan.constraints))
             and (torch.is_inference_mode_enabled() or not self.for_inference)
         )
@@ -143,9 +147,10 @@ class Layout(NamedTuple):
 
         Raises: what a constraint raises that does not fit its weight.
         """
+        if any(self.constraints):
+            self._try_constraints(present)
         choice = self.choices.get(present)
         if choice is None:
-            self._try_constraints(present)
             choice = _choice(self, present)
             if len(self.choices) == SETS_KEPT:
                 # The set can be another one at every step, so the oldest has to go.
@@ -157,9 +162,13 @@ class Layout(NamedTuple):
         """Find out before a step writes anything whether the constraints can be applied."""
         for i in present:
             constraint = self.constraints[i]
-            if constraint is not None and i not in self.tried:
+            if constraint is None:
+                continue
+            # It may be given other settings later, with which it fails.
+            settings = repr(constraint.get_config())
+            if self.tried.get(i) != settings:
                 constraint(self.parameters[i].weight)
-                self.tried.add(i)
+                self.tried[i] = settings
 
 
 # Sorting the tensors of a large model takes as long as a step of its smaller ones.
@@ -184,6 +193,7 @@ def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
     variables = existing(*owners)
     parameters = [p.read(operator.attrgetter("_value")) for p in owners]
     tensors = existing(itertools.chain.from_iterable(parameters))
+    cut = [t for t in tensors if t.numel() > PIECE]
     return Layout(
         variables,
         tensors,
@@ -193,7 +203,9 @@ def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
         constraints=plan.constraints,
         memories=frozenset(t.untyped_storage().data_ptr() for t in tensors if t.numel()),
         for_inference=any(t.is_inference() for t in tensors),
-        tried=set(),
+        cut=cut,
+        strides=[t.stride() for t in cut],
+        tried={},
         groups=_groups(parameters, plan.decayed),
         averaged=_averaged(parameters),
         choices={},
