@@ -1,6 +1,6 @@
 """Measure everything on the machine at hand and print the table.
 
-    python -m benchmarks                      all backends, an hour and a half
+    python -m benchmarks                      all backends, a good two hours
     python -m benchmarks --quick              a minute or two, for a sign of life
     python -m benchmarks --backend jax --only steps/eager
     python -m benchmarks --only cliffs --into benchmarks/published
