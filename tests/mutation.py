@@ -51,10 +51,9 @@ EQUIVALENT: dict[str, list[Change]] = {
             "zip(results, parameters, strict=True)]",
             "return [ops.clip(g, -bound, bound) for g, bound in "
             "zip(gradients, bounds, strict=True)]",
-            "_sum_of_squares(gradient, share) for gradient, share in "
-            "zip(gradients, shares, strict=True)",
-            "squares = [_sum_of_squares(g, share) for g, share in "
+            "return [_sum_of_squares(g, share) for g, share in "
             "zip(gradients, shares, strict=True)]",
+            "for g, share in zip(gradients, shares, strict=True)",
             "for g, parameter in zip(gradients, parameters, strict=True):",
             "for g, square in zip(gradients, squares, strict=True)",
             "for a, b in zip(new, old, strict=True)",

@@ -208,3 +208,20 @@ def test_a_scale_that_takes_its_gradient_has_no_learning_rate_of_its_own() -> No
     assert np.isfinite(ops.convert_to_numpy(optimizer.effective_learning_rate(weight))).all()
     optimizer.settle()
     np.testing.assert_array_equal(numpy(scale), [2.0])
+
+
+@HOW
+def test_a_global_norm_over_several_dtypes_is_as_exact_as_the_widest(
+    float64: None, jit_compile: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    starts = [np.ones(n, dtype) for n, dtype in ((5, "float16"), (3, "float32"), (4, "float64"))]
+    variables = [keras.Variable(start, dtype=start.dtype.name) for start in starts]
+    optimizer = RMSprop(global_clipnorm=0.01, jit_compile=jit_compile)
+    reference = Reference(starts, global_clipnorm=0.01)
+    for _ in range(4):
+        gradients = [rng.normal(size=start.shape).astype(start.dtype) for start in starts]
+        optimizer.apply([ops.convert_to_tensor(g) for g in gradients], variables)
+        reference.apply(gradients, 0.001)
+    got = numpy(optimizer._roster.parameters[2].square_average)
+    np.testing.assert_allclose(got, reference.parameters[2].square_average, rtol=1e-14)

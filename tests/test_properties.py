@@ -154,10 +154,6 @@ def assert_follows_the_reference(
 ) -> None:
     """Fail unless each step takes weights and slots where the reference takes them."""
     driver = Driver(Variant("drawn", {}, arguments), problem, jit_compile)
-    # One norm scales all gradients, and those of narrow weights enter it as float32 sums.
-    dtypes = [start.dtype for start in problem.starts]
-    if "global_clipnorm" in arguments and any(dtype != np.float64 for dtype in dtypes):
-        dtypes = [np.dtype(np.float32)] * len(dtypes)
     reference = Reference(
         problem.starts, **{k: v for k, v in arguments.items() if k != "skip_nonfinite"}
     )
@@ -166,17 +162,16 @@ def assert_follows_the_reference(
         # Where g is nearly m, the variance is what rounding leaves of their difference: this
         # shows how far an m that is rounded otherwise takes the rest.
         nudged = copy.deepcopy(reference)
-        for dtype, parameter in zip(dtypes, nudged.parameters, strict=True):
-            parameter.gradient_average *= 1.0 + tolerance_in(dtype)
+        for start, parameter in zip(problem.starts, nudged.parameters, strict=True):
+            parameter.gradient_average *= 1.0 + tolerance_in(start.dtype)
         driver.apply(t)
         for follower in (reference, nudged):
             follower.apply(gradients, rate)
         assert int(driver.optimizer.iterations) == reference.iterations
         if any(largest(parameter.weight) > 2.0**15 for parameter in reference.parameters):
             return  # It has run away: about here float16 ends.
-        for start, dtype, old, new, other, got in zip(
+        for start, old, new, other, got in zip(
             problem.starts,
-            dtypes,
             before,
             reference.parameters,
             nudged.parameters,
@@ -186,8 +181,7 @@ def assert_follows_the_reference(
             for name, value in got.items():
                 value = value.astype(np.float64)
                 want = getattr(new, name)
-                bound = allowed(name, old, new, start.dtype, tolerance_in(dtype))
-                bound += abs(getattr(other, name) - want)
+                bound = allowed(name, old, new, start.dtype) + abs(getattr(other, name) - want)
                 assert np.all(np.abs(value - want) <= bound), f"{name} after step {t}"
                 setattr(new, name, value)
 
@@ -198,13 +192,10 @@ def tolerance_in(dtype: np.dtype[Any]) -> float:
 
 
 def allowed(
-    name: str,
-    old: ReferenceParameter,
-    new: ReferenceParameter,
-    dtype: np.dtype[Any],
-    tolerance: float,
+    name: str, old: ReferenceParameter, new: ReferenceParameter, dtype: np.dtype[Any]
 ) -> float:
     """How far rounding may take a tensor from `new` in a step from `old`."""
+    tolerance = tolerance_in(dtype)
     before, after = getattr(old, name), getattr(new, name)
     if name in ("weight", "average"):
         return tolerance * largest(after - before) + ulp(dtype, before, after, new.weight)

@@ -255,8 +255,7 @@ def all_finite(
             limit /= 2.0
         verdict = ops.logical_and(verdict, ops.all(ops.abs(g) <= limit))
     if plan.clip in ("norm", "global_norm") and gradients:
-        squares = [_sum_of_squares(g, share) for g, share in zip(gradients, shares, strict=True)]
-        for square in [_total(squares)] if plan.clip == "global_norm" else squares:
+        for square in _squared_norms(plan, gradients, shares):
             verdict = ops.logical_and(verdict, ops.isfinite(square))
     return verdict
 
@@ -290,29 +289,38 @@ def clip(
             for g in gradients
         ]
         return [ops.clip(g, -bound, bound) for g, bound in zip(gradients, bounds, strict=True)]
-    squares = [
-        _sum_of_squares(gradient, share) for gradient, share in zip(gradients, shares, strict=True)
-    ]
+    squares = _squared_norms(plan, gradients, shares)
     if plan.clip == "global_norm":
-        squares = [_total(squares)] * len(gradients)
+        squares *= len(gradients)
     return [
         g * _clip_scale(numbers.clip, square, dtype_of(g))
         for g, square in zip(gradients, squares, strict=True)
     ]
 
 
-def _total(squares: Sequence[Tensor]) -> Tensor:
-    """The sum over all, in the widest of their dtypes."""
-    widest = widest_dtype(squares)
-    first, *others = (ops.cast(square, widest) for square in squares)
-    return sum(others, first)
+def _squared_norms(
+    plan: Plan, gradients: Sequence[Tensor], shares: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """The squares of the norms that are clipped: one for each gradient, or one for all.
+
+    That of all is taken in the widest of their dtypes, for it scales the widest ones too.
+    """
+    if plan.clip != "global_norm":
+        return [_sum_of_squares(g, share) for g, share in zip(gradients, shares, strict=True)]
+    widest = widest_dtype(gradients)
+    first, *others = (
+        _sum_of_squares(ops.cast(g, widest), share)
+        for g, share in zip(gradients, shares, strict=True)
+    )
+    return [sum(others, first)]
 
 
 def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:
     squares = ops.square(gradient)
     if share is None:
         return ops.sum(squares)
-    return ops.sum(share * ops.sum(squares, axis=tuple(range(1, len(squares.shape)))))
+    rows = ops.sum(squares, axis=tuple(range(1, len(squares.shape))))
+    return ops.sum(ops.cast(share, dtype_of(rows)) * rows)
 
 
 def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:

@@ -39,6 +39,9 @@ def clip_scales(
     """The factors, one in float64 for each gradient, that clip norms; None without that."""
     if plan.clip not in ("norm", "global_norm") or not gradients:
         return None
+    if plan.clip == "global_norm" and len({g.dtype for g in gradients}) > 1:
+        # The one norm scales the widest gradients too.
+        gradients = [g.to(torch.float64) for g in gradients]
     # One vector for all norms, so that the scales cost a few operations and not a few for each.
     pieces = [pieces_of(g, NORM_BLOCK) for g in gradients]
     norms = torch._foreach_norm(list(itertools.chain.from_iterable(pieces)))
