@@ -33,6 +33,7 @@ if BACKEND != "jax":
 import jax
 import jax.numpy as jnp
 
+from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution.jax import _course, _memory, _programs, _values
 
 
@@ -991,7 +992,7 @@ def test_settings_of_jax_and_keras_that_forbid_compiling_are_named_where_a_user_
 
 
 def test_a_long_compilation_is_logged_with_its_time(monkeypatch, caplog, nothing_compiled_yet):
-    monkeypatch.setattr(_course, "_LONG", 0.0)
+    monkeypatch.setattr(_plain, "LONG_COMPILATION", 0.0)
     caplog.set_level(logging.INFO, "keras_rmsprop")
     training = Training({"name": "mine"})
     for t in range(4):

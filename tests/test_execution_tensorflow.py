@@ -28,6 +28,7 @@ if BACKEND != "tensorflow":
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
+from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution.tensorflow import _engine, _programs, _values
 
 MODES = ("auto", False)
@@ -536,7 +537,7 @@ def test_a_compilation_that_is_interrupted_is_made_at_the_next_step(monkeypatch)
 
 @pytest.mark.parametrize("limit", [0.0, 60.0])
 def test_a_long_compilation_is_logged_with_its_time(limit, monkeypatch, caplog):
-    monkeypatch.setattr(_programs, "LONG_COMPILATION", limit)
+    monkeypatch.setattr(_plain, "LONG_COMPILATION", limit)
     caplog.set_level(logging.INFO, "keras_rmsprop")
     training = Training({})
     for t in range(4):

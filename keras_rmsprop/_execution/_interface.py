@@ -71,6 +71,11 @@ class Step(NamedTuple):
     mode: Literal["auto", True, False]
     name: str
 
+    @property
+    def update(self) -> Update | None:
+        """How a parameter is advanced; None by the rule itself."""
+        return None if self.hook is None else self.hook.update
+
 
 class Engine(Protocol):
     """What each backend's module gives; a gradient is anything that Keras takes for one."""

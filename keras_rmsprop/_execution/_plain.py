@@ -11,21 +11,23 @@ from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Tensor
-from keras_rmsprop._private import in_stateless_scope
-
-__all__ = [
-    "FLOATING",
-    "changes",
-    "in_stateless_scope",
-    "refuse",
-    "run_plainly",
-    "run_with_hook",
-    "why_op_by_op",
-    "write_whole",
-]
 
 # The dtypes of weights and slots that every backend's compiler takes.
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
+# A compilation that takes more seconds than this is logged at INFO.
+LONG_COMPILATION = 1.0
+
+
+def assign(variable: Any, value: Any) -> None:
+    """Give a variable a value."""
+    variable.assign(value)
+
+
+def tensor_of(rate: Any, read: Callable[[Any], Tensor]) -> float | Tensor:
+    """The learning rate that `Rate.ask` gave, read where it is a variable."""
+    return read(rate) if isinstance(rate, keras.Variable) else rate
 
 
 def run_plainly(
@@ -46,10 +48,10 @@ def run_plainly(
         step.plan,
         step.numbers,
         counters,
-        read(rate) if isinstance(rate, keras.Variable) else rate,
+        tensor_of(rate, read),
         before,
         gradients,
-        None if step.hook is None else step.hook.update,
+        step.update,
     )
     return changes([*owners, step.roster.counters], [*before, counters], [*after, counted])
 

@@ -20,13 +20,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import keras
 import numpy as np
 from jax import numpy as jnp
 
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import in_stateless_scope
 from keras_rmsprop._execution.jax._memory import SOLE, allocated, keeps_second_copy
 from keras_rmsprop._execution.jax._programs import (
     Constraint,
@@ -47,13 +45,10 @@ from keras_rmsprop._execution.jax._values import (
     write,
 )
 from keras_rmsprop._math import _step
+from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._roster import Roster
 
 _log = logging.getLogger(__name__)
-
-
-# A compilation that takes longer is logged; in seconds.
-_LONG = 1.0
 
 
 class _Course:
@@ -79,9 +74,8 @@ class _Course:
         groups = (*roster.parameters, roster.counters)
         fields = tuple(tuple(owner is not None for owner in group) for group in groups)
         self.programs = [Trace.of(plan, fields, without, flag) for flag in (False, True)]
-        owners = roster.variables
         self.places = self.programs[0].changed()
-        self.are_plain = all(map(is_plain, owners))
+        self.are_plain = all(map(is_plain, roster.variables))
         # How many of the arrays that a step changes leave their memory to a later one. Weights do
         # not: programs take aliases of them that Python cannot see, such as what `jax.device_put`
         # gives for the device where they are.
@@ -153,7 +147,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         values,
         list(gradients),
         flags,
-        as_array(read(rate) if isinstance(rate, keras.Variable) else rate),
+        as_array(_plain.tensor_of(rate, read)),
         np.array(jax.tree.leaves(step.numbers), widest_float()),
     )
     compiled = compilations()
@@ -177,7 +171,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         # A first step that `skip_nonfinite` skips counts nothing.
         course.calls = None if step.mode is True else step.roster.counters.calls._value
         course.keep(results)
-    if seconds > _LONG and compilations() > compiled:
+    if seconds > _plain.LONG_COMPILATION and compilations() > compiled:
         _log.info("%s: compiling its step took %.1f s.", step.name, seconds)
     return None
 

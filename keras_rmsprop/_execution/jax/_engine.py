@@ -10,13 +10,13 @@ import keras
 
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
+from keras_rmsprop._execution._plain import assign, run_plainly, run_with_hook
 from keras_rmsprop._execution.jax._course import courses, run_compiled
-from keras_rmsprop._execution.jax._values import Gradients, assign, read, write
+from keras_rmsprop._execution.jax._values import Gradients, read, write
+from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._roster import Roster
 
 _log = logging.getLogger(__name__)
-
 
 # Of whose steps the log says that they run op by op; each step tries anew.
 _logged: "weakref.WeakSet[Roster]" = weakref.WeakSet()

@@ -12,7 +12,8 @@ import numpy as np
 from jax.experimental.sparse import JAXSparse
 
 from keras_rmsprop._execution import _interrupts, _plain
-from keras_rmsprop._execution._plain import in_stateless_scope
+from keras_rmsprop._execution._plain import assign
+from keras_rmsprop._private import in_stateless_scope
 
 Gradients = Sequence[jax.Array | None]
 
@@ -33,10 +34,6 @@ def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
         store([variable for variable, _ in pairs], values, at_once=True)
     else:
         _plain.write_whole(pairs, read, assign)
-
-
-def assign(variable: Any, value: jax.Array) -> None:
-    variable.assign(value)
 
 
 def snapshot(variables: Iterable[Any]) -> list[jax.Array]:
@@ -75,6 +72,7 @@ IS_DELETED = operator.methodcaller("is_deleted")
 
 
 def is_deleted(value: Any) -> bool:
+    """Whether an array's buffer has been given away; a tracer has none."""
     return not isinstance(value, jax.core.Tracer) and value.is_deleted()
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import changes
+from keras_rmsprop._execution._plain import changes, tensor_of
 from keras_rmsprop._execution.tensorflow._lazy import close_table, open_table
 from keras_rmsprop._execution.tensorflow._rows import is_inside_xla
 from keras_rmsprop._execution.tensorflow._values import Gradients, Pairs, read
@@ -41,9 +40,9 @@ def changes_op_by_op(step: Step, gradients: Gradients, rate: Any) -> Pairs:
         StepVariables.of(step),
         step.plan,
         step.numbers,
-        read(rate) if isinstance(rate, keras.Variable) else rate,
+        tensor_of(rate, read),
         gradients,
-        hook=None if step.hook is None else step.hook.update,
+        update=step.update,
     )
 
 
@@ -54,7 +53,7 @@ def changes_of_step(
     rate: Any,
     gradients: Gradients,
     *,
-    hook: _step.Update | None = None,
+    update: _step.Update | None = None,
     flags: dict[int, tf.Tensor] | None = None,
     nest: _step.Nest | None = None,
 ) -> Pairs:
@@ -82,7 +81,7 @@ def changes_of_step(
         rate,
         before,
         [tables[i].gradient if i in tables else g for i, g in enumerate(gradients)],
-        hook,
+        update,
         {i: table.share for i, table in tables.items()},
         flags,
         nest,

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from keras_rmsprop._execution import _plain
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import in_stateless_scope
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
 from keras_rmsprop._execution.tensorflow._programs import OF_A_STRATEGY, bound_to, run_compiled
@@ -25,6 +24,7 @@ from keras_rmsprop._execution.tensorflow._values import (
     read,
     write,
 )
+from keras_rmsprop._private import in_stateless_scope
 
 # Inside a graph of the user's, a step is a compiled call of its own only for few and large
 # tensors: at most `NESTED_TENSORS`, with `NESTED_ELEMENTS` elements on average. Such a tensor

@@ -40,16 +40,12 @@ from keras_rmsprop._variables._roster import (
 
 _log = logging.getLogger(__name__)
 
-
 OF_A_STRATEGY = "a distribution strategy runs the step or holds its variables"
 
 # How many programs are kept for all optimizers together, and how many an optimizer keeps for
 # itself, one for each set of options and of gradients' dtypes that it has met. The one made
 # first goes first, so that memory stays bounded.
 CAPACITY = 32
-
-# A compilation that takes more seconds than this is logged at INFO.
-LONG_COMPILATION = 1.0
 
 # Zeros in the place of missing gradients are kept up to this number of elements.
 KEPT_ZEROS = 2**16
@@ -153,6 +149,7 @@ _bound: "weakref.WeakKeyDictionary[Roster, _Bound]" = weakref.WeakKeyDictionary(
 
 
 def bound_to(step: Step) -> _Bound:
+    """Return the variables of a step as arguments, kept from step to step."""
     bound = _bound.get(step.roster)
     if bound is None or bound.rate is not step.rate.variable:
         with tf.init_scope():
@@ -242,7 +239,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
         with _programs_lock:
             _remember(_programs, shared_key, program)
         seconds = time.perf_counter() - start
-        if seconds > LONG_COMPILATION:
+        if seconds > _plain.LONG_COMPILATION:
             _log.info("%s compiled its step in %.1f s", step.name, seconds)
     _remember(bound.calls, key, program)
     return True

@@ -7,7 +7,6 @@ import keras
 import tensorflow as tf
 
 from keras_rmsprop._execution import _plain
-from keras_rmsprop._execution._plain import in_stateless_scope
 from keras_rmsprop._execution.tensorflow._private import (
     EagerTensor,
     read_variable_op,
@@ -19,6 +18,7 @@ from keras_rmsprop._execution.tensorflow._rows import (
     is_sparse,
     shape_of_rows,
 )
+from keras_rmsprop._private import in_stateless_scope
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 

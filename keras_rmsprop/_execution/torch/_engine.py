@@ -6,7 +6,7 @@ import torch
 
 from keras_rmsprop._execution import _interrupts, _plain
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import in_stateless_scope, run_plainly, run_with_hook
+from keras_rmsprop._execution._plain import assign, run_plainly, run_with_hook
 from keras_rmsprop._execution.torch import _layout
 from keras_rmsprop._execution.torch._host import learning_rate, remember, value_of
 from keras_rmsprop._execution.torch._layout import (
@@ -25,9 +25,10 @@ from keras_rmsprop._execution.torch._stages import (
     constrain,
     unscale,
 )
-from keras_rmsprop._execution.torch._values import assign, check_writable, copied, read, write
+from keras_rmsprop._execution.torch._values import check_writable, copied, read, write
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import StepCoefficients
+from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._roster import Roster
 
 

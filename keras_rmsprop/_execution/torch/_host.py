@@ -7,6 +7,7 @@ import keras
 import torch
 
 from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._plain import tensor_of
 from keras_rmsprop._execution.torch._values import read
 from keras_rmsprop._variables._roster import Roster
 
@@ -15,8 +16,7 @@ def learning_rate(step: Step, calls: int) -> float:
     """The rate of this step as a number of the host's."""
     rate = step.rate.source
     if step.rate.is_overridden or not isinstance(rate, _Source):
-        rate = step.rate.ask()
-        return float(read(rate) if isinstance(rate, keras.Variable) else rate)
+        return float(tensor_of(step.rate.ask(), read))
     if isinstance(rate, keras.Variable):
         return value_of(step.roster, "learning_rate", read(rate))
     # Where the counter lives on a device, its value is known here without asking.
@@ -24,7 +24,7 @@ def learning_rate(step: Step, calls: int) -> float:
         return float(rate(keras.ops.convert_to_tensor(calls)))
 
 
-# Where a rate comes from that needs not be asked of the optimizer.
+# Where a rate comes from that need not be asked of the optimizer.
 _Source = keras.Variable | keras.optimizers.schedules.LearningRateSchedule
 
 
@@ -55,6 +55,7 @@ def value_of(roster: Roster, name: str, tensor: torch.Tensor) -> float:
 
 
 def remember(roster: Roster, name: str, tensor: torch.Tensor, value: float) -> None:
+    """Note the value that a scalar tensor has from now on."""
     if _is_remote(tensor):
         known = _Known(tensor, tensor._version, value)
         _known.setdefault(roster, {})[name] = known

@@ -176,6 +176,7 @@ _layouts: "weakref.WeakKeyDictionary[Roster, Layout]" = weakref.WeakKeyDictionar
 
 
 def layout_of(roster: Roster, plan: _step.Plan) -> Layout:
+    """Return the tensors sorted, kept for as long as they are where they are."""
     layout = _layouts.get(roster)
     if layout is None or not layout.serves(plan):
         # The old one goes first, for it may be all that holds memory that was replaced.

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import torch
 
+from keras_rmsprop._execution._plain import assign
 from keras_rmsprop._math import _step
 
 
@@ -22,11 +23,7 @@ def copied(variable: keras.Variable) -> torch.Tensor:
 def write(pairs: Iterable[tuple[Any, torch.Tensor]]) -> None:
     """Assign each value to its variable."""
     for variable, value in pairs:
-        variable.assign(value)
-
-
-def assign(variable: Any, value: torch.Tensor) -> None:
-    variable.assign(value)
+        assign(variable, value)
 
 
 def copy(value: torch.Tensor) -> torch.Tensor:
