@@ -412,7 +412,7 @@ class RMSprop(keras.optimizers.Optimizer):
         gradients = [_as_tensor(g) if type(g) in _PLAIN else g for g in grads]
         if not gradients:
             return
-        if any(map(self._overrides, _KERAS_STAGES)):
+        if self._overrides(*_KERAS_STAGES):
             self._apply_as_keras(gradients, trainable_variables)
             return
         positions = self._positions_of(gradients, trainable_variables)
@@ -580,7 +580,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
-        rate = _rule.number_in(self._current_learning_rate(), dtype)
+        rate = _rule.number_in(_plain.tensor_of(self._given_learning_rate(), engine.read), dtype)
         return rate / _rule.root(_plan.form_of(self), square_average, self.epsilon)
 
     @property
@@ -682,7 +682,7 @@ class RMSprop(keras.optimizers.Optimizer):
             name=self.name,
             built=self.built,
             roster=self._roster,
-            rate=self._learning_rate if isinstance(self._learning_rate, keras.Variable) else None,
+            rate=self._rate().variable,
             accumulation_steps=self.gradient_accumulation_steps or 1,
             centered=self.centered,
             lr_in_momentum=self.lr_in_momentum,
@@ -697,7 +697,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def _load(self, state: _state.State) -> None:
         plan = _state.plan_load(self._holder(), state)
         with self._gate.read():
-            _plain.write_whole(plan.assignments, _state.array_of, lambda v, value: v.assign(value))
+            _plain.write_whole(plan.assignments, _state.array_of, _plain.assign)
         self._loads.report = plan.report
         # The state of an optimizer that was not built yet has nothing but its counter.
         words = _state.message(plan.report) if state.slots else None
@@ -729,14 +729,18 @@ class RMSprop(keras.optimizers.Optimizer):
             plan=meaning.plan(),
             numbers=meaning.numbers,
             roster=self._roster,
-            rate=Rate(
-                self._given_learning_rate,
-                self._learning_rate,
-                self._overrides("learning_rate") or self._overrides("_get_current_learning_rate"),
-            ),
+            rate=self._rate(),
             hook=self._hook(),
             mode=self.jit_compile,
             name=self.name,
+        )
+
+    def _rate(self) -> Rate:
+        """Where the rate of the coming step comes from."""
+        return Rate(
+            self._given_learning_rate,
+            self._learning_rate,
+            self._overrides("learning_rate", "_get_current_learning_rate"),
         )
 
     def _given_learning_rate(self) -> Any:
@@ -750,14 +754,9 @@ class RMSprop(keras.optimizers.Optimizer):
         # What a callable gives is known only now; nothing has changed yet.
         return _validation.checked_given_learning_rate(rate)
 
-    def _current_learning_rate(self) -> float | Tensor:
-        """The rate of the coming step as a tensor or a float."""
-        rate = self._given_learning_rate()
-        return engine.read(rate) if isinstance(rate, keras.Variable) else rate
-
     def _has_hook(self) -> bool:
         """Whether a subclass's own code takes part in a step."""
-        return any(map(self._overrides, ("update_step", "assign", "assign_sub")))
+        return self._overrides("update_step", "assign", "assign_sub")
 
     def _hook(self) -> Hook | None:
         """How a subclass's own code takes part in a step, None if there is none."""
@@ -776,12 +775,15 @@ class RMSprop(keras.optimizers.Optimizer):
         reach = [*self._roster.weights, *self.variables]
         return Hook(update, self._own_variables(), reach, type(self).__name__)
 
-    def _overrides(self, name: str) -> bool:
-        """Whether a subclass, or this very object, has a method of its own in place of ours."""
-        cls = type(self)
-        if cls is not RMSprop and getattr(cls, name) is not getattr(RMSprop, name):
+    def _overrides(self, *names: str) -> bool:
+        """Whether a subclass, or this very object, has one of these methods in place of ours."""
+        if not self.__dict__.keys().isdisjoint(names):
             return True
-        return name in self.__dict__
+        cls = type(self)
+        # A release of Keras may lack one.
+        return cls is not RMSprop and any(
+            getattr(cls, name, None) is not getattr(RMSprop, name, None) for name in names
+        )
 
     def _own_variables(self) -> list[keras.Variable]:
         """The variables that a subclass has added."""

@@ -61,6 +61,7 @@ except ImportError:
 # tests/test_private_names.py checks that the installed Keras has them.
 KERAS_PRIVATE_NAMES = {
     "_apply_weight_decay": "a stage that a subclass may override, as are the next ones",
+    "_overwrite_variables_directly_with_gradients": "gives float8 scales their values",
     "_backend_apply_gradients": "clips, decays, updates and averages",
     "_backend_update_step": "calls `update_step` for each variable",
     "_clip_gradients": "clips",
