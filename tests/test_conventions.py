@@ -147,7 +147,7 @@ def assert_same(
     assert len(got) == len(want)
     assert got[-1].slots.keys() == want[-1].slots.keys()
     found = between(got, want, starts, tolerance)
-    assert {key: difference for key, difference in found.items() if difference.share > 1.0} == {}
+    assert {key: d for key, d in found.items() if not d.share <= 1.0} == {}
     for first, last, start in zip(want[0].weights, want[-1].weights, starts, strict=True):
         assert np.all((first != start) | (last != start)), "nothing moved, so this says nothing"
 

@@ -33,7 +33,7 @@ class _RefusedError(Exception):
     """A value is not one of those that are accepted."""
 
 
-def _plain(value: Any) -> Any:
+def _unboxed(value: Any) -> Any:
     """Return a number as Python's own where it is an array or tensor of no dimensions."""
     if isinstance(value, np.ndarray | keras.Variable) or ops.is_tensor(value):
         if tuple(value.shape) != ():
@@ -50,7 +50,7 @@ def _number(holds: Callable[[float], bool]) -> Callable[[Any], float]:
     """Accept real numbers for which `holds` is true; it must be false for NaN."""
 
     def parse(value: Any) -> float:
-        value = _plain(value)
+        value = _unboxed(value)
         # bool is a subclass of int, but `momentum=True` is a mistake.
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise _RefusedError
@@ -69,7 +69,7 @@ def _integer(least: int) -> Callable[[Any], int]:
     """Accept integers from `least` on."""
 
     def parse(value: Any) -> int:
-        value = _plain(value)
+        value = _unboxed(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:

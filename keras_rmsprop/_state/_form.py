@@ -12,7 +12,6 @@ from keras_rmsprop._math._rule import Parameter
 
 Array = NDArray[Any]
 
-
 # The kinds of slots, by the names under which they are saved.
 KINDS = (*Parameter._fields[1:], *Progress._fields)
 
@@ -48,6 +47,7 @@ class State(NamedTuple):
 
 
 def own_name(label: str, position: int | None, names: Sequence[str]) -> str:
+    """The name of a subclass's variable among all arrays."""
     return label if position is None else f"{names[position]}/{label}"
 
 
@@ -55,6 +55,7 @@ NOTHING = "Nothing was loaded: the optimizer is as it was."
 
 
 def some(names: Sequence[str], limit: int = 4) -> str:
+    """The first of these names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -87,6 +88,7 @@ def checksum_of(arrays: Mapping[str, Array]) -> int:
 
 
 def bytes_of(array: Array) -> memoryview:
+    """The bytes of an array, in the order of this machine."""
     # A file may have been written with the bytes of each number in the other order.
     native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return native.reshape(-1).view("u1").data

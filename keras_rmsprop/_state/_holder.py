@@ -42,13 +42,7 @@ class Holder(NamedTuple):
 
 # How often to read a state at most while a graph may change it, how many reads in a row must
 # agree, and for how many seconds to wait before each.
-READS = 50
-
-
-AGREEING = 3
-
-
-PAUSE = 0.001
+READS, AGREEING, PAUSE = 50, 3, 0.001
 
 
 def state_of(holder: Holder) -> State:

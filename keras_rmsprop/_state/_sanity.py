@@ -80,6 +80,7 @@ def _why_impossible_progress(slots: Mapping[str, Array], shape: tuple[int, ...])
 
 
 def is_count(value: Any) -> bool:
+    """Whether a value is an integer that a counter can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
@@ -91,6 +92,7 @@ def _is_number(value: Any) -> bool:
 
 
 def damage(reason: str) -> ValueError:
+    """The error that refuses a file for this reason."""
     return ValueError(
         f"The optimizer state in the file is damaged: {reason}. Nothing of it was loaded, and the "
         "optimizer is as it was; use an earlier checkpoint."
@@ -98,5 +100,6 @@ def damage(reason: str) -> ValueError:
 
 
 def is_numeric(value: Array) -> bool:
+    """Whether an array holds numbers."""
     # NumPy knows the kinds of its own dtypes; bfloat16 and float8 are others'.
     return value.dtype.kind in "iuf" or value.dtype.name.startswith(("bfloat", "float8"))

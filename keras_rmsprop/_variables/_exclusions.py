@@ -84,7 +84,7 @@ class Exclusions:
     def await_build(self, config: dict[str, Any]) -> None:
         """Take in the part of a config that `config` gave."""
         names, variables = config.get("names", []), config.get("variables", [])
-        re.compile("|".join(names))
+        check_patterns(names)
         for entry in variables:
             if not isinstance(entry["path"], str):
                 raise ValueError(f"`{KEY}` of a config must name paths, received {entry!r}.")
