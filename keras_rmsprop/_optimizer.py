@@ -17,11 +17,20 @@ from keras_rmsprop._execution import _interrupts, _plain, _tables, engine
 from keras_rmsprop._execution._interface import Hook, Rate, Step
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Parameter, StepCoefficients, Tensor
-from keras_rmsprop._settings import _describe, _plan, _validation
-from keras_rmsprop._variables import _building, _exclusions, _gradients, _ledger
+from keras_rmsprop._settings import _describe, _groups, _plan, _validation
+from keras_rmsprop._settings._groups import Groups, HeldGroups
+from keras_rmsprop._variables import (
+    _awaited,
+    _building,
+    _exclusions,
+    _gradients,
+    _ledger,
+    _pairing,
+)
 from keras_rmsprop._variables._exclusions import Exclusions
 from keras_rmsprop._variables._gate import Gate
 from keras_rmsprop._variables._ledger import Ledger
+from keras_rmsprop._variables._members import Members
 from keras_rmsprop._variables._roster import (
     CounterVariables,
     ProgressVariables,
@@ -134,6 +143,20 @@ class RMSprop(keras.optimizers.Optimizer):
             op, without changing what is computed. Inside a plain `tf.function` "auto" compiles
             only few and large weights, so that the first batch does not wait. Default "auto".
 
+        groups: None, or settings of single variables: a mapping from patterns of paths to mappings
+            with any of `learning_rate` (a factor >= 0 of the optimizer's rate), `rho`, `momentum`,
+            `epsilon`, `weight_decay`, `l2`, `maximize`, `lazy` and `transform`. What a group leaves
+            out is the optimizer's; counter, schedule, clipping, moving average, accumulation and
+            skipping are the same for all. A pattern is an exact path, which wins, or a regular
+            expression that matches a whole path, with or without the name of the model; variables
+            without a path go by their name. A variable that two patterns match is an error, and
+            so is a pattern that matches none, both when the optimizer is built. Default None.
+        transform: None, or a function of (gradient, weight) that returns the gradient to be used,
+            of the same shape and dtype; or the name that it is registered by. It is called for
+            each variable after clipping, with both dense and in float32 or wider, and compiled
+            along. `keras_rmsprop.transforms` has some, and says how to write one. It excludes
+            `lazy`. Default None.
+
     Raises:
         ValueError: if an argument is unknown, has the wrong type or lies outside its range, or if
             two exclude each other; the message names what was received and what is accepted.
@@ -156,7 +179,7 @@ class RMSprop(keras.optimizers.Optimizer):
     built: bool
     _distribution_strategy: Any
 
-    @_exclusions.taken_from_arguments
+    @_awaited.taken_from_arguments
     @_validation.explain_unknown_arguments
     def __init__(
         self,
@@ -186,6 +209,8 @@ class RMSprop(keras.optimizers.Optimizer):
         lazy: bool = False,
         skip_nonfinite: bool = False,
         jit_compile: Literal["auto", True, False] = "auto",
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
+        transform: Callable[[Tensor, Tensor], Tensor] | str | None = None,
     ) -> None:
         given = {
             "rho": rho,
@@ -211,9 +236,11 @@ class RMSprop(keras.optimizers.Optimizer):
             "lazy": lazy,
             "skip_nonfinite": skip_nonfinite,
             "jit_compile": jit_compile,
+            "transform": transform,
         }
         settings = {key: _validation.checked(key, value) for key, value in given.items()}
-        _validation.check_together(settings)
+        own = _groups.checked_groups(groups)
+        _groups.check_together(settings, own)
         super().__init__(
             learning_rate=_validation.checked_learning_rate(learning_rate),
             name=name,
@@ -228,6 +255,8 @@ class RMSprop(keras.optimizers.Optimizer):
             hasattr(type(self), name) for name in _validation.HYPERPARAMETERS
         )
         self._exclusions = Exclusions()
+        self._held_groups = HeldGroups(own)
+        self._members = Members()
         self._loads = _state.Loads()
         for key, value in settings.items():
             # They have been checked, one by one and together.
@@ -250,29 +279,35 @@ class RMSprop(keras.optimizers.Optimizer):
             return
         before = list(self._variables)
         with _ledger.undone_on_failure(self):
+            members = self._members.of(list(self._held_groups.own), variables)
             excluded = self._exclusions.resolve(variables)
             if excluded is not None:
                 super().exclude_from_weight_decay(*excluded)
                 self._exclusions.set(*excluded)
             super().build(variables)
-            self._build_slots(variables)
+            self._build_slots(variables, members)
             if self._ledger.prelude is None:
                 self._ledger.prelude = before
 
-    def _build_slots(self, variables: Sequence[keras.Variable]) -> None:
+    def _build_slots(self, variables: Sequence[keras.Variable], members: Sequence[int]) -> None:
         """Create the variables that Keras's own `build` does not know of."""
         initial = self.initial_square_average
         # A callable, because keras.initializers.Constant passes through float32.
         start = "zeros" if initial == 0.0 else lambda shape, dtype: np.full(shape, initial, dtype)
         add = self.add_optimizer_variables
+        all_groups: tuple[Any, ...] = (self, *self.groups.values())
+        settings = [all_groups[group] for group in members]
         self._square_averages = add(variables, "square_average", start)
-        self._momentums = add(variables, "momentum") if self.momentum > 0.0 else []
+        self._momentums = _building.chosen(
+            variables, [own.momentum > 0.0 for own in settings], lambda some: add(some, "momentum")
+        )
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
         progress: list[ProgressVariables | None] = [None] * len(variables)
-        if self.lazy:
+        lazy = [own.lazy for own in settings]
+        if any(lazy):
             reason = self._why_not_lazy()
             if reason is None:
-                progress = _building.progress_of(self, variables)
+                progress = _building.progress_of(self, variables, lazy)
             else:
                 _log.warning("%s: `lazy=True` changes nothing, because %s.", self.name, reason)
         skipped = None
@@ -280,7 +315,7 @@ class RMSprop(keras.optimizers.Optimizer):
             skipped = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
-        counters = CounterVariables(self._iterations, skipped)
+        counters = CounterVariables(self._iterations, skipped, self._group_rates())
         parameters = _building.parameters_of(
             self._trainable_variables,
             self._square_averages,
@@ -289,14 +324,32 @@ class RMSprop(keras.optimizers.Optimizer):
             self._accumulated_gradients if self.gradient_accumulation_steps else [],
             self._model_variables_moving_average if self.use_ema else [],
         )
-        self._roster = Roster(parameters, progress, counters)
+        self._roster = Roster(parameters, progress, counters, members)
         self._meaning = None
         if self.use_ema and hasattr(self, "_distribution_strategy"):
             self._distribution_strategy = engine.swapping_strategy(
                 self._distribution_strategy, self._roster.parameters
             )
 
-    def add_variables(self, variables: Sequence[keras.Variable]) -> None:
+    def _group_rates(self) -> keras.Variable | None:
+        """Create the variable that holds the groups' factors of the learning rate."""
+        factors = self._held_groups.rates()
+        if not factors:
+            return None
+        # A variable as the rate itself is, so that a traced function sees it change.
+        return self.add_variable(
+            (len(factors),),
+            lambda _, dtype: ops.convert_to_tensor(np.asarray(factors, dtype)),
+            dtype=backend.floatx(),
+            aggregation="only_first_replica",
+            name="group_learning_rates",
+        )
+
+    def add_variables(
+        self,
+        variables: Sequence[keras.Variable],
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Take in more variables, such as those of layers that were frozen so far.
 
         The state there is stays as it is, and the new variables start with fresh slots. Variables
@@ -314,21 +367,28 @@ class RMSprop(keras.optimizers.Optimizer):
             variables: variables that `apply` will be given gradients of from now on. If all that
                 the optimizer has are among them, it takes over their order, which Keras's JAX
                 trainer relies on; otherwise the new ones come last.
+            groups: None, or groups beside those that there are, of new variables or of old ones,
+                as the constructor takes them. Default None.
 
-        Raises: whatever `build` raises; the optimizer is as it was then.
+        Raises: whatever `build` raises, and ValueError for what is wrong with `groups`; the
+            optimizer is as it was then.
         """
         given = {self._var_key(v): v for v in variables}
+        own = _groups.joined(self._groups_in_use(), groups)
+        _groups.check_together(self._settings(), own)
         if not self.built:
             with _interrupts.deferred(), _ledger.undone_on_failure(self):
+                self._held_groups = HeldGroups(own)
                 self.build(list(given.values()))
             return
         held = {self._var_key(v): v for v in self._trainable_variables}
         new = [key for key in given if key not in held]
-        if not new:
+        if not new and not groups:
             return
         together = held | {key: given[key] for key in new}
         order = given if held.keys() <= given.keys() else together
         with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.reopened():
+            self._held_groups = HeldGroups(own)
             self._build_again([together[key] for key in order])
             for key in new:
                 parameter = self._roster.parameters[self._get_variable_index(together[key])]
@@ -372,7 +432,8 @@ class RMSprop(keras.optimizers.Optimizer):
             learning_rate: the rate of this step, a float or a scalar tensor.
         """
         index = self._position(variable)
-        form, coefficients = _plan.form_of(self), _plan.coefficients_of(self)
+        settings = self._settings_of(index)
+        form, coefficients = _plan.form_of(settings), _plan.coefficients_of(settings)
         _tables.settle(self._roster, index, coefficients)
         owners = self._roster.parameters[index]._replace(accumulator=None, average=None)
         before = owners.read(engine.read)
@@ -440,7 +501,8 @@ class RMSprop(keras.optimizers.Optimizer):
 
         Raises: ValueError for what those stages do not know.
         """
-        beyond = {"skip_nonfinite": self.skip_nonfinite, "l2": self.l2, "maximize": self.maximize}
+        names = ("skip_nonfinite", "l2", "maximize", "transform", "groups")
+        beyond = {name: getattr(self, name) for name in names}
         given = [name for name, value in beyond.items() if value]
         if given or self.jit_compile is True:
             stages = [name for name in _KERAS_STAGES if self._overrides(name)]
@@ -467,7 +529,14 @@ class RMSprop(keras.optimizers.Optimizer):
         config = super().get_config()
         own = set(_validation.HYPERPARAMETERS) - set(_KERAS_OPTIONS)
         config.update({name: getattr(self, name) for name in sorted(own)})
-        return config | self._exclusions.config(self._roster.weights, self._var_key)
+        groups = self._groups_in_use()
+        for settings in (config, *groups.values()):
+            if settings.get("transform") is not None:
+                settings["transform"] = keras.saving.get_registered_name(settings["transform"])
+        weights = self._roster.weights
+        config["groups"] = groups or None
+        config |= self._members.config(list(groups), weights, self._roster.members)
+        return config | self._exclusions.config(weights, self._var_key)
 
     @classmethod
     def from_config(
@@ -557,7 +626,7 @@ class RMSprop(keras.optimizers.Optimizer):
         all slots, and does nothing without `lazy=True`.
         """
         for index in range(len(self._roster.progress)):
-            _tables.settle(self._roster, index, _plan.coefficients_of(self))
+            self._settle(index)
 
     def effective_learning_rate(self, variable: Any) -> Tensor:
         """Return learning_rate / r_t: how far one unit of gradient moves each weight now.
@@ -575,13 +644,28 @@ class RMSprop(keras.optimizers.Optimizer):
                 "before the optimizer is built. Make a step, or call `optimizer.build(variables)`."
             )
         position = self._position(variable)
-        averages, _ = _tables.settled(self._roster, position, _plan.coefficients_of(self))
+        settings = self._settings_of(position)
+        averages, _ = _tables.settled(self._roster, position, _plan.coefficients_of(settings))
         square_average = averages.square_average
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
         rate = _rule.number_in(_plain.tensor_of(self._given_learning_rate(), engine.read), dtype)
-        return rate / _rule.root(_plan.form_of(self), square_average, self.epsilon)
+        group = self._roster.members[position]
+        if group:
+            factors = engine.read(self._roster.counters.rates)
+            rate = rate * _rule.number_in(factors[group - 1], dtype)
+        return rate / _rule.root(_plan.form_of(settings), square_average, settings.epsilon)
+
+    @property
+    def groups(self) -> Groups:
+        """The groups of variables with settings of their own, by pattern.
+
+        A group's settings are those in force, and can be assigned at any time:
+
+            optimizer.groups["backbone/.*"].learning_rate = 0.0
+        """
+        return Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
 
     @property
     def skipped_steps(self) -> int:
@@ -595,13 +679,21 @@ class RMSprop(keras.optimizers.Optimizer):
         Args:
             print_fn: called once with the whole text. Default `print`.
         """
-        names = (*_validation.HYPERPARAMETERS, "name")
         variables = self._trainable_variables
+        settings = self._settings()
         text = _describe.describe(
-            {name: getattr(self, name) for name in names},
+            {**settings, "name": self.name},
             self._learning_rate,
             constrained=any(getattr(v, "constraint", None) is not None for v in variables),
         )
+        groups = self._groups_in_use()
+        excluded = [not self._use_weight_decay(v) for v in self._roster.weights]
+        if groups or any(excluded):
+            patterns = (None, *groups)
+            members = [patterns[group] for group in self._roster.members]
+            paths = map(_pairing.path_of, self._roster.weights)
+            rows = list(zip(paths, members, excluded, strict=True))
+            text += "\n" + _describe.describe_groups(settings, groups, rows)
         print_fn(text)
 
     def exclude_from_weight_decay(
@@ -676,6 +768,17 @@ class RMSprop(keras.optimizers.Optimizer):
             position = self._get_variable_index(variable)
         return position
 
+    def _settings_of(self, position: int) -> Any:
+        """The settings in force for a variable, as attributes."""
+        group = self._roster.members[position]
+        return list(self.groups.values())[group - 1] if group else self
+
+    def _settle(self, position: int) -> None:
+        """Bring every row of a variable up to date."""
+        if self._roster.progress[position] is not None:
+            coefficients = _plan.coefficients_of(self._settings_of(position))
+            _tables.settle(self._roster, position, coefficients)
+
     def _holder(self) -> _state.Holder:
         """What of this optimizer its state is read from, and loaded into."""
         return _state.Holder(
@@ -686,7 +789,8 @@ class RMSprop(keras.optimizers.Optimizer):
             accumulation_steps=self.gradient_accumulation_steps or 1,
             centered=self.centered,
             lr_in_momentum=self.lr_in_momentum,
-            rho=self.rho,
+            rho=[self._settings_of(i).rho for i in range(len(self._roster.parameters))],
+            patterns=list(self._held_groups.own),
             initial_square_average=self.initial_square_average,
             variables=self._variables,
             entries=self._ledger.entries,
@@ -712,13 +816,15 @@ class RMSprop(keras.optimizers.Optimizer):
             # What is recorded has to depend on the settings, not on what came of them before.
             or engine.is_recorded()
         ):
-            return _plan.Meaning(self, self._roster, self._use_weight_decay)
+            groups = list(self.groups.values())
+            return _plan.Meaning(self, groups, self._roster, self._use_weight_decay)
         # Compared at every step, which no way of changing a setting escapes; in C, in a
         # microsecond.
-        given = _GIVEN(self.__dict__)
+        given = (_GIVEN(self.__dict__), self._held_groups.own)
         meaning = self._meaning
         if meaning is None or meaning.given != given:
-            meaning = _plan.Meaning(self, self._roster, self._use_weight_decay, given)
+            groups = list(self.groups.values())
+            meaning = _plan.Meaning(self, groups, self._roster, self._use_weight_decay, given)
             self._meaning = meaning
         return meaning
 
@@ -730,7 +836,7 @@ class RMSprop(keras.optimizers.Optimizer):
             numbers=meaning.numbers,
             roster=self._roster,
             rate=self._rate(),
-            hook=self._hook(),
+            hook=self._hook(meaning.plan().decayed),
             mode=self.jit_compile,
             name=self.name,
         )
@@ -758,14 +864,14 @@ class RMSprop(keras.optimizers.Optimizer):
         """Whether a subclass's own code takes part in a step."""
         return self._overrides("update_step", "assign", "assign_sub")
 
-    def _hook(self) -> Hook | None:
+    def _hook(self, decayed: Sequence[bool]) -> Hook | None:
         """How a subclass's own code takes part in a step, None if there is none."""
         if not self._has_hook():
             return None
 
         def update(index: int, step: StepCoefficients, before: Parameter, g: Tensor) -> Parameter:
             owners = self._roster.parameters[index]
-            if self.weight_decay:
+            if decayed[index]:
                 # Decoupled decay comes before the update.
                 engine.write([(owners.weight, ops.cast(before.weight, owners.weight.dtype))])
             self.update_step(g, owners.weight, step.learning_rate)
@@ -828,16 +934,78 @@ class RMSprop(keras.optimizers.Optimizer):
     def _check_assignment(self, name: str, value: Any) -> None:
         """Refuse a change that contradicts the other settings or the slots there are."""
         try:
-            settings = {key: getattr(self, key) for key in _validation.HYPERPARAMETERS}
+            settings = self._settings()
         except AttributeError:
             return  # __init__ is still setting them, and has checked them together.
         if self.built:
-            lazy = any(progress is not None for progress in self._roster.progress)
-            has_buffer = bool(self._momentums)
-            _validation.check_change(
-                name, settings[name], value, has_momentum_buffer=has_buffer, counts_rows=lazy
+            concerned = [
+                i
+                for i, group in enumerate(self._roster.members)
+                if not group or name not in list(self._held_groups.own.values())[group - 1]
+            ]
+            self._check_slots_follow(name, settings[name], value, concerned)
+        _groups.check_together({**settings, name: value}, self._held_groups.own)
+
+    def _rate_of_group(self, pattern: str) -> float:
+        """The factor by which a group takes the learning rate."""
+        own = self._held_groups.own
+        given, rates = own[pattern].get("learning_rate", 1.0), self._roster.counters.rates
+        if rates is None:
+            return float(given)
+        factor = _state.array_of(rates)[list(own).index(pattern)]
+        # The digits that it was given with, unless it has been loaded since.
+        return float(given if np.asarray(given, factor.dtype) == factor else factor)
+
+    def _settings(self) -> dict[str, Any]:
+        """The hyperparameters by name."""
+        return {name: getattr(self, name) for name in _validation.HYPERPARAMETERS}
+
+    def _check_slots_follow(self, name: str, old: Any, new: Any, positions: list[int]) -> None:
+        """Refuse a change of a setting of variables that their slots cannot follow."""
+        slots = [self._roster.parameters[i] for i in positions]
+        _validation.check_change(
+            name,
+            old,
+            new,
+            has_momentum_buffer=all(
+                p.momentum is not None for p in slots if p.square_average is not None
             )
-        _validation.check_together({**settings, name: value})
+            and bool(self._momentums),
+            counts_rows=any(self._roster.progress[i] is not None for i in positions),
+        )
+
+    def _assign_to_group(self, pattern: str, name: str, value: Any) -> None:
+        """Give a group another setting."""
+        value = _groups.checked(pattern, name, value)
+        group = self.groups[pattern]
+        positions = [
+            i
+            for i, member in enumerate(self._roster.members)
+            if member and list(self.groups)[member - 1] == pattern
+        ]
+        if self.built:
+            self._check_slots_follow(name, getattr(group, name), value, positions)
+        own = self._held_groups.with_setting(pattern, name, value)
+        _groups.check_together(self._settings(), own)
+        if name == "rho" and group.rho != value:
+            with engine.outside_trace():
+                for i in positions:
+                    self._settle(i)
+        rates = self._roster.counters.rates
+        if name == "learning_rate" and rates is not None:
+            factors = _state.array_of(rates)
+            factors[list(own).index(pattern)] = value
+            rates.assign(factors)
+        self._held_groups.own = own
+
+    def _groups_in_use(self) -> dict[str, dict[str, Any]]:
+        """What the groups have for themselves, as it is now."""
+        groups = {}
+        for pattern, own in self._held_groups.own.items():
+            rate = self._rate_of_group(pattern)
+            is_given = "learning_rate" in own or rate != 1.0
+            groups[pattern] = {**own, "learning_rate": rate} if is_given else dict(own)
+        return groups
 
     def _overwrite_model_variables_with_average_value(
         self, trainable_variables: Sequence[Any]

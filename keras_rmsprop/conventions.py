@@ -42,7 +42,8 @@ A learning rate can always also be a Keras schedule or a callable, as for `RMSpr
 
 import logging
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,9 @@ REFUSED: dict[tuple[str, str], str] = {
     ("tf_keras_legacy", "decay"): (
         "it would divide a schedule or callable by 1 + decay * t. Let the schedule do that, or "
         "give the learning rate as a number"
+    ),
+    ("torch", "centered"): (
+        "it decides what the averages of an optimizer hold, and is the same for all param groups"
     ),
     ("timm", "corrected_weight_decay"): (
         "it scales the decay by lr**2 / (the largest lr), which no argument of `RMSprop` does. "
@@ -286,6 +290,8 @@ def torch(
     foreach: bool | None = None,
     maximize: bool = False,
     differentiable: bool = False,
+    *,
+    params: Sequence[Mapping[str, Any]] | None = None,
 ) -> RMSprop:
     """Make the steps of `torch.optim.RMSprop`.
 
@@ -306,8 +312,13 @@ def torch(
         foreach: no effect; it chooses torch's multi-tensor path.
         maximize: whether to ascend. Default False.
         differentiable: no effect; it lets torch differentiate through its step.
+        params: None, or torch's param groups, which become `groups`: mappings whose "params" are
+            paths or patterns of paths, or Keras variables, one or a list of them, beside any of
+            "lr", "alpha", "eps", "weight_decay", "momentum" and "maximize" (and of those without
+            effect). Variables of no group take the other arguments. Default None.
 
-    Raises: ValueError if an argument lies outside its range.
+    Raises: ValueError if an argument lies outside its range, or a param group has what cannot
+        differ from group to group.
 
     Source: torch 2.13, `torch/optim/rmsprop.py`.
 
@@ -319,6 +330,7 @@ def torch(
     """
     _ignore("torch", capturable=capturable, foreach=foreach, differentiable=differentiable)
     return RMSprop(
+        groups=None if params is None else _param_groups(params, lr, centered),
         learning_rate=lr,
         rho=alpha,
         momentum=momentum,
@@ -635,6 +647,70 @@ def graves(
     return RMSprop(
         learning_rate=learning_rate, rho=rho, momentum=momentum, epsilon=epsilon, centered=True
     )
+
+
+# What a param group may have, and what it is here.
+_OF_A_PARAM_GROUP = {
+    "alpha": "rho",
+    "eps": "epsilon",
+    "weight_decay": "l2",
+    "momentum": "momentum",
+    "maximize": "maximize",
+}
+
+
+def _param_groups(
+    params: Sequence[Mapping[str, Any]], lr: Any, centered: bool
+) -> dict[str, dict[str, Any]]:
+    """Turn torch's param groups into groups by pattern."""
+    groups = {}
+    for group in params:
+        settings = dict(group)
+        pattern = _pattern_of(settings.pop("params", None), group)
+        for name in ("capturable", "foreach", "differentiable"):
+            settings.pop(name, None)
+        if settings.pop("centered", centered) != centered:
+            raise _refusal("torch", centered=group["centered"], params=pattern)
+        own = {}
+        if "lr" in settings:
+            own["learning_rate"] = _factor(settings.pop("lr"), lr, pattern)
+        own |= {_OF_A_PARAM_GROUP.get(name, name): value for name, value in settings.items()}
+        unknown = settings.keys() - _OF_A_PARAM_GROUP.keys()
+        if unknown:
+            raise ValueError(
+                f"The param group of {pattern!r} has {', '.join(sorted(unknown))}; it can have "
+                f"lr, {', '.join(_OF_A_PARAM_GROUP)}."
+            )
+        groups[pattern] = own
+    return groups
+
+
+def _pattern_of(params: Any, group: Mapping[str, Any]) -> str:
+    """One pattern for what a param group names."""
+    each: list[Any] = list(params) if isinstance(params, list | tuple) else [params]
+    # A raw variable of the backend's has only a name.
+    paths: list[Any] = [
+        x if isinstance(x, str) else getattr(x, "path", getattr(x, "name", None)) for x in each
+    ]
+    if not each or not all(isinstance(path, str) for path in paths):
+        raise ValueError(
+            "`params` of a param group must be Keras variables, their paths, or patterns of paths, "
+            f"received {group!r:.200}."
+        )
+    words = [
+        path if isinstance(x, str) else re.escape(path) for x, path in zip(each, paths, strict=True)
+    ]
+    return words[0] if len(words) == 1 else "|".join(f"(?:{word})" for word in words)
+
+
+def _factor(own: Any, lr: Any, pattern: str) -> float:
+    """The rate of a param group as a factor of the optimizer's."""
+    if not isinstance(own, int | float) or not isinstance(lr, int | float) or not lr > 0.0:
+        raise ValueError(
+            f"The `lr` of the param group of {pattern!r} becomes a factor of the optimizer's, so "
+            f"both must be numbers and that one > 0, received {own!r} and lr={lr!r}."
+        )
+    return own / lr
 
 
 def _ignore(convention: str, **arguments: Any) -> None:

@@ -28,12 +28,25 @@ Communications of the ACM 22 (1979) 532-535, for the update of the centered seco
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+# What a weight may have a value of its own for; `learning_rate` is a factor of the step's rate.
+OF_A_WEIGHT = (
+    "learning_rate",
+    "rho",
+    "momentum",
+    "epsilon",
+    "weight_decay",
+    "l2",
+    "maximize",
+    "transform",
+)
 
 
 @dataclasses.dataclass
@@ -74,6 +87,10 @@ class Reference:
         loss_scale_factor: the gradients are divided by it, or None.
         gradient_accumulation_steps: how many gradients are averaged for one step, or None.
         constraints: for each weight a function of it, or None.
+        transform: a function of (gradient, weight), both after clipping, that returns the
+            gradient to be used, or None.
+        groups: for each weight a mapping of those settings that it has for itself (the keys are
+            `OF_A_WEIGHT`), or None. Its `learning_rate` is a factor of the step's rate.
 
     Example:
     >>> import numpy as np
@@ -109,7 +126,10 @@ class Reference:
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         constraints: Sequence[Callable[[Array], Array] | None] | None = None,
+        transform: Callable[[Array, Array], Array] | None = None,
+        groups: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> None:
+        self.learning_rate = 1.0
         self.rho = rho
         self.momentum = momentum
         self.epsilon = epsilon
@@ -131,6 +151,14 @@ class Reference:
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.decayed = [True] * len(weights) if decayed is None else list(decayed)
         self.constraints = [None] * len(weights) if constraints is None else list(constraints)
+        self.transform = transform
+        self.groups = [group or {} for group in groups or [None] * len(weights)]
+        unknown = {name for group in self.groups for name in group} - set(OF_A_WEIGHT)
+        if unknown or len(self.groups) != len(weights):
+            raise ValueError(
+                f"`groups` must hold a mapping of {', '.join(OF_A_WEIGHT)} for each of "
+                f"{len(weights)} weights, received {groups!r}."
+            )
         self.calls = 0
         self.parameters = [
             ReferenceParameter(
@@ -161,27 +189,24 @@ class Reference:
             gradients: for each weight an array-like of its shape, or None.
             learning_rate: lr, >= 0.
         """
-        present = [
-            (parameter, np.array(gradient, np.float64), decayed)
-            for parameter, gradient, decayed in zip(
-                self.parameters, gradients, self.decayed, strict=True
-            )
-            if gradient is not None
-        ]
-        batch = [gradient / (self.loss_scale_factor or 1.0) for _, gradient, _ in present]
+        if len(gradients) != len(self.parameters):
+            raise ValueError(f"{len(self.parameters)} weights, but {len(gradients)} gradients.")
+        present = [i for i, g in enumerate(gradients) if g is not None]
+        batch = [np.array(gradients[i], np.float64) for i in present]
+        batch = [gradient / (self.loss_scale_factor or 1.0) for gradient in batch]
 
         steps = self.gradient_accumulation_steps or 1
         completes = (self.calls + 1) % steps == 0
-        for i, (parameter, _, _) in enumerate(present):
-            parameter.accumulator = parameter.accumulator + batch[i]
-            batch[i] = parameter.accumulator / steps
+        for place, i in enumerate(present):
+            parameter = self.parameters[i]
+            parameter.accumulator = parameter.accumulator + batch[place]
+            batch[place] = parameter.accumulator / steps
 
         if completes:
-            for gradient, (parameter, _, decayed) in zip(self._clip(batch), present, strict=True):
-                self._update(parameter, gradient, learning_rate, decayed)
-            # The sum of a weight without a gradient in this call waits for the next.
-            for parameter, _, _ in present:
-                parameter.accumulator = np.zeros_like(parameter.weight)
+            for i, gradient in zip(present, self._clip(batch), strict=True):
+                self._update(i, gradient, learning_rate)
+                # The sum of a weight without a gradient in this call waits for the next.
+                self.parameters[i].accumulator = np.zeros_like(self.parameters[i].weight)
 
         if self.use_ema:
             self._average()
@@ -192,21 +217,24 @@ class Reference:
                 parameter.weight = np.asarray(constraint(parameter.weight), np.float64)
         self.calls += 1
 
-    def _update(
-        self, parameter: ReferenceParameter, gradient: Array, learning_rate: float, decayed: bool
-    ) -> None:
-        g, w, lr = gradient, parameter.weight, learning_rate
+    def _update(self, i: int, gradient: Array, learning_rate: float) -> None:
+        parameter = self.parameters[i]
+        own = {name: self.groups[i].get(name, getattr(self, name)) for name in OF_A_WEIGHT}
+        rho, momentum, epsilon = own["rho"], own["momentum"], own["epsilon"]
+        g, w, lr = gradient, parameter.weight, learning_rate * own["learning_rate"]
         t = self.iterations + 1
 
-        g = -g if self.maximize else g
-        g = g + self.l2 * w
-        if decayed and self.weight_decay is not None:
-            w = w - lr * self.weight_decay * w
+        if own["transform"] is not None:
+            g = np.asarray(own["transform"](g, w), np.float64)
+        g = -g if own["maximize"] else g
+        g = g + own["l2"] * w
+        if self.decayed[i] and own["weight_decay"] is not None:
+            w = w - lr * own["weight_decay"] * w
 
-        k = 1.0 - self.rho
-        if self.bias_correction and self.rho > 0.0:
+        k = 1.0 - rho
+        if self.bias_correction and rho > 0.0:
             # 1 - rho**t without the cancellation that rho near 1 would bring.
-            k = (1.0 - self.rho) / -math.expm1(t * math.log(self.rho))
+            k = (1.0 - rho) / -math.expm1(t * math.log(rho))
         if self.bias_correction and t == 1:
             k = 1.0
 
@@ -218,18 +246,18 @@ class Reference:
             m = parameter.gradient_average
             s = (1.0 - k) * parameter.square_average + k * g**2
 
-        r = np.sqrt(s + self.epsilon) if self.epsilon_inside_sqrt else np.sqrt(s) + self.epsilon
+        r = np.sqrt(s + epsilon) if self.epsilon_inside_sqrt else np.sqrt(s) + epsilon
         r = np.where(r == 0.0, np.inf, r)  # where r is 0 so is g, and the step shall be 0
 
         b = parameter.momentum
-        if self.momentum == 0.0:
+        if momentum == 0.0:
             w = w - lr * g / r
         elif self.lr_in_momentum:
-            b = self.momentum * b + lr * g / r
-            w = w - (self.momentum * b + lr * g / r if self.nesterov else b)
+            b = momentum * b + lr * g / r
+            w = w - (momentum * b + lr * g / r if self.nesterov else b)
         else:
-            b = self.momentum * b + g / r
-            w = w - lr * (self.momentum * b + g / r if self.nesterov else b)
+            b = momentum * b + g / r
+            w = w - lr * (momentum * b + g / r if self.nesterov else b)
 
         parameter.weight = w
         parameter.square_average = s

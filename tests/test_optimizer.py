@@ -460,7 +460,9 @@ def test_the_config_makes_the_same_optimizer_again() -> None:
     assert again.get_config() == config
 
 
-@pytest.mark.parametrize("name", sorted(set(_validation.HYPERPARAMETERS) - {"jit_compile"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(_validation.HYPERPARAMETERS) - {"jit_compile", "transform"})
+)
 def test_an_assigned_hyperparameter_is_in_the_config(name: str) -> None:
     optimizer = RMSprop(momentum=0.5 if name == "nesterov" else 0.0)
     old = getattr(optimizer, name)

@@ -81,9 +81,9 @@ def test_numbers_may_be_tensors_as_in_a_compiled_step(
 ) -> None:
     numbers_of = _plan.numbers_of
 
-    def as_tensors(settings: RMSprop) -> _step.Numbers:
+    def as_tensors(*arguments: Any) -> _step.Numbers:
         return keras.tree.map_structure(
-            lambda x: ops.convert_to_tensor(x, "float64"), numbers_of(settings)
+            lambda x: ops.convert_to_tensor(x, "float64"), numbers_of(*arguments)
         )
 
     monkeypatch.setattr(_plan, "numbers_of", as_tensors)
@@ -205,29 +205,33 @@ def clipped(kind: str, limit: float, *gradients: Any, shares: Any = None) -> lis
     return _step.clip(plan, numbers, list(gradients), shares or [None] * len(gradients))
 
 
+def a_group(**options: Any) -> _step.GroupNumbers:
+    """The numbers of a group that takes bare steps, but for `options`."""
+    coefficients = Coefficients.of(rho=0.75, momentum=0.0, epsilon=0.0)
+    return _step.GroupNumbers(coefficients, rate=1.0, l2=0.0, weight_decay=0.0)._replace(**options)
+
+
 NUMBERS = _step.Numbers(
-    coefficients=Coefficients.of(rho=0.75, momentum=0.0, epsilon=0.0),
+    groups=(a_group(),),
     loss_scale=0.0,
     clip=0.0,
-    l2=0.0,
-    weight_decay=0.0,
     ema_momentum=0.0,
     one_minus_ema_momentum=1.0,
 )
+PLAIN_GROUP = _step.GroupPlan(form=PLAIN, maximize=False, l2=False, transform=None)
 
 
 def a_plan(variables: int = 1, **options: Any) -> _step.Plan:
     """A plan of a bare step, but for `options`."""
     plan = _step.Plan(
-        form=PLAIN,
+        groups=(PLAIN_GROUP,),
         skip_nonfinite=False,
         clip=None,
-        maximize=False,
         scaled_loss=False,
-        l2=False,
         accumulation_steps=1,
         use_ema=False,
         ema_overwrite_frequency=None,
+        members=(0,) * variables,
         decayed=(False,) * variables,
         overwritten=(False,) * variables,
         constraints=(None,) * variables,
@@ -445,8 +449,9 @@ def test_a_flag_that_is_down_is_a_gradient_that_is_missing(
 
 
 def test_a_value_is_taken_as_it_is_and_of_several_calls_the_largest() -> None:
-    plan = a_plan(2, overwritten=(True, False), scaled_loss=True, l2=True, use_ema=True)
-    numbers = NUMBERS._replace(loss_scale=4.0, l2=1.0)
+    group = PLAIN_GROUP._replace(l2=True)
+    plan = a_plan(2, overwritten=(True, False), scaled_loss=True, groups=(group,), use_ema=True)
+    numbers = NUMBERS._replace(loss_scale=4.0, groups=(a_group(l2=1.0),))
     scale = Parameter(tensor(1.0, dtype="float64"))
     start = [scale, a_parameter(average=tensor(0.0, 0.0))]
     value = tensor(5.0)
@@ -509,7 +514,7 @@ def test_an_update_of_a_subclass_is_asked_only_for_a_step_with_effect(case: str)
 
     def update(index: int, step: Any, parameter: Parameter, g: Any) -> Parameter:
         asked.append(index)
-        return _rule.update(plan.form, step, parameter, g)
+        return _rule.update(PLAIN, step, parameter, g)
 
     counters = counters_at(call, 5 if plan.skip_nonfinite else None)
     gradients = [tensor(gradient, 1.0)]
@@ -549,7 +554,8 @@ def test_parameters_of_one_treatment_share_a_nested_function() -> None:
         return nested
 
     plan = a_plan(3, decayed=(True, False, True), use_ema=True)
-    numbers = NUMBERS._replace(weight_decay=0.5, ema_momentum=0.5, one_minus_ema_momentum=0.5)
+    groups = (a_group(weight_decay=0.5),)
+    numbers = NUMBERS._replace(groups=groups, ema_momentum=0.5, one_minus_ema_momentum=0.5)
     start = [
         a_parameter(average=tensor(3.0, 3.0)),
         a_parameter(),
@@ -579,7 +585,8 @@ def test_integers_are_taken_to_the_precision_of_their_weight(weight: str, exact:
     assert (float(numpy(wide)[0]) == number) == exact
     assert _step.dtype_of(_step.widen(gradient)) == "float32"
     zero = tensor(0.0, dtype=weight)
-    numbers = NUMBERS._replace(coefficients=Coefficients.of(rho=0.0, momentum=0.0, epsilon=0.0))
+    forgets = Coefficients.of(rho=0.0, momentum=0.0, epsilon=0.0)
+    numbers = NUMBERS._replace(groups=(a_group(coefficients=forgets),))
     (after,), _ = _step.step(
         a_plan(), numbers, counters_at(1), 0.5, [Parameter(zero, zero)], [gradient]
     )

@@ -70,8 +70,8 @@ def built(**arguments: Any) -> RMSprop:
 
 
 def test_the_tables_of_this_file_name_every_hyperparameter() -> None:
-    own = {*NUMBERS_OUTSIDE, *FLAGS, "jit_compile"}
-    arguments = set(inspect.signature(RMSprop).parameters) - {"learning_rate", "name"}
+    own = {*NUMBERS_OUTSIDE, *FLAGS, "jit_compile", "transform"}
+    arguments = set(inspect.signature(RMSprop).parameters) - {"learning_rate", "name", "groups"}
     assert set(NUMBERS_AT_THE_EDGE) == set(NUMBERS_OUTSIDE)
     assert own == arguments == set(_validation.HYPERPARAMETERS)
 

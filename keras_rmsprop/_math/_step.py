@@ -1,7 +1,8 @@
 """The stages of a whole step, in their order: what happens between gradients and weights?
 
-    unscale -> (sum over replicas) -> all_finite -> accumulate -> clip -> advance: negate if
-    maximizing, add l2 * w, decoupled decay, update -> average_weights -> constrain -> counter
+    unscale -> (sum over replicas) -> all_finite -> accumulate -> clip -> transform -> advance:
+    negate if maximizing, add l2 * w, decoupled decay, update -> average_weights -> constrain ->
+    counter
 
 Each has its function of that name; `advance` has its four parts, and the last is `_rule.update`.
 (The sum over replicas is a matter of the engine and comes first; it commutes with unscaling.)
@@ -32,47 +33,76 @@ from keras_rmsprop._math._rule import (
 # A keras.constraints.Constraint, or any other function of the weight.
 Constraint = Any
 
+# (gradient, weight), both dense and in the dtype of the slots -> the gradient to be used.
+Transform = Callable[[Tensor, Tensor], Tensor]
+
+
+class GroupPlan(NamedTuple):
+    """What a step does with the variables of one group, as far as it does not depend on numbers."""
+
+    form: Form
+    maximize: bool
+    l2: bool
+    transform: Transform | None
+
 
 class Plan(NamedTuple):
     """What a step does, as far as it does not depend on numbers: one plan, one trace.
 
-    The tuples hold one entry for each variable the optimizer was built with.
+    The tuples, but for `groups`, hold one entry for each variable the optimizer was built with.
     """
 
-    form: Form
+    # The variables that no pattern names come first.
+    groups: tuple[GroupPlan, ...]
     skip_nonfinite: bool
     clip: str | None  # "value", "norm", "global_norm"
-    maximize: bool
     scaled_loss: bool
-    l2: bool
     accumulation_steps: int
     use_ema: bool
     ema_overwrite_frequency: int | None
+    # The position in `groups` of each variable's.
+    members: tuple[int, ...]
     decayed: tuple[bool, ...]
     # Which take their gradient as their value, such as float8 scales.
     overwritten: tuple[bool, ...]
     constraints: tuple[Constraint | None, ...]
 
 
+class GroupNumbers(NamedTuple):
+    """The numbers of the variables of one group; a number that the plan does not use is 0."""
+
+    coefficients: Coefficients
+    l2: Number
+    weight_decay: Number
+
+
 class Numbers(NamedTuple):
     """The numbers of a step; a number that the plan does not use is 0."""
 
-    coefficients: Coefficients
+    groups: tuple[GroupNumbers, ...]
     loss_scale: Number
     clip: Number
-    l2: Number
-    weight_decay: Number
     ema_momentum: Number
     one_minus_ema_momentum: Number
 
 
+def like_numbers(groups: int, leaf: Any) -> Numbers:
+    """Return `Numbers` of that many groups with `leaf` in the place of each number."""
+    coefficients = Coefficients(*[leaf] * len(Coefficients._fields))
+    group = GroupNumbers(coefficients, *[leaf] * (len(GroupNumbers._fields) - 1))
+    return Numbers((group,) * groups, *[leaf] * (len(Numbers._fields) - 1))
+
+
 class Counters(NamedTuple):
-    """The integers that a step counts up, scalars."""
+    """What an optimizer keeps beside its slots: integers that a step counts up, and factors."""
 
     # Calls of `apply` that were not skipped, whether or not they completed a step.
     calls: Tensor
     # Calls that `skip_nonfinite` left without effect; None without that option.
     skipped: Slot = None
+    # The factors by which the groups, from the second on, take the learning rate, (groups - 1,).
+    # A step only reads them, and tensors they are so that a traced function sees them change.
+    rates: Slot = None
 
 
 # How one parameter is advanced: (index among the built variables, its step's coefficients,
@@ -91,6 +121,11 @@ class _Scalars(NamedTuple):
     l2: Number
     # The learning rate times the weight decay.
     decay: Number
+
+
+class _AverageScalars(NamedTuple):
+    """What `average_weights` needs beside its tensors: scalars of one dtype."""
+
     ema_momentum: Number
     one_minus_ema_momentum: Number
     # Whether the first step, and one that overwrites the weights with their average, is due.
@@ -162,24 +197,30 @@ def step(
         taken = take_as_value(parameters[i], value, completes)
         results[i] = select(flags[i], taken, parameters[i]) if i in flags else taken
 
-    by_dtype: dict[str, _Scalars] = {}
+    @functools.cache
+    def scalars(group: int, dtype: str) -> _Scalars:
+        rate = _rule.number_in(learning_rate, dtype)
+        if group:
+            rate = rate * _rule.number_in(counters.rates[group - 1], dtype)
+        return _scalars(plan.groups[group], numbers.groups[group], done, rate, dtype)
 
-    def scalars(dtype: str) -> _Scalars:
-        if dtype not in by_dtype:
-            by_dtype[dtype] = _scalars(plan, numbers, done, learning_rate, dtype)
-        return by_dtype[dtype]
+    @functools.cache
+    def average_scalars(dtype: str) -> _AverageScalars:
+        return _average_scalars(plan, numbers, done, dtype)
 
     advancing: dict[int, Tensor] = {}
     if completes is None or has_effect(completes) is not False:
         clipped = clip(plan, numbers, list(present.values()), counted_as)
         advancing = dict(zip(present, clipped, strict=True))
-    advance_one = _advancing(plan, nest if update is None else None)
+    advance_one = _advancing(nest if update is None else None)
     for i, gradient in advancing.items():
         before = results[i]
+        group = plan.groups[plan.members[i]]
+        gradient = transform(group, before, gradient)
         hook = None if update is None else functools.partial(update, i)
         conditions = [c for c in (completes, flags.get(i)) if c is not None]
-        after = advance_one(plan.decayed[i], hook)(
-            scalars(dtype_of(before.square_average)),
+        after = advance_one(group._replace(transform=None), plan.decayed[i], hook)(
+            scalars(plan.members[i], dtype_of(before.square_average)),
             # What passes through would be written back.
             before._replace(accumulator=None, average=None),
             gradient,
@@ -187,10 +228,11 @@ def step(
         )
         results[i] = after._replace(accumulator=before.accumulator, average=before.average)
     if plan.use_ema:
-        average: Callable[[_Scalars, Parameter], Parameter]
+        average: Callable[[_AverageScalars, Parameter], Parameter]
         average = average_weights if nest is None else nest(average_weights)
         results = [
-            p if p.average is None else average(scalars(dtype_of(p.average)), p) for p in results
+            p if p.average is None else average(average_scalars(dtype_of(p.average)), p)
+            for p in results
         ]
     for i in present:
         constraint = plan.constraints[i]
@@ -201,9 +243,9 @@ def step(
         return results, counted
     # The old values are selected rather than the gradients zeroed: zeros would still decay.
     kept = [select(finite, new, old) for new, old in zip(results, parameters, strict=True)]
-    return kept, Counters(
-        ops.where(finite, calls + 1, calls),
-        ops.where(finite, counters.skipped, counters.skipped + 1),
+    return kept, counters._replace(
+        calls=ops.where(finite, calls + 1, calls),
+        skipped=ops.where(finite, counters.skipped, counters.skipped + 1),
     )
 
 
@@ -334,36 +376,74 @@ def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
     return ops.cast(scale + (length - length), dtype)
 
 
+def transform(group: GroupPlan, parameter: Parameter, gradient: Tensor) -> Tensor:
+    """Put what the group's transform makes of a gradient in its place.
+
+    Raises: ValueError if that is not a gradient of this weight.
+    """
+    if group.transform is None:
+        return gradient
+    dtype = dtype_of(parameter.square_average)
+    gradient = ops.cast(gradient, dtype)
+    transformed = group.transform(gradient, ops.cast(parameter.weight, dtype))
+    check_transformed(group.transform, transformed, gradient)
+    return transformed
+
+
+def check_transformed(function: Transform, transformed: Any, gradient: Tensor) -> None:
+    """Check that what a transform returned can take the place of the gradient.
+
+    Raises: ValueError if it is no tensor of the gradient's shape and dtype.
+    """
+    wanted = f"{dtype_of(gradient)}{tuple(gradient.shape)}"
+    if not ops.is_tensor(transformed):
+        received = f"received {transformed!r:.80} of type {type(transformed).__name__}"
+    else:
+        received = f"received {dtype_of(transformed)}{tuple(transformed.shape)}"
+    if received != f"received {wanted}":
+        name = getattr(function, "__name__", repr(function))
+        raise ValueError(
+            f"The transform `{name}` must return a tensor of its gradient's shape and dtype, "
+            f"{wanted}, {received}. Nothing has changed."
+        )
+
+
 def _scalars(
-    plan: Plan, numbers: Numbers, done: Tensor, learning_rate: Number, dtype: str
+    group: GroupPlan, numbers: GroupNumbers, done: Tensor, rate: Number, dtype: str
 ) -> _Scalars:
-    """Compute the scalars of a step once for all tensors of a dtype."""
-    step = _rule.step_coefficients(plan.form, numbers.coefficients, learning_rate, done + 1, dtype)
-    frequency = plan.ema_overwrite_frequency
+    """Compute the scalars of a step once for all tensors of a group and dtype."""
+    step = _rule.step_coefficients(group.form, numbers.coefficients, rate, done + 1, dtype)
     return _Scalars(
         step=step,
         l2=_rule.number_in(numbers.l2, dtype),
-        decay=step.learning_rate * _rule.number_in(numbers.weight_decay, dtype),
+        decay=rate * _rule.number_in(numbers.weight_decay, dtype),
+    )
+
+
+def _average_scalars(plan: Plan, numbers: Numbers, done: Tensor, dtype: str) -> _AverageScalars:
+    frequency = plan.ema_overwrite_frequency
+    return _AverageScalars(
         ema_momentum=_rule.number_in(numbers.ema_momentum, dtype),
         one_minus_ema_momentum=_rule.number_in(numbers.one_minus_ema_momentum, dtype),
-        first=done == 0 if plan.use_ema else None,
+        first=done == 0,
         overwrites=None if frequency is None else (done + 1) % frequency == 0,
     )
 
 
-def _advancing(plan: Plan, nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
-    """Return what gives the advance of a parameter: by whether it is decayed, and the hook."""
+def _advancing(nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
+    """Return what gives the advance of a parameter: by its group, whether it decays, the hook."""
     if nest is None:
-        return functools.partial(functools.partial, advance, plan)
-    nested = {
-        decayed: nest(functools.partial(advance, plan, decayed, None))
-        for decayed in set(plan.decayed)
-    }
-    return lambda decayed, _: nested[decayed]
+        return functools.partial(functools.partial, advance)
+
+    @functools.cache
+    def nested(group: GroupPlan, decayed: bool, _: None) -> Callable[..., Parameter]:
+        return nest(functools.partial(advance, group, decayed, None))
+
+    return nested
 
 
 def advance(
-    plan: Plan,
+    group: GroupPlan,
     decayed: bool,
     hook: Callable[[StepCoefficients, Parameter, Tensor], Parameter] | None,
     scalars: _Scalars,
@@ -381,16 +461,16 @@ def advance(
     gradient = ops.cast(gradient, dtype)
     weight = before.weight
 
-    if plan.maximize:
+    if group.maximize:
         gradient = -gradient
-    if plan.l2:
+    if group.l2:
         gradient = gradient + scalars.l2 * ops.cast(weight, dtype)
     if decayed:
         # Stays in the wider dtype until the update has rounded it once.
         weight = ops.cast(weight, dtype)
         weight = weight - scalars.decay * weight
 
-    update = hook or functools.partial(_rule.update, plan.form)
+    update = hook or functools.partial(_rule.update, group.form)
     after = update(scalars.step, before._replace(weight=weight), gradient)
     after = after._replace(weight=ops.cast(after.weight, dtype_of(before.weight)))
     for condition in conditions:
@@ -412,7 +492,7 @@ def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | No
     )
 
 
-def average_weights(scalars: _Scalars, parameter: Parameter) -> Parameter:
+def average_weights(scalars: _AverageScalars, parameter: Parameter) -> Parameter:
     """Advance the moving average of the weights; the first one is a copy of them."""
     weight = ops.cast(parameter.weight, dtype_of(parameter.average))
     average = scalars.ema_momentum * parameter.average + scalars.one_minus_ema_momentum * weight

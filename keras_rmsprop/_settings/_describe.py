@@ -4,11 +4,14 @@ The equations are written so that they can be read as Python, one assignment a l
 tests do: they run the text and hold it to `keras_rmsprop.reference`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import backend
+
+from keras_rmsprop._settings import _validation
+from keras_rmsprop._settings._groups import OF_A_GROUP, Own
 
 # An equation and what it is.
 Line = tuple[str, str]
@@ -83,6 +86,8 @@ def _step(config: Mapping[str, Any], learning_rate: Line) -> Iterator[Line]:
     if config["global_clipnorm"] is not None:
         limit = _text(config["global_clipnorm"])
         yield f"g = g * min(1, {limit} / norm(all_g))", "clip all gradients together"
+    if config["transform"] is not None:
+        yield f"g = {_name(config['transform'])}(g, w)", "transform"
     if config["maximize"]:
         yield "g = -g", "ascend"
     if config["l2"] > 0.0:
@@ -158,6 +163,57 @@ def _after(config: Mapping[str, Any], constrained: bool) -> Iterator[Line]:
             yield f"w = a if t % {frequency} == 0 else w", "overwrite them with it"
     if constrained:
         yield "w = constraint(w)", "of the variables that have one"
+
+
+def describe_groups(
+    config: Mapping[str, Any],
+    groups: Own,
+    variables: Sequence[tuple[str, str | None, bool]],
+) -> str:
+    """Write down which variables have which settings, as a table.
+
+    Args:
+        config: the hyperparameters of the optimizer by name.
+        groups: for each pattern the settings of its variables.
+        variables: for each built variable its path, its pattern or None, and whether it is
+            excluded from weight decay.
+
+    Returns: lines of text; a column for each setting that some group has for itself.
+    """
+    names = [name for name in OF_A_GROUP if any(name in own for own in groups.values())]
+    if any(excluded for _, _, excluded in variables) and "weight_decay" not in names:
+        names.append("weight_decay")
+    default = {**config, "learning_rate": 1.0}
+    rows = [["variables", "group", *("lr times" if n == "learning_rate" else n for n in names)]]
+    if not variables:
+        rows = [
+            rows[0][1:],
+            *([repr(p), *_settings({**default, **groups[p]}, names)] for p in groups),
+        ]
+        rows.append(["all others", *_settings(default, names)])
+    for path, pattern, excluded in variables:
+        own = {**default, **(groups[pattern] if pattern is not None else {})}
+        if excluded and own["weight_decay"]:
+            own["weight_decay"] = "excluded"
+        rows.append([path, "" if pattern is None else repr(pattern), *_settings(own, names)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(["Settings of single variables:", *(f"    {line}" for line in lines)])
+
+
+def _settings(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    values = [settings[name] for name in names]
+    return [
+        _name(v) if callable(v) else _text(v) if isinstance(v, float) else str(v) for v in values
+    ]
+
+
+def _name(function: Any) -> str:
+    """What a transform is called."""
+    return str(getattr(function, "__name__", None) or _validation.name_of_transform(function))
 
 
 def _text(number: float) -> str:

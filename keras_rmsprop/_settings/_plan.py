@@ -1,15 +1,15 @@
 """What do settings mean for a step: which stages does it have, and with which numbers?"""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_rmsprop._math import _rule
 from keras_rmsprop._math._rule import Coefficients, Form
-from keras_rmsprop._math._step import Numbers, Plan
+from keras_rmsprop._math._step import GroupNumbers, GroupPlan, Numbers, Plan
 from keras_rmsprop._variables._roster import Roster, Variable
 
-# An object with an attribute for each hyperparameter.
+# An object with an attribute for each hyperparameter: an optimizer, or a group of its variables.
 Settings = Any
 
 
@@ -29,24 +29,45 @@ def coefficients_of(settings: Settings) -> Coefficients:
     return Coefficients.of(rho=settings.rho, momentum=settings.momentum, epsilon=settings.epsilon)
 
 
-def numbers_of(settings: Settings) -> Numbers:
+def numbers_of(settings: Settings, groups: Sequence[Settings]) -> Numbers:
     """Return the numbers of a step."""
     return Numbers(
-        coefficients=coefficients_of(settings),
+        groups=tuple([_group_numbers(each) for each in (settings, *groups)]),
         loss_scale=settings.loss_scale_factor or 0.0,
         clip=settings.clipvalue or settings.clipnorm or settings.global_clipnorm or 0.0,
-        l2=settings.l2,
-        weight_decay=settings.weight_decay or 0.0,
         ema_momentum=settings.ema_momentum,
         one_minus_ema_momentum=1.0 - settings.ema_momentum,
     )
 
 
-def plan_of(settings: Settings, roster: Roster, decays: Callable[[Variable], bool]) -> Plan:
+def _group_numbers(settings: Settings) -> GroupNumbers:
+    return GroupNumbers(
+        coefficients=coefficients_of(settings),
+        l2=settings.l2,
+        weight_decay=settings.weight_decay or 0.0,
+    )
+
+
+def _group_plan(settings: Settings) -> GroupPlan:
+    return GroupPlan(
+        form=form_of(settings),
+        maximize=settings.maximize,
+        l2=settings.l2 > 0.0,
+        transform=settings.transform,
+    )
+
+
+def plan_of(
+    settings: Settings,
+    groups: Sequence[Settings],
+    roster: Roster,
+    decays: Callable[[Variable], bool],
+) -> Plan:
     """Return what a step does.
 
     Args:
         settings: the hyperparameters.
+        groups: those of each group.
         roster: the variables.
         decays: whether a variable takes part in weight decay, where there is any.
     """
@@ -56,17 +77,18 @@ def plan_of(settings: Settings, roster: Roster, decays: Callable[[Variable], boo
         "global_norm": settings.global_clipnorm,
     }
     overwrites_every = settings.ema_overwrite_frequency or None
+    all_groups = (settings, *groups)
+    decayed = [bool(all_groups[group].weight_decay) for group in roster.members]
     return Plan(
-        form=form_of(settings),
+        groups=tuple([_group_plan(group) for group in all_groups]),
         skip_nonfinite=settings.skip_nonfinite,
         clip=next((kind for kind, limit in clips.items() if limit), None),
-        maximize=settings.maximize,
         scaled_loss=settings.loss_scale_factor is not None,
-        l2=settings.l2 > 0.0,
         accumulation_steps=settings.gradient_accumulation_steps or 1,
         use_ema=settings.use_ema,
         ema_overwrite_frequency=overwrites_every if settings.use_ema else None,
-        decayed=tuple([bool(settings.weight_decay) and decays(v) for v in roster.weights]),
+        members=roster.members,
+        decayed=tuple([d and decays(v) for d, v in zip(decayed, roster.weights, strict=True)]),
         overwritten=roster.overwritten,
         constraints=_constraints(roster),
     )
@@ -86,14 +108,15 @@ class Meaning:
     def __init__(
         self,
         settings: Settings,
+        groups: Sequence[Settings],
         roster: Roster,
         decays: Callable[[Variable], bool],
         given: tuple[Any, ...] = (),
     ) -> None:
         self.given = given
         self._roster = roster
-        self._plan = plan_of(settings, roster, decays)
-        self.numbers = numbers_of(settings)
+        self._plan = plan_of(settings, groups, roster, decays)
+        self.numbers = numbers_of(settings, groups)
 
     def plan(self) -> Plan:
         """Return the plan of the coming step."""

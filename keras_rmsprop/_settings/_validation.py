@@ -19,6 +19,9 @@ from keras import backend, ops
 
 Arguments = ParamSpec("Arguments")
 
+# What the package registers its own objects under.
+PACKAGE = "keras_rmsprop"
+
 
 class Hyperparameter(NamedTuple):
     """The values that a hyperparameter takes."""
@@ -115,6 +118,33 @@ def _auto_or_flag(value: Any) -> str | bool:
     return "auto" if isinstance(value, str) and value == "auto" else _flag(value)
 
 
+def _transform(value: Any) -> Any:
+    """Accept a registered function, or its name."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        own = f"{PACKAGE}>{value}"
+        found = keras.saving.get_registered_object(value) or keras.saving.get_registered_object(own)
+    else:
+        found = value if name_of_transform(value) is not None else None
+    # A class may be registered as well, and is no function of a gradient.
+    if not callable(found) or inspect.isclass(found):
+        raise _RefusedError
+    return found
+
+
+def name_of_transform(function: Any) -> str | None:
+    """Return the name that a function is registered by, None if it is not."""
+    if not callable(function):
+        return None
+    try:
+        name = keras.saving.get_registered_name(function)
+        return name if keras.saving.get_registered_object(name) is function else None
+    except (TypeError, AttributeError):
+        # What has no name, or cannot be looked up by itself, is not registered.
+        return None
+
+
 _fraction = _number(lambda x: 0.0 <= x < 1.0)
 _non_negative = _number(lambda x: 0.0 <= x < math.inf)
 _positive_or_none = _optional(_number(lambda x: 0.0 < x < math.inf))
@@ -180,6 +210,13 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "use_ema": Hyperparameter("True or False", _flag_of_keras),
     "skip_nonfinite": Hyperparameter("True or False", _flag),
     "jit_compile": Hyperparameter("'auto', True or False", _auto_or_flag),
+    "transform": Hyperparameter(
+        "None, a function of (gradient, weight) that is registered, or the name that it is "
+        "registered by",
+        _transform,
+        "Register yours by `@keras.saving.register_keras_serializable(package=...)`, so that a "
+        "saved model knows it; `keras_rmsprop.transforms` has some.",
+    ),
 }
 
 # Attributes that decide which slots exist or what a slot means, with the reason.
@@ -224,7 +261,14 @@ def checked(name: str, value: Any) -> Any:
 
     Raises: ValueError naming what was received and what is accepted.
     """
-    hyperparameter = HYPERPARAMETERS[name]
+    return checked_as(name, HYPERPARAMETERS[name], value)
+
+
+def checked_as(name: str, hyperparameter: Hyperparameter, value: Any) -> Any:
+    """Return a value of `name` as this hyperparameter takes it.
+
+    Raises: ValueError naming what was received and what is accepted.
+    """
     try:
         return hyperparameter.parse(value)
     except _RefusedError:
@@ -283,22 +327,17 @@ def checked_assigned_learning_rate(value: Any, current: Any) -> Any:
         kind = type(current).__name__
         raise TypeError(
             f"The learning rate of this optimizer is a {kind}, and a number cannot take its "
-            f"place, received learning_rate={_shown(value)}. Assign another schedule or callable, "
+            f"place, received learning_rate={shown(value)}. Assign another schedule or callable, "
             "or make a new optimizer with a number."
         )
     return rate
 
 
 def check_together(settings: Mapping[str, Any]) -> None:
-    """Refuse hyperparameters that contradict each other.
+    """Refuse hyperparameters of one variable that contradict each other.
 
     Raises: ValueError with the reason and what to do.
     """
-    if settings["nesterov"] and settings["momentum"] == 0.0:
-        raise ValueError(
-            "`nesterov=True` needs `momentum` > 0: it looks ahead along the momentum buffer, "
-            "received momentum=0.0. Set `momentum`, or leave `nesterov` out."
-        )
     if settings["bias_correction"] and settings["initial_square_average"] > 0.0:
         raise ValueError(
             "`bias_correction=True` corrects for averages that start from zero, but received "
@@ -310,8 +349,15 @@ def check_together(settings: Mapping[str, Any]) -> None:
             if settings[name]:
                 raise ValueError(
                     f"`lazy=True` leaves rows without a gradient alone, but {reason}. Received "
-                    f"{name}={settings[name]!r}. Leave one of the two out."
+                    f"{name}={settings[name]!r}. Leave one of the two out, or set `lazy` for "
+                    "the group of the tables alone."
                 )
+        if settings["transform"] is not None:
+            raise ValueError(
+                "`transform` is given a whole gradient, and `lazy=True` makes steps of the rows "
+                f"of a table, received transform={shown(settings['transform'])}. Leave one of the "
+                "two out, or set `lazy` for the group of the tables alone."
+            )
     clips = {name: settings[name] for name in ("clipnorm", "clipvalue", "global_clipnorm")}
     given = {name: value for name, value in clips.items() if value is not None}
     if len(given) > 1:
@@ -320,6 +366,17 @@ def check_together(settings: Mapping[str, Any]) -> None:
             + ", ".join(f"{name}={value!r}" for name, value in given.items())
             + "."
         )
+
+
+def refuse_nesterov() -> None:
+    """Refuse to look ahead along a momentum buffer that no variable has.
+
+    Raises: ValueError with the reason and what to do.
+    """
+    raise ValueError(
+        "`nesterov=True` needs `momentum` > 0: it looks ahead along the momentum buffer, "
+        "received momentum=0.0. Set `momentum`, or leave `nesterov` out."
+    )
 
 
 def check_change(
@@ -364,15 +421,15 @@ def explain_unknown_arguments(
         for name in kwargs:
             if name not in accepted:
                 raise ValueError(
-                    f"There is no argument `{name}`, received {name}={_shown(kwargs[name])}. "
-                    f"{_hint(name, accepted)}"
+                    f"There is no argument `{name}`, received {name}={shown(kwargs[name])}. "
+                    f"{hint(name, accepted)}"
                 )
         function(*args, **kwargs)
 
     return explaining
 
 
-def _hint(name: str, accepted: Collection[str]) -> str:
+def hint(name: str, accepted: Collection[str]) -> str:
     """What the caller may have meant by an argument that does not exist."""
     if name in OTHER_WORDS:
         return OTHER_WORDS[name]
@@ -427,11 +484,11 @@ def _learning_rate_message(value: Any) -> str:
 
 
 def _message(name: str, accepted: str, value: Any, elsewhere: str) -> str:
-    received = f"`{name}` must be {accepted}, received {name}={_shown(value)}."
+    received = f"`{name}` must be {accepted}, received {name}={shown(value)}."
     return f"{received} {elsewhere}".rstrip()
 
 
-def _shown(value: Any) -> str:
-    """A value for a message, on one line however large it is."""
+def shown(value: Any) -> str:
+    """Return a value for a message, on one line however large it is."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -172,7 +172,20 @@ def _from_fields(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Stat
     if sorted(values) != list(range(len(own))):
         raise ValueError("The variables of a subclass are not those described.")
     entries = [Own(label, position, values[i]) for i, (label, position) in enumerate(own)]
-    return State(**(fields | {"names": tuple(names), "slots": tuple(slots), "own": tuple(entries)}))
+    rho = fields["rho"]
+    return State(
+        **(
+            fields
+            | {
+                "names": tuple(names),
+                "slots": tuple(slots),
+                "own": tuple(entries),
+                # Before there were groups it was one number for all.
+                "rho": tuple(rho) if isinstance(rho, list) else (rho,) * len(slots),
+                "patterns": tuple(fields.get("patterns", ())),
+            }
+        )
+    )
 
 
 def _index(text: str, count: int) -> int:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,18 +38,34 @@ class State(NamedTuple):
     # Whether square averages are about the mean, and what momentum buffers hold.
     centered: bool
     lr_in_momentum: bool
-    # How the averages decay, which rows of a lazy optimizer may still have to make up for.
-    rho: float
+    # How the averages of each variable decay, which rows of a table may still have to make up for.
+    rho: tuple[float, ...]
     # The variables' names in their order; None in files of Keras's own class.
     names: tuple[str, ...] | None
     # For each variable its slots, by kind.
     slots: tuple[dict[str, Array], ...]
     own: tuple[Own, ...] = ()
+    # The pattern of each variable's group, if it is in one; empty where there are no groups.
+    patterns: tuple[str | None, ...] = ()
+    # By pattern, the factor of the learning rate.
+    rates: Mapping[str, float] = MappingProxyType({})
+
+    def rate_of(self, position: int) -> float | None:
+        """The rate at which the steps of a variable were made, None if it is not known."""
+        if self.learning_rate is None:
+            return None
+        pattern = self.patterns[position] if self.patterns else None
+        return self.learning_rate * (1.0 if pattern is None else self.rates[pattern])
 
 
 def own_name(label: str, position: int | None, names: Sequence[str]) -> str:
     """The name of a subclass's variable among all arrays."""
     return label if position is None else f"{names[position]}/{label}"
+
+
+def rate_name(pattern: str) -> str:
+    """The name of a group's learning rate among all arrays."""
+    return f"groups/{pattern}/learning_rate"
 
 
 NOTHING = "Nothing was loaded: the optimizer is as it was."

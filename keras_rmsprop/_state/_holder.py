@@ -29,7 +29,10 @@ class Holder(NamedTuple):
     accumulation_steps: int
     centered: bool
     lr_in_momentum: bool
-    rho: float
+    # For each variable.
+    rho: Sequence[float]
+    # The patterns of the groups.
+    patterns: Sequence[str]
     initial_square_average: float
     # All variables of the optimizer, and what each was made for.
     variables: Sequence[Any]
@@ -83,11 +86,27 @@ def _read(holder: Holder) -> State:
         skipped_steps=None if counters.skipped is None else int(array_of(counters.skipped)),
         centered=holder.centered,
         lr_in_momentum=holder.lr_in_momentum,
-        rho=holder.rho,
+        rho=tuple(holder.rho),
         names=names_of(holder),
         slots=tuple({kind: array_of(v) for kind, v in slots.items()} for slots in slots_of(holder)),
         own=tuple(Own(label, i, array_of(v)) for (i, label), v in own_by_label(holder).items()),
+        patterns=patterns_of(holder) if holder.patterns else (),
+        rates=rates_of(holder),
     )
+
+
+def patterns_of(holder: Holder) -> tuple[str | None, ...]:
+    """The pattern of each variable's group, None for those without."""
+    patterns = (None, *holder.patterns)
+    return tuple(patterns[group] for group in holder.roster.members)
+
+
+def rates_of(holder: Holder) -> dict[str, float]:
+    """By pattern, the factors of the learning rate."""
+    rates = holder.roster.counters.rates
+    if rates is None:
+        return {}
+    return dict(zip(holder.patterns, array_of(rates).tolist(), strict=True))
 
 
 def slots_in(parameter: ParameterVariables, progress: ProgressVariables | None) -> dict[str, Any]:

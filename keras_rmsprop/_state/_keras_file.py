@@ -47,7 +47,8 @@ def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
         skipped_steps=None,
         centered=centered,
         lr_in_momentum=True,
-        rho=holder.rho,
+        # No row has an update to make up for.
+        rho=(0.0,) * len(slots),
         names=None,
         slots=tuple(slots),
     )

@@ -9,7 +9,7 @@ from keras import backend, ops
 
 from keras_rmsprop._math._lazy import ROW_FIELDS, Progress, catch_up
 from keras_rmsprop._math._rule import Coefficients, Parameter
-from keras_rmsprop._state._form import NOTHING, Array, State, own_name, some, wide
+from keras_rmsprop._state._form import NOTHING, Array, State, own_name, rate_name, some, wide
 from keras_rmsprop._state._holder import Holder, array_of, names_of, own_by_label, slots_of
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._pairing import Identity
@@ -81,7 +81,7 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
         assignments.append((variable, fresh() if value is None else value))
 
     steps = holder.accumulation_steps
-    calls, skipped = holder.roster.counters
+    calls, skipped, factors = holder.roster.counters
     in_step = steps == state.accumulation_steps
     # With other accumulation steps the steps made so far still count as steps.
     count = state.calls
@@ -100,12 +100,21 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
         assign(skipped, "skipped_steps", count, lambda: 0)
     elif state.skipped_steps is not None:
         dropped.append("skipped_steps")
+    if factors is not None:
+        rates = array_of(factors)
+        for i, pattern in enumerate(holder.patterns):
+            name = rate_name(pattern)
+            (restored if pattern in state.rates else initialized).append(name)
+            rates[i] = state.rates.get(pattern, rates[i])
+        assignments.append((factors, rates))
+    dropped += [rate_name(pattern) for pattern in state.rates if pattern not in holder.patterns]
 
-    for name, source, parameter, own in zip(
-        names, pairs.sources, holder.roster.parameters, own_slots, strict=True
+    for here, (name, source, parameter, own) in enumerate(
+        zip(names, pairs.sources, holder.roster.parameters, own_slots, strict=True)
     ):
-        saved = {} if source is None else state.slots[source]
-        slots = _converted(state, holder, saved, own) if saved else {}
+        slots = {}
+        if source is not None and state.slots[source]:
+            slots = _converted(state, source, holder, here, own)
         if not in_step:
             slots.pop("accumulator", None)
         for kind, variable in own.items():
@@ -234,13 +243,22 @@ def message(report: LoadReport) -> str | None:
 
 
 def _converted(
-    state: State, holder: Holder, slots: Mapping[str, Array], own: Mapping[str, Any]
+    state: State, source: int, holder: Holder, here: int, own: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """A variable's slots in the optimizer's own convention, where `own` are its variables."""
+    """Return a variable's slots in the optimizer's own convention.
+
+    Args:
+        state: what is loaded.
+        source: the variable's position in it.
+        holder: the optimizer.
+        here: the variable's position there.
+        own: the variables that hold its slots, by kind.
+    """
+    slots = state.slots[source]
     converted = dict(slots)
     counts = [kind for kind in own if kind in Progress._fields]
-    if set(counts) != set(slots) & set(Progress._fields) or state.rho != holder.rho:
-        _settle(converted, state.rho)
+    if set(counts) != set(slots) & set(Progress._fields) or (state.rho[source] != holder.rho[here]):
+        _settle(converted, state.rho[source])
         # What is up to date may count from zero.
         converted |= {kind: np.zeros(tuple(own[kind].shape)) for kind in counts}
     if state.centered and not holder.centered and "square_average" in converted:
@@ -248,7 +266,7 @@ def _converted(
         mean = converted["gradient_average"]
         converted["square_average"] = converted["square_average"] + mean**2
     if "momentum" in converted and state.lr_in_momentum != holder.lr_in_momentum:
-        rate = state.learning_rate
+        rate = state.rate_of(source)
         buffer = converted.pop("momentum")
         # One buffer holds steps, the other directions; without a rate there is no telling.
         if rate:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmsprop._state._form import KINDS, NOTHING, Array, State, own_name
+from keras_rmsprop._state._form import KINDS, NOTHING, Array, State, own_name, rate_name
 from keras_rmsprop._state._holder import Holder, state_of
 from keras_rmsprop._state._sanity import is_numeric, why_impossible
 from keras_rmsprop._variables import _pairing
@@ -22,6 +22,7 @@ def to_dict(state: State) -> dict[str, Array]:
         named["learning_rate"] = np.asarray(state.learning_rate)
     if state.skipped_steps is not None:
         named["skipped_steps"] = np.asarray(state.skipped_steps)
+    named |= {rate_name(pattern): np.asarray(rate) for pattern, rate in state.rates.items()}
     for name, slots in zip(names, state.slots, strict=True):
         named |= {f"{name}/{kind}": value for kind, value in slots.items()}
     return named | {own_name(own.label, own.position, names): own.value for own in state.own}
@@ -69,6 +70,11 @@ def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
         skipped_steps=None if skipped is None else int(skipped),
         slots=tuple(slots),
         own=tuple(own),
+        rates={
+            pattern: float(_scalar(named[key], "learning_rate"))
+            for pattern in here.rates
+            if (key := rate_name(pattern)) in named
+        },
     )
     reason = why_impossible(state)
     if reason is not None:

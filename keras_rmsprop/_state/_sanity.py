@@ -22,7 +22,11 @@ def why_impossible(state: State) -> str | None:
         "skipped_steps": state.skipped_steps is None or is_count(state.skipped_steps),
         "centered": isinstance(state.centered, bool),
         "lr_in_momentum": isinstance(state.lr_in_momentum, bool),
-        "rho": _is_number(state.rho) and state.rho < 1.0,
+        "rho": len(state.rho) == len(state.slots)
+        and all(_is_number(rho) and rho < 1.0 for rho in state.rho),
+        "groups": len(state.patterns) in (0, len(state.slots))
+        and all(pattern in {None, *state.rates} for pattern in state.patterns)
+        and all(isinstance(p, str) and _is_number(rate) for p, rate in state.rates.items()),
         "names": all(isinstance(name, str) for name in state.names or ()),
         "own": all(
             isinstance(own.label, str)

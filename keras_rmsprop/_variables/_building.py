@@ -1,6 +1,6 @@
 """Which slots does a build make for a variable, and in which order do they stand?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from keras_rmsprop._math import _lazy
@@ -30,12 +30,33 @@ def parameters_of(variables: Sequence[Variable], *columns: Column) -> Iterator[P
         yield ParameterVariables(*kept)
 
 
-def progress_of(optimizer: Any, variables: Sequence[Variable]) -> list[ProgressVariables | None]:
+def chosen(
+    variables: Sequence[Variable],
+    wanted: Sequence[bool],
+    add: Callable[[list[Variable]], Sequence[Variable | None]],
+) -> list[Variable | None]:
+    """Create a slot for some of the variables; empty if for none.
+
+    Args:
+        variables: the variables that are built.
+        wanted: for each whether it gets one.
+        add: creates the slots of variables.
+    """
+    if not any(wanted):
+        return []
+    made = iter(add([v for v, is_wanted in zip(variables, wanted, strict=True) if is_wanted]))
+    return [next(made) if is_wanted else None for is_wanted in wanted]
+
+
+def progress_of(
+    optimizer: Any, variables: Sequence[Variable], lazy: Sequence[bool]
+) -> list[ProgressVariables | None]:
     """Create the variables that say how far each row of each table has come.
 
     Args:
-        optimizer: whose variables they become; `lazy`.
+        optimizer: whose variables they become.
         variables: the variables that are built.
+        lazy: for each whether its rows decay late, if it is a table.
     """
 
     def added(variable: Variable, field: str) -> Variable | None:
@@ -49,7 +70,7 @@ def progress_of(optimizer: Any, variables: Sequence[Variable]) -> list[ProgressV
 
     return [
         ProgressVariables(*(added(v, field) for field in ProgressVariables._fields))
-        if len(v.shape) and not is_overwritten(v) and not is_fixed(v)
+        if is_lazy and len(v.shape) and not is_overwritten(v) and not is_fixed(v)
         else None
-        for v in variables
+        for v, is_lazy in zip(variables, lazy, strict=True)
     ]

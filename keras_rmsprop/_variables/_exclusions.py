@@ -4,33 +4,14 @@ Keras knows an excluded variable by the identity of the object, which a saved mo
 for. Here it is known by its position among the built ones, or by its path.
 """
 
-import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec
+from typing import Any
 
 from keras_rmsprop._variables import _pairing
 
-Arguments = ParamSpec("Arguments")
-
 # The entry of a config that holds what was excluded; there is none where nothing was.
 KEY = "exclude_from_weight_decay"
-
-
-def taken_from_arguments(
-    function: Callable[Arguments, None],
-) -> Callable[Arguments, None]:
-    """Make an `__init__` take the entry of a config that a subclass's `from_config` passes on."""
-
-    @functools.wraps(function)
-    def taking(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        excluded = kwargs.pop(KEY, None)
-        function(*args, **kwargs)
-        if isinstance(excluded, dict):
-            optimizer: Any = args[0]
-            optimizer._exclusions.await_build(excluded)
-
-    return taking
 
 
 def check_patterns(names: Sequence[str]) -> None:

@@ -52,6 +52,7 @@ class CounterVariables(NamedTuple):
 
     calls: Variable
     skipped: Variable | None = None
+    rates: Variable | None = None
 
     def read(self, read: Read) -> Counters:
         """Return what they hold."""
@@ -91,12 +92,15 @@ class Roster:
         parameters: Iterable[ParameterVariables],
         progress: Iterable[ProgressVariables | None],
         counters: CounterVariables,
+        members: Iterable[int] = (),
     ) -> None:
         self.parameters = tuple(parameters)
         self.progress = tuple(progress)
         self.counters = counters
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
         self.weights = [p.weight for p in self.parameters]
+        # The group of each: 0 for those that no pattern matches, from 1 on the patterns'.
+        self.members = tuple(members) or (0,) * len(self.parameters)
         # The weights with their slots, one after the other, and the counters: all that a step
         # may change, but for the progress of rows.
         self.variables = existing(*self.parameters, counters)

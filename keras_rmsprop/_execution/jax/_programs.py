@@ -9,7 +9,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from keras_rmsprop._math import _step
-from keras_rmsprop._math._rule import Coefficients, Parameter
+from keras_rmsprop._math._rule import Parameter
 
 
 class Trace:
@@ -99,7 +99,7 @@ def _whole_step(
     parameters, counters = program.unflatten(values)
     after, counted = _step.step(
         program.plan,
-        _unpack(numbers),
+        _unpack(numbers, len(program.plan.groups)),
         counters,
         learning_rate,
         parameters,
@@ -141,13 +141,8 @@ class Constraint:
         return hash(self._identity)
 
 
-def _unpack(numbers: jax.Array) -> _step.Numbers:
-    return jax.tree.unflatten(_NUMBERS, list(numbers))
-
-
-_NUMBERS = jax.tree.structure(
-    _step.Numbers(Coefficients(*[0.0] * len(Coefficients._fields)), *[0.0] * 6)
-)
+def _unpack(numbers: jax.Array, groups: int) -> _step.Numbers:
+    return jax.tree.unflatten(jax.tree.structure(_step.like_numbers(groups, 0.0)), list(numbers))
 
 
 def widest_float() -> np.dtype[Any]:

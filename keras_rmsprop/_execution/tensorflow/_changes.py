@@ -59,7 +59,13 @@ def changes_of_step(
 ) -> Pairs:
     """Run one step and return each variable that changes with its new value or rows."""
     tables = {
-        i: open_table(numbers.coefficients, owners, progress, gradient, is_inside_xla())
+        i: open_table(
+            numbers.groups[plan.members[i]].coefficients,
+            owners,
+            progress,
+            gradient,
+            is_inside_xla(),
+        )
         for i, (owners, progress, gradient) in enumerate(
             zip(state.parameters, state.progress, gradients, strict=True)
         )
@@ -89,9 +95,9 @@ def changes_of_step(
     made = counted.calls - counters.calls
     pairs: Pairs = []
     for i, table in tables.items():
-        pairs += close_table(
-            plan.form, numbers.coefficients, table, after[i], counters.calls + 1, made
-        )
+        group = plan.members[i]
+        form, coefficients = plan.groups[group].form, numbers.groups[group].coefficients
+        pairs += close_table(form, coefficients, table, after[i], counters.calls + 1, made)
         owners[i] = _NO_VARIABLES
         before[i] = after[i] = _NOTHING
     return pairs + changes([*owners, state.counters], [*before, counters], [*after, counted])

@@ -224,7 +224,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
         is_new = program is None
         if program is None:
             with tf.init_scope(), tf.device(None):
-                program = _Program(bound, key, step.numbers)
+                program = _Program(bound, key)
         program.call(bound, given)
     except _NOT_COMPILABLE as error:
         if not key.xla:
@@ -270,8 +270,9 @@ class _Program:
     costs milliseconds with many variables.
     """
 
-    def __init__(self, bound: _Bound, key: _Key, numbers: _step.Numbers) -> None:
+    def __init__(self, bound: _Bound, key: _Key) -> None:
         layout = bound.layout
+        like = _step.like_numbers(len(key.plan.groups), 0.0)
         flagged = bound.flagged if key.flagged else []
 
         def whole_step(arguments: list[tf.Tensor], variables: list[tf.Variable]) -> None:
@@ -290,7 +291,7 @@ class _Program:
                 changes_of_step(
                     state,
                     key.plan,
-                    _unpack(numbers, packed),
+                    tf.nest.pack_sequence_as(like, tf.unstack(packed)),
                     rate,
                     gradients,
                     flags=flags,
@@ -298,7 +299,7 @@ class _Program:
                 )
             )
 
-        specs = [tf.TensorSpec([len(_pack(numbers))], tf.float64)]
+        specs = [tf.TensorSpec([len(_pack(like))], tf.float64)]
         specs += [tf.TensorSpec([], tf.bool) for _ in flagged]
         for owners, dtypes in zip(layout.parameters, key.gradient_dtypes, strict=True):
             shape = owners.weight.shape
@@ -372,10 +373,6 @@ def _flags() -> tuple[tf.Tensor, tf.Tensor]:
 def _pack(numbers: _step.Numbers) -> list[float]:
     """The numbers of a step in a row, so that they travel as one tensor."""
     return [float(x) for x in tf.nest.flatten(numbers)]
-
-
-def _unpack(like: _step.Numbers, packed: tf.Tensor) -> _step.Numbers:
-    return tf.nest.pack_sequence_as(like, tf.unstack(packed))
 
 
 def _placement(step: Step) -> str:

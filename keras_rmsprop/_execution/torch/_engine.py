@@ -23,6 +23,7 @@ from keras_rmsprop._execution.torch._stages import (
     clip,
     clip_scales,
     constrain,
+    transform,
     unscale,
 )
 from keras_rmsprop._execution.torch._values import check_writable, copied, read, write
@@ -103,8 +104,24 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
             read(roster.counters.skipped).add_(1)
             return
     done = calls // plan.accumulation_steps
-    scalars = _rule.step_coefficients(plan.form, numbers.coefficients, rate, done + 1, "float64")
-    completes = (calls + 1) % plan.accumulation_steps == 0 if plan.accumulation_steps > 1 else None
+    rates = [rate]
+    if roster.counters.rates is not None:
+        factors = value_of(roster, "rates", read(roster.counters.rates))
+        rates += [rate * factor for factor in factors]
+    scalars = [
+        _rule.step_coefficients(group.form, own.coefficients, own_rate, done + 1, "float64")
+        for group, own, own_rate in zip(plan.groups, numbers.groups, rates, strict=True)
+    ]
+    accumulates = plan.accumulation_steps > 1
+    completes = (calls + 1) % plan.accumulation_steps == 0 if accumulates else None
+    scales = None
+    transforms = completes is not False and any(group.transform for group in plan.groups)
+    if transforms:
+        if accumulates:
+            owners = [layout.parameters[i] for i in chosen.present]
+            batch = accumulate(plan, owners, batch, writes=False)
+        scales = clip_scales(plan, numbers, batch)
+        batch = transform(plan, numbers, layout.parameters, chosen.present, batch, scales)
     taken = {
         i: _step.take_as_value(layout.parameters[i], value, completes)
         for i, value in values.items()
@@ -114,7 +131,13 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
             for tensor, new in zip(layout.parameters[i], after, strict=True):
                 if new is not tensor:
                     tensor.copy_(new)
-        _write_step(plan, numbers, scalars, layout, chosen, calls, batch)
+        if not transforms:
+            if accumulates:
+                owners = [layout.parameters[i] for i in chosen.present]
+                batch = accumulate(plan, owners, batch)
+            if completes is not False:
+                scales = clip_scales(plan, numbers, batch)
+        _write_step(plan, numbers, scalars, layout, chosen, calls, batch, scales)
         counter = read(roster.counters.calls)
         counter.add_(1)
         remember(roster, "calls", counter, calls + 1)
@@ -123,25 +146,28 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
 def _write_step(
     plan: _step.Plan,
     numbers: _step.Numbers,
-    step: StepCoefficients,
-    layout: "Layout",
-    chosen: "Choice",
+    steps: list[StepCoefficients],
+    layout: Layout,
+    chosen: Choice,
     calls: int,
     batch: Tensors,
+    scales: torch.Tensor | None,
 ) -> None:
-    """Take gradients, unscaled and found finite, through the stages that write."""
+    """Take gradients, the means of those accumulated, through the stages that write weights."""
     parameters = layout.parameters
-    if plan.accumulation_steps > 1:
-        batch = accumulate(plan, [parameters[i] for i in chosen.present], batch)
     if (calls + 1) % plan.accumulation_steps == 0:
-        scales = clip_scales(plan, numbers, batch)
         pieces: list[Tensors] = [(g,) for g in batch]
         for place in chosen.split:
             pieces[place] = pieces_of(batch[place], _layout.PIECE)
         for block in chosen.blocks:
-            members = [pieces[place][k] for place, k in block.sources]
-            members = [g if g.dtype is block.dtype else g.to(block.dtype) for g in members]
-            advance(plan, numbers, step, block, clip(plan, numbers, block, members, scales))
+            kind = block.kind
+            members: Tensors = [pieces[place][k] for place, k in block.sources]
+            members = [g if g.dtype is kind.dtype else g.to(kind.dtype) for g in members]
+            # A transform has been given what was clipped.
+            if plan.groups[kind.group].transform is None:
+                places = [place for place, _ in block.sources]
+                members = clip(plan, numbers, members, places, scales)
+            advance(plan, numbers, steps[kind.group], block, members)
         if plan.accumulation_steps > 1:
             torch._foreach_zero_([parameters[i].accumulator for i in chosen.present])
 

@@ -1,7 +1,7 @@
 """Numbers of the device that the host knows without asking, and the learning rate as one."""
 
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import torch
@@ -18,7 +18,7 @@ def learning_rate(step: Step, calls: int) -> float:
     if step.rate.is_overridden or not isinstance(rate, _Source):
         return float(tensor_of(step.rate.ask(), read))
     if isinstance(rate, keras.Variable):
-        return value_of(step.roster, "learning_rate", read(rate))
+        return float(value_of(step.roster, "learning_rate", read(rate)))
     # Where the counter lives on a device, its value is known here without asking.
     with keras.device("cpu"):
         return float(rate(keras.ops.convert_to_tensor(calls)))
@@ -29,11 +29,11 @@ _Source = keras.Variable | keras.optimizers.schedules.LearningRateSchedule
 
 
 class _Known(NamedTuple):
-    """The value of a scalar tensor, which holds as long as its version does."""
+    """The value of a tensor, which holds as long as its version does."""
 
     tensor: torch.Tensor
     version: int
-    value: float
+    value: Any
 
 
 # Scalars of an optimizer that live on a device and whose values are known on the host, so that
@@ -42,20 +42,20 @@ class _Known(NamedTuple):
 _known: "weakref.WeakKeyDictionary[Roster, dict[str, _Known]]" = weakref.WeakKeyDictionary()
 
 
-def value_of(roster: Roster, name: str, tensor: torch.Tensor) -> float:
-    """The value of a scalar tensor, read from a device only if it has changed."""
+def value_of(roster: Roster, name: str, tensor: torch.Tensor) -> Any:
+    """The value of a scalar or a vector, read from a device only if it has changed."""
     if not _is_remote(tensor):
-        return tensor.item()
+        return tensor.tolist()
     known = _known.setdefault(roster, {}).get(name)
     if known is None or known.tensor is not tensor or known.version != tensor._version:
-        value = tensor.item()
+        value = tensor.tolist()
         remember(roster, name, tensor, value)
         return value
     return known.value
 
 
-def remember(roster: Roster, name: str, tensor: torch.Tensor, value: float) -> None:
-    """Note the value that a scalar tensor has from now on."""
+def remember(roster: Roster, name: str, tensor: torch.Tensor, value: Any) -> None:
+    """Note the value that a tensor has from now on."""
     if _is_remote(tensor):
         known = _Known(tensor, tensor._version, value)
         _known.setdefault(roster, {})[name] = known

@@ -49,22 +49,29 @@ class _Chunk(NamedTuple):
     roots: torch.Tensor
 
 
-class _Group(NamedTuple):
-    """Tensors of one device and dtype that can go through the update together."""
+class _Kind(NamedTuple):
+    """What tensors must have in common to go through the update together."""
 
     # Of the slots, and of the arithmetic.
     dtype: torch.dtype
+    # The position of their settings in `Plan.groups`.
+    group: int
     decayed: bool
+
+
+class _Bundle(NamedTuple):
+    """Tensors of one device that can go through the update together."""
+
+    kind: _Kind
     members: list[_Member]
     # The same members where they are small; otherwise empty.
     chunks: list[_Chunk]
 
 
 class Block(NamedTuple):
-    """The tensors of a group that have a gradient, in lists for torch's operations on many."""
+    """The tensors of a bundle that have a gradient, in lists for torch's operations on many."""
 
-    dtype: torch.dtype
-    decayed: bool
+    kind: _Kind
     # For each tensor its gradient's place among those present, and which piece of it belongs.
     sources: list[tuple[int, int]]
     weights: Tensors
@@ -97,6 +104,7 @@ class Layout(NamedTuple):
     addresses: list[int]
     # The tensors by parameter.
     parameters: list[Parameter]
+    groups: tuple[int, ...]
     decayed: tuple[bool, ...]
     constraints: tuple[Any, ...]
     # Where the memories begin that a step writes to.
@@ -108,14 +116,14 @@ class Layout(NamedTuple):
     strides: list[tuple[int, ...]]
     # With which settings constraints have been tried.
     tried: dict[int, str]
-    groups: list[_Group]
+    bundles: list[_Bundle]
     # The weights that have a moving average and their averages, those of like dtypes together.
     averaged: list[tuple[list[torch.Tensor], list[torch.Tensor]]]
     choices: dict[tuple[int, ...], Choice]
 
     def serves(self, plan: _step.Plan) -> bool:
         """Whether the tensors are still where they were, and sorted as this plan needs them."""
-        if self.decayed != plan.decayed:
+        if self.decayed != plan.decayed or self.groups != plan.members:
             return False
         tensors = [v._value for v in self.variables]
         return (
@@ -200,6 +208,7 @@ def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
         tensors,
         addresses=[t.data_ptr() for t in tensors],
         parameters=parameters,
+        groups=plan.members,
         decayed=plan.decayed,
         constraints=plan.constraints,
         memories=frozenset(t.untyped_storage().data_ptr() for t in tensors if t.numel()),
@@ -207,32 +216,37 @@ def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
         cut=cut,
         strides=[t.stride() for t in cut],
         tried={},
-        groups=_groups(parameters, plan.decayed),
+        bundles=_bundles(parameters, plan),
         averaged=_averaged(parameters),
         choices={},
     )
 
 
-def _groups(parameters: list[Parameter], decayed: Sequence[bool]) -> list[_Group]:
-    """Sort parameters into groups of like tensors, see `PIECE`, `BLOCK` and `GRAIN`."""
+def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
+    """Sort parameters into bundles of like tensors, see `PIECE`, `BLOCK` and `GRAIN`."""
     alike: dict[tuple[Any, ...], list[_Member]] = {}
-    for index, (p, decays) in enumerate(zip(parameters, decayed, strict=True)):
+    for index, (p, group, decays) in enumerate(
+        zip(parameters, plan.members, plan.decayed, strict=True)
+    ):
         # Variables that take their gradient as value have no slots.
         if p.square_average is not None:
             small = p.weight.numel() <= min(GRAIN, PIECE)
-            kind = (p.weight.device, p.weight.dtype, p.square_average.dtype, decays, small)
-            alike.setdefault(kind, []).extend(_members(index, p))
-    groups = []
-    for (device, _, dtype, decays, small), members in alike.items():
+            kind = _Kind(p.square_average.dtype, group, decays)
+            # One group may have buffers for some, such as those whose momentum was 0 in the build.
+            has_buffer = p.momentum is not None
+            common = (p.weight.device, p.weight.dtype, kind, has_buffer, small)
+            alike.setdefault(common, []).extend(_members(index, p))
+    bundles = []
+    for (device, _, kind, _, small), members in alike.items():
         if device.type != "cpu":
-            groups.append(_Group(dtype, decays, members, []))
+            bundles.append(_Bundle(kind, members, []))
             continue
         parts = _parted(members, BLOCK if small else PIECE)
-        scratch = torch.zeros(max(map(_elements, parts)), dtype=dtype, device=device)
+        scratch = torch.zeros(max(map(_elements, parts)), dtype=kind.dtype, device=device)
         for part in parts:
             rooted = _rooted(part, scratch)
-            groups.append(_Group(dtype, decays, rooted, _chunks(rooted, scratch) if small else []))
-    return groups
+            bundles.append(_Bundle(kind, rooted, _chunks(rooted, scratch) if small else []))
+    return bundles
 
 
 def _members(index: int, parameter: Parameter) -> list[_Member]:
@@ -299,30 +313,29 @@ def _choice(layout: Layout, present: tuple[int, ...]) -> Choice:
     all_present = len(present) == len(layout.parameters)
     split: dict[int, None] = {}
     blocks = []
-    for group in layout.groups:
-        members = group.members
+    for bundle in layout.bundles:
+        members = bundle.members
         if not all_present:
             members = [m for m in members if m.position in places]
         if members:
             split.update((places[m.position], None) for m in members if m.piece)
-            blocks.append(_block(group, members, places))
+            blocks.append(_block(bundle, members, places))
     devices = [layout.parameters[index].weight.device for index in present]
     return Choice(present, devices, list(split), blocks)
 
 
-def _block(group: _Group, members: list[_Member], places: dict[int, int]) -> Block:
-    """List members of a group by what they have."""
+def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> Block:
+    """List members of a bundle by what they have."""
     parameters = [m.parameter for m in members]
     return Block(
-        group.dtype,
-        group.decayed,
+        bundle.kind,
         sources=[(places[m.position], m.piece) for m in members],
         weights=[p.weight for p in parameters],
         square_averages=[p.square_average for p in parameters],
         gradient_averages=existing([p.gradient_average for p in parameters]),
         momentums=existing([p.momentum for p in parameters]),
         roots=existing([m.root for m in members]),
-        joined=_joined(group.chunks, members, places),
+        joined=_joined(bundle.chunks, members, places),
     )
 
 

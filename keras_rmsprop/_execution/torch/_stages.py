@@ -26,10 +26,15 @@ def unscale(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Ten
     return torch._foreach_div(wide, numbers.loss_scale) if plan.scaled_loss else wide
 
 
-def accumulate(plan: _step.Plan, parameters: list[Parameter], gradients: Tensors) -> Tensors:
-    """Add the gradients to their sums and return the means so far."""
+def accumulate(
+    plan: _step.Plan, parameters: list[Parameter], gradients: Tensors, *, writes: bool = True
+) -> Tensors:
+    """Return the means so far, with these gradients; the sums become theirs unless told not to."""
     sums = [p.accumulator for p in parameters]
-    torch._foreach_add_(sums, [g.to(s.dtype) for g, s in zip(gradients, sums, strict=True)])
+    same = [g.to(s.dtype) for g, s in zip(gradients, sums, strict=True)]
+    if not writes:
+        return torch._foreach_div(torch._foreach_add(sums, same), plan.accumulation_steps)
+    torch._foreach_add_(sums, same)
     return torch._foreach_div(sums, plan.accumulation_steps)
 
 
@@ -58,11 +63,11 @@ def clip_scales(
 def clip(
     plan: _step.Plan,
     numbers: _step.Numbers,
-    block: Block,
     gradients: Tensors,
+    places: list[int],
     scales: torch.Tensor | None,
 ) -> Tensors:
-    """Clip the gradients of a block, by value or by the scales of all."""
+    """Clip gradients of one device and dtype, by value or by the scales at their places."""
     if plan.clip == "value":
         clipped = torch._foreach_clamp_min(gradients, -numbers.clip)
         torch._foreach_clamp_max_(clipped, numbers.clip)
@@ -70,8 +75,26 @@ def clip(
     if scales is None:
         return gradients
     # A scalar of a wider dtype would widen a gradient that is a scalar too.
-    chosen = scales[[place for place, _ in block.sources]]
-    return torch._foreach_mul(gradients, chosen.to(gradients[0].device, block.dtype).unbind())
+    chosen = scales[places].to(gradients[0].device, gradients[0].dtype)
+    return torch._foreach_mul(gradients, chosen.unbind())
+
+
+def transform(
+    plan: _step.Plan,
+    numbers: _step.Numbers,
+    parameters: list[Parameter],
+    present: tuple[int, ...],
+    gradients: Tensors,
+    scales: torch.Tensor | None,
+) -> Tensors:
+    """Clip the gradients that have a transform, whole as it needs them, and transform them."""
+    results = list(gradients)
+    for place, i in enumerate(present):
+        group = plan.groups[plan.members[i]]
+        if group.transform is not None:
+            (clipped,) = clip(plan, numbers, (gradients[place],), [place], scales)
+            results[place] = _step.transform(group, parameters[i], clipped)
+    return results
 
 
 def advance(
@@ -82,17 +105,19 @@ def advance(
     gradients: Tensors,
 ) -> None:
     """Take a block through negation, penalty, decay and update."""
-    narrow = block.weights[0].dtype != block.dtype
-    weights = [w.to(block.dtype) for w in block.weights] if narrow else block.weights
-    if plan.maximize:
+    kind = block.kind
+    group, own = plan.groups[kind.group], numbers.groups[kind.group]
+    narrow = block.weights[0].dtype != kind.dtype
+    weights = [w.to(kind.dtype) for w in block.weights] if narrow else block.weights
+    if group.maximize:
         gradients = torch._foreach_neg(gradients)
-    if plan.l2:
-        gradients = torch._foreach_add(gradients, weights, alpha=numbers.l2)
-    if block.decayed:
+    if group.l2:
+        gradients = torch._foreach_add(gradients, weights, alpha=own.l2)
+    if kind.decayed:
         # Not times 1 - decay: rounded to float32, that is off by a hundredth of a decay of 4e-6.
-        decay = step.learning_rate * numbers.weight_decay
+        decay = step.learning_rate * own.weight_decay
         torch._foreach_add_(weights, weights, alpha=-decay)
-    _update(plan.form, step, block._replace(weights=weights), gradients)
+    _update(group.form, step, block._replace(weights=weights), gradients)
     if narrow:
         torch._foreach_copy_(block.weights, weights)
 

@@ -1,0 +1,225 @@
+"""Which settings may a group of variables have for itself, and which are in force for it?
+
+A group is the variables whose path one pattern matches. What it does not set is the
+optimizer's, now and after a change there.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from keras_rmsprop._settings import _validation
+from keras_rmsprop._settings._validation import HYPERPARAMETERS, Hyperparameter
+
+# By pattern, the settings that its group has for itself.
+Own = Mapping[str, Mapping[str, Any]]
+
+OF_A_GROUP: dict[str, Hyperparameter] = {
+    "learning_rate": Hyperparameter(
+        "a finite number >= 0, the factor by which its variables take the optimizer's rate",
+        HYPERPARAMETERS["epsilon"].parse,
+        "A schedule or a callable belongs to the optimizer.",
+    ),
+    **{
+        name: HYPERPARAMETERS[name]
+        for name in (
+            "rho",
+            "momentum",
+            "epsilon",
+            "weight_decay",
+            "l2",
+            "maximize",
+            "lazy",
+            "transform",
+        )
+    },
+}
+
+_EXAMPLE = '{"backbone/.*": {"learning_rate": 0.1}}'
+
+
+def checked_groups(value: Any) -> dict[str, dict[str, Any]]:
+    """Return the groups that a caller gave, with plain values.
+
+    Raises: ValueError naming what was received, where, and what is accepted.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            "`groups` must be None or a mapping from patterns of variables' paths to settings, "
+            f"such as {_EXAMPLE}, received groups={_validation.shown(value)}."
+        )
+    for pattern in value:
+        _check_pattern(pattern)
+    return {pattern: _checked_settings(pattern, own) for pattern, own in value.items()}
+
+
+def _check_pattern(pattern: Any) -> None:
+    problem = "it is not a string"
+    if isinstance(pattern, str):
+        try:
+            re.compile(pattern)
+            return
+        except re.error as error:
+            problem = str(error)
+    raise ValueError(
+        "The keys of `groups` must be paths of variables, or regular expressions that match "
+        f"whole paths, received {pattern!r}: {problem}."
+    )
+
+
+def _checked_settings(pattern: str, own: Any) -> dict[str, Any]:
+    if not isinstance(own, Mapping):
+        raise ValueError(
+            f"The group {pattern!r} must be a mapping from settings to their values, such as "
+            f"{_EXAMPLE}, received {_validation.shown(own)}."
+        )
+    return {name: checked(pattern, name, value) for name, value in own.items()}
+
+
+def checked(pattern: str, name: Any, value: Any) -> Any:
+    """Return the plain value of one setting of a group.
+
+    Raises: ValueError naming the group, what was received and what is accepted.
+    """
+    if name not in OF_A_GROUP:
+        accepted = ", ".join(f"`{word}`" for word in OF_A_GROUP)
+        if name in HYPERPARAMETERS:
+            why = f"`{name}` is the same for all variables of an optimizer: pass it beside `groups`"
+        else:
+            why = _validation.hint(str(name), OF_A_GROUP).removesuffix(".")
+        raise ValueError(
+            f"The group {pattern!r} cannot have `{name}`, received "
+            f"{name}={_validation.shown(value)}. {why}. A group can have {accepted}."
+        )
+    with _naming(pattern):
+        return _validation.checked_as(name, OF_A_GROUP[name], value)
+
+
+def check_together(settings: Mapping[str, Any], groups: Own) -> None:
+    """Refuse hyperparameters that contradict each other, the optimizer's or those of a group.
+
+    Raises: ValueError with the reason and what to do, naming the group.
+    """
+    _validation.check_together(settings)
+    momentums = [settings["momentum"], *(own.get("momentum", 0.0) for own in groups.values())]
+    if settings["nesterov"] and not any(momentums):
+        _validation.refuse_nesterov()
+    for pattern, own in groups.items():
+        with _naming(pattern):
+            _validation.check_together({**settings, **own})
+
+
+@contextlib.contextmanager
+def _naming(pattern: str) -> Iterator[None]:
+    """Name the group in what is raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"In the group {pattern!r}: {error}") from None
+
+
+def joined(own: Own, more: Any) -> dict[str, dict[str, Any]]:
+    """Return the groups there are with further ones, checked.
+
+    Raises: ValueError for what is wrong with those, or if there is one already.
+    """
+    added = checked_groups(more)
+    for pattern in added:
+        if pattern in own:
+            raise ValueError(
+                f"There is a group {pattern!r} already, received groups={_validation.shown(more)}. "
+                f"Assign to the settings of `optimizer.groups[{pattern!r}]`."
+            )
+    return {**{pattern: dict(settings) for pattern, settings in own.items()}, **added}
+
+
+class Group:
+    """The settings in force for the variables of one pattern.
+
+    Attributes:
+        learning_rate: factor of the optimizer's rate, >= 0; 1.0 unless it is set.
+        rho, momentum, epsilon, weight_decay, l2, maximize, lazy, transform: as of the optimizer,
+            whose own they are unless they are set.
+
+    An assignment is checked as the optimizer's are, and acts from the next step on. A number
+    needs no new compilation. `learning_rate = 0.0` freezes: the averages go on, and with
+    `lr_in_momentum=True` the steps that are in the momentum buffer run out.
+    """
+
+    def __init__(self, pattern: str, owner: "Groups") -> None:
+        object.__setattr__(self, "_pattern", pattern)
+        object.__setattr__(self, "_owner", owner)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in {**HYPERPARAMETERS, **OF_A_GROUP}:
+            raise AttributeError(
+                f"A group of an optimizer has no `{name}`; it has {', '.join(OF_A_GROUP)}."
+            )
+        if name == "learning_rate":
+            return self._owner.rate(self._pattern)
+        own = self._owner.held.own[self._pattern]
+        return own[name] if name in own else getattr(self._owner.optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._owner.assign(self._pattern, name, value)
+
+    def __repr__(self) -> str:
+        names = {"learning_rate", *self._owner.held.own[self._pattern]}
+        own = ", ".join(
+            f"{name}={_validation.shown(getattr(self, name))}"
+            for name in OF_A_GROUP
+            if name in names
+        )
+        return f"Group({self._pattern!r}: {own})"
+
+
+class Groups(Mapping[str, Group]):
+    """The groups of an optimizer by pattern; their settings can be read and assigned."""
+
+    def __init__(
+        self,
+        held: "HeldGroups",
+        optimizer: Any,
+        rate: Callable[[str], float],
+        assign: Callable[[str, str, Any], None],
+    ) -> None:
+        self.held, self.optimizer = held, optimizer
+        self.rate, self.assign = rate, assign
+
+    def __getitem__(self, pattern: str) -> Group:
+        if pattern not in self.held.own:
+            known = ", ".join(map(repr, self.held.own)) or "none"
+            raise KeyError(f"There is no group {pattern!r}; there is {known}.")
+        return Group(pattern, self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held.own)
+
+    def __len__(self) -> int:
+        return len(self.held.own)
+
+    def __repr__(self) -> str:
+        return f"Groups({{{', '.join(repr(self[pattern]) for pattern in self)}}})"
+
+
+class HeldGroups:
+    """What the groups of an optimizer have for themselves, but for the learning rates in use.
+
+    Those are kept in a variable from the build on. A plain object, so that neither Keras nor
+    TensorFlow track what it holds. A change replaces the mapping and alters none, so that two
+    are compared by a look.
+    """
+
+    def __init__(self, own: Own) -> None:
+        self.own = own
+
+    def with_setting(self, pattern: str, name: str, value: Any) -> Own:
+        """Return what they would have after one assignment."""
+        return {**self.own, pattern: {**self.own[pattern], name: value}}
+
+    def rates(self) -> list[float]:
+        """Return the factors of the learning rate that were given, 1.0 where none was."""
+        return [own.get("learning_rate", 1.0) for own in self.own.values()]

@@ -1,0 +1,26 @@
+"""What does a config say of variables that only `build` will show?"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+from keras_rmsprop._variables import _exclusions, _members
+
+Arguments = ParamSpec("Arguments")
+
+# The entries of a config, and the attributes of an optimizer that take them in.
+_ENTRIES = {_exclusions.KEY: "_exclusions", _members.KEY: "_members"}
+
+
+def taken_from_arguments(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Make an `__init__` take the entries of a config that a subclass's `from_config` passes on."""
+
+    @functools.wraps(function)
+    def taking(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        entries = {key: kwargs.pop(key, None) for key in _ENTRIES}
+        function(*args, **kwargs)
+        for key, entry in entries.items():
+            if isinstance(entry, dict):
+                getattr(args[0], _ENTRIES[key]).await_build(entry)
+
+    return taking
