@@ -1,4 +1,4 @@
-"""The rule, the stages and the conventions in a second: the tests that `tests.mutation` runs.
+"""The rule, the stages and the conventions in a second: the tests that `tests.tools.mutation` runs.
 
 What they say is said at greater length in the modules named for the modules; here it has to be
 cheap, since it is asked of a thousand wrong versions of the package.
