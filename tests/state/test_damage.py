@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import keras_rmsprop
 from keras_rmsprop import _state
 from keras_rmsprop._state._form import KINDS, checksum_of
-from tests.state.test_own import traced
-from tests.state.test_state import (
+from tests.tools.own_variables import traced
+from tests.tools.states import (
     EVERYTHING,
     SHAPE,
     Store,
