@@ -1,4 +1,4 @@
-"""The rule, the stages and the conventions in a second: the tests that `tests.mutation` runs.
+"""The rule, the stages and the conventions in a second: the tests that `tests.tools.mutation` runs.
 
 What they say is said at greater length in the modules named for the modules; here it has to be
 cheap, since it is asked of a thousand wrong versions of the package.
@@ -208,7 +208,7 @@ def clipped(kind: str, limit: float, *gradients: Any, shares: Any = None) -> lis
 def a_group(**options: Any) -> _step.GroupNumbers:
     """The numbers of a group that takes bare steps, but for `options`."""
     coefficients = Coefficients.of(rho=0.75, momentum=0.0, epsilon=0.0)
-    return _step.GroupNumbers(coefficients, rate=1.0, l2=0.0, weight_decay=0.0)._replace(**options)
+    return _step.GroupNumbers(coefficients, l2=0.0, weight_decay=0.0)._replace(**options)
 
 
 NUMBERS = _step.Numbers(

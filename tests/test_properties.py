@@ -23,8 +23,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from keras_rmsprop.reference import Reference, ReferenceParameter
-from tests import models
 from tests.conftest import BACKEND
+from tests.tools import models
 from yardsticks.agreement import TOLERANCE, Driver, Problem, rmsprop
 from yardsticks.variants import Variant
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import BACKEND
-from tests.soak import MIB, Findings, Training, soak
+from tests.tools.soak import MIB, Findings, Training, soak
 
 
 @pytest.fixture(scope="module")

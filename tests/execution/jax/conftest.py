@@ -1,0 +1,32 @@
+"""What the tests of steps on JAX start from."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import BACKEND
+
+# The tests of this room are skipped on other backends.
+if BACKEND == "jax":
+    from keras_rmsprop._execution.jax import _programs
+    from tests.tools.steps_jax import patch_compiled_step
+
+
+@pytest.fixture
+def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by "full set" or "any set" (of gradients) with every compiled step."""
+    calls: list[str] = []
+    compiled = _programs.compiled_step
+
+    def recorded(program: Any, *arguments: Any) -> Any:
+        calls.append("any set" if program.flagged else "full set")
+        return compiled(program, *arguments)
+
+    patch_compiled_step(monkeypatch, recorded)
+    return calls
+
+
+@pytest.fixture
+def nothing_compiled_yet() -> None:
+    """Forget what earlier tests compiled, which JAX shares between optimizers."""
+    _programs.compiled_step.clear_cache()

@@ -1,0 +1,84 @@
+"""Into which memory does a step on JAX write, and how long does it keep a second copy?"""
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import BACKEND
+from tests.tools import models
+from tests.tools.twins import Training
+
+if BACKEND != "jax":
+    pytest.skip(f"tests JAX, not {BACKEND}", allow_module_level=True)
+
+import jax
+import jax.numpy as jnp
+
+from keras_rmsprop._execution.jax import _memory
+from tests.tools.steps_jax import SLOTS, arrays
+
+
+def test_steps_write_in_turn_into_two_pieces_of_memory(compiled_calls):
+    training = Training(SLOTS)
+    seen = []
+    for t in range(8):
+        training.step(t)
+        owners = training.optimizer._roster.variables
+        weights = set(map(id, training.variables))
+        slots = [v.value for v in owners if id(v) not in weights]
+        seen.append([array.unsafe_buffer_pointer() for array in slots])
+    assert seen[4:6] == seen[6:8]
+    assert not set(seen[6]) & set(seen[7])
+    assert len(compiled_calls) == 6
+
+
+def test_without_a_second_copy_nothing_is_kept_and_no_bit_changes(monkeypatch):
+    kept, other = Training(SLOTS), Training(SLOTS)
+    for t in range(6):
+        kept.step(t)
+    monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", "0")
+    snapshots = []
+    for t in range(6):
+        other.step(t)
+        references = [weakref.ref(array) for array in arrays(other)]
+        # Not even an alias that JAX makes without a word is lost.
+        snapshots += [(jax.device_put(x, jax.devices()[0]), np.array(x)) for x in arrays(other)]
+    models.assert_identical(other.state(), kept.state())
+    other.step(6)
+    rate = other.optimizer._learning_rate.value
+    assert all(r() is None or r() is rate for r in references)
+    for snapshot, value in snapshots:
+        np.testing.assert_array_equal(snapshot, value)
+
+
+def test_the_second_copy_is_kept_where_it_takes_an_eighth_of_the_memory(monkeypatch):
+    arrays = [jnp.ones(1024, "float32")] * 4
+    for memory, keeps in ((8 * 16384, True), (8 * 16384 - 1, False)):
+        monkeypatch.setattr(_memory, "_memory_of", lambda _, memory=memory: memory)
+        assert _memory.keeps_second_copy(arrays) is keeps
+    for setting, keeps in (("0", False), ("1", True), ("auto", False)):
+        monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", setting)
+        assert _memory.keeps_second_copy(arrays) is keeps
+
+
+def test_the_memory_of_the_machine_is_known():
+    size = _memory._memory_of(jax.devices()[0])
+    assert 2**20 < size < 2**50
+
+
+def test_an_optimizer_that_nobody_holds_is_gone():
+    def train() -> list[weakref.ref[Any]]:
+        training = Training({"clipnorm": 1.0})
+        for t in range(6):
+            training.step(t)
+        # What a program may do, and a cache must not turn into a leak.
+        training.variables[0].owner = training.optimizer
+        array = training.optimizer._square_averages[1].value
+        return [weakref.ref(x) for x in (training.optimizer, training.variables[0], array)]
+
+    references = train()
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3

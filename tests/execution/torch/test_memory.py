@@ -1,0 +1,94 @@
+"""Does a step on torch run in the variables' own memory, and leave what it is given alone?"""
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from tests.conftest import BACKEND
+from tests.tools import twins
+from tests.tools.twins import Situation, Training
+
+if BACKEND != "torch":
+    pytest.skip(f"tests torch, not {BACKEND}", allow_module_level=True)
+
+import torch
+
+from tests.tools.steps_torch import EVERYTHING, courses
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"maximize": True, "l2": 0.1}, {"clipvalue": 0.1}, {"clipnorm": 0.1}, EVERYTHING],
+    ids=["plain", "maximize and l2", "clipvalue", "clipnorm", "everything"],
+)
+def test_the_gradients_are_left_alone(options):
+    training = Training(options)
+    gradients = [torch.full(shape, 0.7, dtype=torch.float64) for shape in twins.SHAPES]
+    before = [g.clone() for g in gradients]
+    for _ in range(4):
+        training.apply(gradients)
+    for gradient, value in zip(gradients, before, strict=True):
+        assert torch.equal(gradient, value)
+
+
+def test_the_step_runs_in_the_variables_own_memory():
+    training = Training(EVERYTHING)
+    training.optimizer.build(training.variables)
+    owners = [*training.variables, *training.optimizer.variables]
+    before = [v.value.data_ptr() for v in owners]
+    for t in range(3):
+        training.step(t)
+    assert [v.value.data_ptr() for v in owners] == before
+
+
+def test_gradients_that_carry_a_graph_leave_none_behind():
+    training = Training(EVERYTHING)
+    leaf = torch.ones((), dtype=torch.float64, requires_grad=True)
+    for _ in range(3):
+        training.apply([leaf * torch.ones(shape) for shape in twins.SHAPES])
+    owners = [*training.variables, *training.optimizer.variables]
+    assert all(v.value.grad_fn is None for v in owners)
+
+
+def test_an_optimizer_that_nobody_holds_is_gone():
+    def train() -> list[weakref.ref[Any]]:
+        training = Training(EVERYTHING)
+        for t in range(3):
+            training.step(t)
+        slot = training.optimizer._square_averages[1].value
+        return [weakref.ref(x) for x in (training.optimizer, training.variables[0], slot)]
+
+    references = train()
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+
+
+@pytest.mark.parametrize("name", ["_square_averages", "_momentums", "weight", "a view", "a part"])
+def test_a_gradient_may_lie_in_the_memory_that_is_written_to(float64, name):
+    def begin(training: Training) -> None:
+        matrix = training.variables[1]
+        if name == "a part":
+            # Of one memory for all, such as a flattened model's.
+            whole = torch.arange(12, dtype=torch.float64)
+            matrix.value.data = whole[6:].view(2, 3)
+
+        def feed(gradients: list[torch.Tensor]) -> None:
+            match name:
+                case "weight":
+                    gradient = matrix.value
+                case "a view":
+                    gradient = matrix.value[1].expand(2, 3)
+                case "a part":
+                    gradient = matrix.value.data.as_strided((2, 3), (3, 1), 4)
+                case _:
+                    gradient = getattr(training.optimizer, name)[1].value
+            training.apply([gradients[0], gradient])
+
+        training.feed = feed
+
+    options = {**EVERYTHING, "gradient_accumulation_steps": None, "clipvalue": None}
+    options |= {"loss_scale_factor": None, "use_ema": False, "ema_overwrite_frequency": None}
+    options |= {"maximize": False, "initial_square_average": 0.5}
+    twins.assert_same_course(*courses(Situation(lambda: options, begin=begin)))

@@ -1,0 +1,1 @@
+"""What Keras calls, and what a training is to a user."""

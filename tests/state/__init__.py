@@ -1,0 +1,1 @@
+"""What is kept, and what becomes of it on loading."""

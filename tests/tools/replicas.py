@@ -1,0 +1,144 @@
+"""A small training, and what a process of its own reports of it, for `test_replicas`.
+
+A program states its devices before its framework starts, so the replicas live in processes of
+their own. Each is a script beside this module that goes through many trainings and leaves the
+weights in a file; the tests judge them.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+import keras_rmsprop
+
+Array = NDArray[Any]
+
+BATCH = 8
+STEPS = 6
+# How many steps are made before a training stops, to go on elsewhere: with accumulation,
+# gradients wait at that moment.
+HALF = 3
+IDS = 5
+RATE = 0.05
+
+# Options under which a step is more than a function of each replica's own gradient.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clipvalue": {"clipvalue": 0.02},
+    "clipnorm": {"clipnorm": 0.05},
+    "global_clipnorm": {"global_clipnorm": 0.05},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "ema": {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": 3},
+    "weight_decay": {"weight_decay": 0.5},
+    "loss_scale_factor": {"loss_scale_factor": 8.0},
+    "lazy": {"lazy": True, "centered": True},
+    "all": {
+        "centered": True,
+        "momentum": 0.5,
+        "global_clipnorm": 0.05,
+        "gradient_accumulation_steps": 2,
+        "use_ema": True,
+        "ema_momentum": 0.7,
+        "weight_decay": 0.5,
+        "skip_nonfinite": True,
+    },
+}
+
+
+class Data(NamedTuple):
+    """The ids and targets of all batches, in order."""
+
+    ids: Array
+    targets: Array
+
+    def batch(self, t: int) -> "Data":
+        """The batch of step `t`, 0 for the first."""
+        rows = slice(t * BATCH, (t + 1) * BATCH)
+        return Data(self.ids[rows], self.targets[rows])
+
+
+def data(bad: int | None = None) -> Data:
+    """Return the data, in which ids repeat within a replica's share and across replicas.
+
+    Args:
+        bad: which example of the third batch has a target that is no number.
+    """
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, IDS, size=(BATCH * STEPS, 2))
+    targets = np.sin(ids).sum(axis=1, keepdims=True) + rng.normal(size=(BATCH * STEPS, 1))
+    if bad is not None:
+        targets[2 * BATCH + bad] = np.nan
+    return Data(ids, targets)
+
+
+def model() -> keras.Sequential:
+    """Make a network with a table of rows, the same weights at every call."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((2,), dtype="int64", name="ids"),
+        keras.layers.Embedding(IDS, 2, name="table"),
+        keras.layers.Flatten(name="flat"),
+        keras.layers.Dense(4, activation="tanh", name="hidden"),
+        keras.layers.Dense(1, name="last"),
+    ]
+    return keras.Sequential(layers, name="model")
+
+
+def loss_sum(network: keras.Model, ids: Any, targets: Any) -> Any:
+    """Return the squared errors summed, over the size of the whole batch."""
+    return keras.ops.sum(keras.ops.square(network(ids) - targets)) / BATCH
+
+
+def optimizer(
+    make: Callable[..., keras.optimizers.Optimizer] = keras_rmsprop.RMSprop, **options: Any
+) -> keras.optimizers.Optimizer:
+    """Make an optimizer; by default this package's."""
+    return make(**{"learning_rate": RATE, **options})
+
+
+def lists(arrays: Sequence[Array]) -> list[Any]:
+    """Return arrays as nested lists, which JSON holds without loss."""
+    return [np.asarray(array).tolist() for array in arrays]
+
+
+def state_by_name(optimizer: keras_rmsprop.RMSprop, model_name: str) -> dict[str, Any]:
+    """Return an optimizer's state, each name without that of the model, which a file drops."""
+    # Replicas decay every row at every step, one device those that a batch touches.
+    optimizer.settle()
+    prefix = f"{model_name}/"
+    return {name.removeprefix(prefix): x.tolist() for name, x in optimizer.state_dict().items()}
+
+
+def arrays(lists: Sequence[Any]) -> list[Array]:
+    """Return nested lists as float64 arrays."""
+    return [np.asarray(values, np.float64) for values in lists]
+
+
+def start(module: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start a script of the tests in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tests.tools.{module}", *arguments],
+        cwd=pathlib.Path(__file__).parents[2],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def results(process: "subprocess.Popen[str]", path: pathlib.Path, timeout: float) -> Any:
+    """Wait for a process and return what it has left at `path`."""
+    try:
+        _, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-4000:]
+    return json.loads(path.read_text())

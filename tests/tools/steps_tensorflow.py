@@ -1,0 +1,30 @@
+"""What the tests of steps on TensorFlow share."""
+
+from typing import Any
+
+import keras_rmsprop
+from keras_rmsprop._execution.tensorflow import _programs
+from tests.tools import twins
+from tests.tools.twins import Situation
+
+MODES = ("auto", False)
+
+
+class WithOwnUpdate(keras_rmsprop.RMSprop):
+    """An optimizer with an `update_step` that writes as it goes."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update and shrink the weight."""
+        super().update_step(gradient, variable, learning_rate)
+        self.assign(variable, variable * 0.5)
+
+
+def compiled_steps(optimizer: Any) -> list[Any]:
+    """The compiled steps that an optimizer has made so far."""
+    bound = _programs._bound.get(optimizer._roster)
+    return [] if bound is None else [step for step in bound.calls.values() if step is not None]
+
+
+def courses(situation: Situation) -> list[Any]:
+    """A situation's course as compiled and op by op."""
+    return [list(twins.train(situation, mode)) for mode in MODES]

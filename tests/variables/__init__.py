@@ -1,0 +1,1 @@
+"""Which variables there are."""
