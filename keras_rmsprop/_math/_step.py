@@ -197,22 +197,30 @@ def step(
         taken = take_as_value(parameters[i], value, completes)
         results[i] = select(flags[i], taken, parameters[i]) if i in flags else taken
 
-    @functools.cache
-    def scalars(group: int, dtype: str) -> _Scalars:
-        rate = _rule.number_in(learning_rate, dtype)
-        if group:
-            rate = rate * _rule.number_in(counters.rates[group - 1], dtype)
-        return _scalars(plan.groups[group], numbers.groups[group], done, rate, dtype)
+    # Not `functools.cache`, about which torch.compile warns.
+    made: dict[tuple[int, str], _Scalars] = {}
+    made_for_averages: dict[str, _AverageScalars] = {}
 
-    @functools.cache
+    def scalars(group: int, dtype: str) -> _Scalars:
+        if (group, dtype) not in made:
+            rate = _rule.number_in(learning_rate, dtype)
+            if group:
+                rate = rate * _rule.number_in(counters.rates[group - 1], dtype)
+            made[group, dtype] = _scalars(
+                plan.groups[group], numbers.groups[group], done, rate, dtype
+            )
+        return made[group, dtype]
+
     def average_scalars(dtype: str) -> _AverageScalars:
-        return _average_scalars(plan, numbers, done, dtype)
+        if dtype not in made_for_averages:
+            made_for_averages[dtype] = _average_scalars(plan, numbers, done, dtype)
+        return made_for_averages[dtype]
 
     advancing: dict[int, Tensor] = {}
     if completes is None or has_effect(completes) is not False:
         clipped = clip(plan, numbers, list(present.values()), counted_as)
         advancing = dict(zip(present, clipped, strict=True))
-    advance_one = _advancing(nest if update is None else None)
+    advance_one = _advancing(plan, nest if update is None else None)
     for i, gradient in advancing.items():
         before = results[i]
         group = plan.groups[plan.members[i]]
@@ -430,16 +438,15 @@ def _average_scalars(plan: Plan, numbers: Numbers, done: Tensor, dtype: str) -> 
     )
 
 
-def _advancing(nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
+def _advancing(plan: Plan, nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
     """Return what gives the advance of a parameter: by its group, whether it decays, the hook."""
     if nest is None:
         return functools.partial(functools.partial, advance)
-
-    @functools.cache
-    def nested(group: GroupPlan, decayed: bool, _: None) -> Callable[..., Parameter]:
-        return nest(functools.partial(advance, group, decayed, None))
-
-    return nested
+    # The transform is a stage of its own, so that groups that differ in it alone share a trace.
+    groups = [plan.groups[group]._replace(transform=None) for group in plan.members]
+    kinds = dict.fromkeys(zip(groups, plan.decayed, strict=True))
+    nested = {kind: nest(functools.partial(advance, *kind, None)) for kind in kinds}
+    return lambda group, decayed, _: nested[group, decayed]
 
 
 def advance(

@@ -218,6 +218,7 @@ class Acts(stateful.RuleBasedStateMachine):
         self.reference.parameters += fresh.parameters
         self.reference.decayed += [True]
         self.reference.constraints += [None]
+        self.reference.groups += [{}]
 
     # What is refused, and what is interrupted.
 
