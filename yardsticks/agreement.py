@@ -26,6 +26,10 @@ TOLERANCE = {"float64": 1e-13, "float32": 2e-6}
 SLOTS = ("weight", "square_average", "gradient_average", "momentum", "accumulator", "average")
 
 
+# By the position of a weight, the settings that it has for itself.
+Groups = Mapping[int, Mapping[str, Any]]
+
+
 class Problem(NamedTuple):
     """Where the weights start, and what they are given."""
 
@@ -82,6 +86,7 @@ def differences(
     tolerance: Mapping[str, float] = TOLERANCE,
     *,
     jit_compile: Any = False,
+    groups: Groups | None = None,
 ) -> dict[tuple[str, str], Difference]:
     """Run the optimizer and the reference through the problem, side by side.
 
@@ -90,11 +95,12 @@ def differences(
         problem: where they start, and what they are given.
         tolerance: for each dtype, relative to the distance travelled.
         jit_compile: of the optimizer; op by op unless said, since compiling takes seconds.
+        groups: by a weight's position, the settings that it has for itself.
 
     Returns: the worst difference for each dtype and each kind of tensor.
     """
-    driver = Driver(variant, problem, jit_compile)
-    reference = _reference(variant, problem)
+    driver = Driver(variant, problem, jit_compile, groups)
+    reference = reference_of(variant, problem, groups)
     worst: dict[tuple[str, str], Difference] = {}
     travelled = [np.zeros(start.shape) for start in problem.starts]
     largest: dict[tuple[int, str], float] = {}
@@ -199,7 +205,9 @@ class NonNegative(keras.constraints.Constraint):
 class Driver:
     """A `keras_rmsprop.RMSprop` of a variant, led through a problem step by step."""
 
-    def __init__(self, variant: Variant, problem: Problem, jit_compile: Any) -> None:
+    def __init__(
+        self, variant: Variant, problem: Problem, jit_compile: Any, groups: Groups | None = None
+    ) -> None:
         self.problem = problem
         self.levels = variant.levels
         self.rate = problem.rates[0]
@@ -210,7 +218,10 @@ class Driver:
         if self.levels.get("constraint") == "constrained":
             self.variables[-1].constraint = NonNegative()
         self.optimizer = rmsprop(
-            learning_rate=self._learning_rate(), jit_compile=jit_compile, **variant.arguments
+            learning_rate=self._learning_rate(),
+            jit_compile=jit_compile,
+            groups={f"weight_{i}": own for i, own in (groups or {}).items()} or None,
+            **variant.arguments,
         )
         if self.levels.get("decay") == "decay_but_one":
             self.optimizer.exclude_from_weight_decay(var_names=["weight_1"])
@@ -266,7 +277,8 @@ def rmsprop(**arguments: Any) -> keras_rmsprop.RMSprop:
         return keras_rmsprop.RMSprop(**arguments)
 
 
-def _reference(variant: Variant, problem: Problem) -> Reference:
+def reference_of(variant: Variant, problem: Problem, groups: Groups | None = None) -> Reference:
+    """The reference of a variant, for the weights of a problem."""
     levels = variant.levels
     count = len(problem.starts)
     constrained = levels.get("constraint") == "constrained"
@@ -277,5 +289,6 @@ def _reference(variant: Variant, problem: Problem) -> Reference:
             (lambda w: np.maximum(w, 0.0)) if constrained and i == count - 1 else None
             for i in range(count)
         ],
+        groups=[(groups or {}).get(i) for i in range(count)],
         **variant.arguments,
     )

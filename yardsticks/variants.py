@@ -72,6 +72,19 @@ KERAS: Axes = {
 }
 
 
+def two_groups(variant: Variant) -> dict[int, dict[str, Any]]:
+    """Settings of the first two weights that differ from the variant's in every number.
+
+    A momentum of 0 where the variant has one leaves a weight without a buffer.
+    """
+    flipped = {"maximize": not variant.arguments.get("maximize", False)}
+    first = {"learning_rate": 0.5, "rho": 0.7, "epsilon": 0.03, "l2": 0.02, "weight_decay": 0.2}
+    second = {"learning_rate": 2.0, "rho": 0.97, "epsilon": 0.002, "l2": 0.0, "weight_decay": 0.0}
+    has_momentum = "momentum" in variant.arguments
+    momentums = ({"momentum": 0.5}, {"momentum": 0.0}) if has_momentum else ({}, {})
+    return {0: {**first, **momentums[0], **flipped}, 1: {**second, **momentums[1]}}
+
+
 def rule_variants() -> list[Variant]:
     """Every combination of the rule's options, 240 of them."""
     return [
