@@ -47,12 +47,12 @@ def centralize(gradient: Tensor, weight: Tensor) -> Tensor:
     [[-1.0, -2.0], [1.0, 2.0]]
     """
     del weight
-    *others, last = gradient.shape or (1,)
+    others = tuple(gradient.shape)[:-1]
     if not others:
         return gradient
     # Not `ops.mean`, which rounds float64 to float32 on JAX and torch.
     total = ops.sum(gradient, axis=tuple(range(len(others))), keepdims=True)
-    return gradient - total * (last / math.prod(gradient.shape))
+    return gradient - total / max(math.prod(others), 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_rmsprop")

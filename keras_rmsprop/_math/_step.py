@@ -387,7 +387,7 @@ def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
 def transform(group: GroupPlan, parameter: Parameter, gradient: Tensor) -> Tensor:
     """Put what the group's transform makes of a gradient in its place.
 
-    Raises: ValueError if that is not a gradient of this weight.
+    Raises: TransformError if that is not a gradient of this weight.
     """
     if group.transform is None:
         return gradient
@@ -398,10 +398,14 @@ def transform(group: GroupPlan, parameter: Parameter, gradient: Tensor) -> Tenso
     return transformed
 
 
+class TransformError(ValueError):
+    """What a transform returned cannot take the place of the gradient."""
+
+
 def check_transformed(function: Transform, transformed: Any, gradient: Tensor) -> None:
     """Check that what a transform returned can take the place of the gradient.
 
-    Raises: ValueError if it is no tensor of the gradient's shape and dtype.
+    Raises: TransformError if it is no tensor of the gradient's shape and dtype.
     """
     wanted = f"{dtype_of(gradient)}{tuple(gradient.shape)}"
     if not ops.is_tensor(transformed):
@@ -410,7 +414,7 @@ def check_transformed(function: Transform, transformed: Any, gradient: Tensor) -
         received = f"received {dtype_of(transformed)}{tuple(transformed.shape)}"
     if received != f"received {wanted}":
         name = getattr(function, "__name__", repr(function))
-        raise ValueError(
+        raise TransformError(
             f"The transform `{name}` must return a tensor of its gradient's shape and dtype, "
             f"{wanted}, {received}. Nothing has changed."
         )

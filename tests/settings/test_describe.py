@@ -109,6 +109,7 @@ VISIBLE = {
     "clipnorm": ({"clipnorm": 2.0}, "g = g * min(1, 2 / norm(g)) "),
     "global_clipnorm": ({"global_clipnorm": 2.0}, "g = g * min(1, 2 / norm(all_g)) "),
     "maximize": ({"maximize": True}, "g = -g "),
+    "transform": ({"transform": "centralize"}, "g = centralize(g, w) "),
     "l2": ({"l2": 0.01}, "g = g + 0.01 * w "),
     "weight_decay": ({"weight_decay": 0.004}, "w = w - lr * 0.004 * w "),
     "rho": ({"rho": 0.99}, "s = 0.99 * s + 0.01 * g**2"),
@@ -214,3 +215,52 @@ def test_a_constraint_shows_once_the_optimizer_knows_its_variables() -> None:
 def test_it_prints_to_the_screen_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     RMSprop(name="mine").describe()
     assert capsys.readouterr().out.startswith("mine: RMSprop\n")
+
+
+# Groups, in a table.
+
+GROUPS = {
+    "backbone/.*": {"learning_rate": 0.1, "transform": "centralize"},
+    ".*/bias": {"momentum": 0.0},
+}
+
+
+def test_groups_stand_in_a_table_before_the_build() -> None:
+    text = text_of(momentum=0.9, groups=GROUPS)
+    assert text.partition("Settings of single variables:\n")[2].splitlines() == [
+        "    group          lr times  momentum  transform",
+        "    'backbone/.*'  0.1       0.9       centralize",
+        "    '.*/bias'      1         0         None",
+        "    all others     1         0.9       None",
+    ]
+
+
+def test_the_table_has_a_row_for_each_variable_that_is_built() -> None:
+    printed: list[str] = []
+    optimizer = rmsprop(momentum=0.9, weight_decay=0.01, groups=GROUPS)
+    optimizer.exclude_from_weight_decay(var_names=["scale"])
+    variables = [
+        Weight(path) for path in ("backbone/kernel", "head/kernel", "head/bias", "head/scale")
+    ]
+    optimizer.build(variables)
+    optimizer.groups["backbone/.*"].learning_rate = 0.25
+    optimizer.describe(print_fn=printed.append)
+    assert printed[0].partition("Settings of single variables:\n")[2].splitlines() == [
+        "    variables        group          lr times  momentum  transform   weight_decay",
+        "    backbone/kernel  'backbone/.*'  0.25      0.9       centralize  0.01",
+        "    head/kernel                     1         0.9       None        0.01",
+        "    head/bias        '.*/bias'      1         0         None        0.01",
+        "    head/scale                      1         0.9       None        excluded",
+    ]
+
+
+def test_without_groups_and_exclusions_there_is_no_table() -> None:
+    assert "Settings of single variables" not in text_of(weight_decay=0.1)
+
+
+class Weight(keras.Variable):
+    """A variable with a path of its own."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__([1.0], name=path.rpartition("/")[2])
+        self._path = path

@@ -157,6 +157,8 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
             results = compiled_step(course.programs[flagged], [], *arguments)
         else:
             results = _into_spare(course, course.programs[flagged], *arguments)
+    except _step.TransformError:
+        raise
     except ValueError as error:
         # Such as arrays on different devices. What was deleted is lost op by op as well.
         if any(is_deleted(value) for value in values):

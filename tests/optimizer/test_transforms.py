@@ -1,0 +1,245 @@
+"""What does a transform see of a gradient, and what becomes of what it returns?"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_rmsprop import RMSprop, transforms
+from keras_rmsprop.reference import Reference
+from tests.conftest import BACKEND
+from yardsticks.agreement import TOLERANCE, a_problem, differences
+from yardsticks.variants import Variant, option_variants
+
+MODES = [False, "auto", True]
+SEEN: list[tuple[str, str, tuple[int, ...]]] = []
+
+
+def register(function: Any) -> Any:
+    """Register a function of this module with Keras."""
+    return keras.saving.register_keras_serializable(package="test_transforms")(function)
+
+
+@register
+def seeing(gradient: Any, weight: Any) -> Any:
+    dtypes = [keras.backend.standardize_dtype(x.dtype) for x in (gradient, weight)]
+    SEEN.append((*dtypes, tuple(gradient.shape)))
+    return gradient
+
+
+@register
+def towards_zero(gradient: Any, weight: Any) -> Any:
+    return gradient * 0.5 + weight * gradient * gradient
+
+
+@register
+def transposed(gradient: Any, weight: Any) -> Any:
+    return ops.transpose(gradient) if len(gradient.shape) == 2 else gradient
+
+
+@register
+def narrowed(gradient: Any, weight: Any) -> Any:
+    return ops.cast(gradient, "float16") if len(gradient.shape) == 2 else gradient
+
+
+@register
+def forgetful(gradient: Any, weight: Any) -> None:
+    return None
+
+
+@register
+def failing(gradient: Any, weight: Any) -> Any:
+    raise ZeroDivisionError
+
+
+def centralized(gradient: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The paper's formula: each column of a kernel less its mean."""
+    if gradient.ndim < 2 or not gradient.size:
+        return gradient
+    columns = gradient.reshape(-1, gradient.shape[-1])
+    return (columns - columns.mean(axis=0)).reshape(gradient.shape)
+
+
+def numpy(x: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(ops.convert_to_tensor(x)))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3), (2, 3, 4), (3, 1), (1, 3), (0, 3)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_centralize_takes_the_mean_of_each_column(
+    shape: tuple[int, ...], dtype: str, rng: np.random.Generator
+) -> None:
+    gradient = rng.normal(3.0, 2.0, shape).astype(dtype)
+    got = numpy(transforms.centralize(ops.convert_to_tensor(gradient), None))
+    assert got.dtype == dtype
+    tolerance = {"float32": 1e-6, "float64": 1e-15}[dtype] * 5.0
+    np.testing.assert_allclose(got, centralized(gradient, gradient), rtol=0.0, atol=tolerance)
+    if len(shape) > 1 and gradient.size:
+        means = got.reshape(-1, shape[-1]).mean(axis=0)
+        np.testing.assert_allclose(means, 0.0, atol=tolerance)
+
+
+def test_normalize_makes_the_norm_one_and_leaves_zeros(rng: np.random.Generator) -> None:
+    gradient = ops.convert_to_tensor(rng.normal(size=(3, 4)))
+    got = transforms.normalize(gradient, gradient)
+    assert keras.backend.standardize_dtype(got.dtype) == "float64"
+    np.testing.assert_allclose(np.linalg.norm(numpy(got)), 1.0, rtol=1e-15)
+    assert not np.any(numpy(transforms.normalize(ops.zeros((2, 2)), None)))
+
+
+# Clipped, accumulated, scaled, decayed and averaged in all ways: the order of the stages.
+@pytest.mark.parametrize("mode", [False, "auto"], ids="jit_compile={}".format)
+@pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
+def test_a_transform_comes_after_clipping_and_before_everything_else(
+    variant: Variant, mode: Any, float64: None
+) -> None:
+    problem = a_problem(*((shape, "float64") for shape in ((), (2, 3), (2, 2, 2))), steps=16)
+    # It is written with operators, so that the reference computes it in NumPy.
+    worst = differences(
+        variant._replace(arguments={**variant.arguments, "transform": towards_zero}),
+        problem,
+        jit_compile=mode,
+        groups={0: {"transform": None}, 1: {"rho": 0.5}},
+    )
+    assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("mode", MODES, ids="jit_compile={}".format)
+def test_a_transform_is_called_once_per_variable_in_the_dtype_of_the_slots(mode: Any) -> None:
+    weights = [
+        keras.Variable(np.ones(shape), dtype=dtype, name=f"weight_{i}")
+        for i, (shape, dtype) in enumerate(
+            [((2,), "float32"), ((2,), "float16"), ((3, 2), "float32")]
+        )
+    ]
+    gradients = [ops.ones(w.shape, dtype=w.dtype) for w in weights]
+    optimizer = RMSprop(
+        transform=seeing, groups={"weight_2": {"transform": None}}, jit_compile=mode
+    )
+    SEEN.clear()
+    optimizer.apply(gradients, weights)
+    assert SEEN == [("float32", "float32", (2,))] * 2
+    SEEN.clear()
+    optimizer.apply([gradients[0], None, gradients[2]], weights)
+    # What has been compiled calls nothing any more.
+    assert set(SEEN) <= {("float32", "float32", (2,))}
+
+
+@pytest.mark.parametrize("steps", [None, 2], ids="gradient_accumulation_steps={}".format)
+@pytest.mark.parametrize("mode", MODES, ids="jit_compile={}".format)
+@pytest.mark.parametrize(
+    ("function", "received"),
+    [
+        (transposed, r"float32\(2, 3\), received float32\(3, 2\)"),
+        (narrowed, r"float32\(2, 3\), received float16\(2, 3\)"),
+        (forgetful, "received None of type NoneType"),
+    ],
+    ids=["shape", "dtype", "None"],
+)
+def test_what_is_no_gradient_of_the_weight_is_refused_and_nothing_changes(
+    function: Any, received: str, mode: Any, steps: int | None
+) -> None:
+    weights = [keras.Variable(np.ones(2, "float32")), keras.Variable(np.ones((2, 3), "float32"))]
+    gradients = [ops.ones((2,)), ops.ones((2, 3))]
+    optimizer = RMSprop(
+        momentum=0.5, use_ema=True, gradient_accumulation_steps=steps, jit_compile=mode
+    )
+    for _ in range(3):
+        optimizer.apply(gradients, weights)
+    before = [numpy(v) for v in (*weights, *optimizer.variables)]
+    optimizer.transform = function
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{function.__name__}` must return a tensor") as error:
+            optimizer.apply(gradients, weights)
+        assert error.match(received)
+        after = [numpy(v) for v in (*weights, *optimizer.variables)]
+        assert all(map(np.array_equal, before, after))
+    optimizer.transform = None
+    optimizer.apply(gradients, weights)
+    assert np.all(numpy(weights[0]) < before[0])
+
+
+@pytest.mark.parametrize("steps", [None, 2], ids="gradient_accumulation_steps={}".format)
+@pytest.mark.parametrize("mode", MODES, ids="jit_compile={}".format)
+def test_an_error_of_a_transform_comes_out_and_leaves_everything(
+    mode: Any, steps: int | None
+) -> None:
+    weight = keras.Variable(np.ones(2, "float32"))
+    optimizer = RMSprop(gradient_accumulation_steps=steps, jit_compile=mode)
+    for _ in range(3):
+        optimizer.apply([ops.ones(2)], [weight])
+    before = [numpy(v) for v in (weight, *optimizer.variables)]
+    optimizer.transform = failing
+    with pytest.raises(ZeroDivisionError):
+        optimizer.apply([ops.ones(2)], [weight])
+    assert all(map(np.array_equal, before, [numpy(v) for v in (weight, *optimizer.variables)]))
+
+
+@pytest.mark.parametrize("mode", [False, "auto"], ids="jit_compile={}".format)
+def test_a_large_weight_is_transformed_whole(mode: Any, rng: np.random.Generator) -> None:
+    """On torch the update takes such a weight in pieces."""
+    start = rng.normal(size=(1100, 1000)).astype("float32")
+    weight = keras.Variable(start)
+    optimizer = RMSprop(transform="centralize", clipnorm=100.0, epsilon=1e-3, jit_compile=mode)
+    reference = Reference([start], transform=centralized, clipnorm=100.0, epsilon=1e-3)
+    for _ in range(2):
+        gradient = rng.normal(1.0, 1.0, size=start.shape).astype("float32")
+        optimizer.apply([ops.convert_to_tensor(gradient)], [weight])
+        reference.apply([gradient], 0.001)
+    travelled = np.abs(reference.weights[0] - start).max()
+    off = np.abs(numpy(weight) - reference.weights[0]).max()
+    assert off <= 10 * TOLERANCE["float32"] * travelled + 2 * np.spacing(np.abs(start).max())
+
+
+class GradientCentralized(keras.optimizers.RMSprop):
+    """The way in which Keras's guide on gradient centralization changes an optimizer."""
+
+    def get_gradients(self, loss: Any, params: Any) -> Any:
+        """Return centralized gradients to whoever asks."""
+        return [
+            g - ops.mean(g, axis=list(range(len(g.shape) - 1)), keepdims=True)
+            for g in super().get_gradients(loss, params)
+        ]
+
+
+class Subclassed(keras.optimizers.RMSprop):
+    """Keras's class, which on torch rounds otherwise where it is subclassed."""
+
+
+def test_the_published_way_to_centralize_does_nothing_and_ours_does() -> None:
+    """Fault F14: Keras 3 never calls `get_gradients`."""
+    x = np.random.default_rng(0).normal(1.0, 1.0, (32, 6)).astype("float32")
+    weights = {}
+    for name, optimizer in {
+        "plain": Subclassed(0.01),
+        "published": GradientCentralized(0.01),
+        "ours": RMSprop(0.01, transform="centralize"),
+        "ours, plain": RMSprop(0.01),
+    }.items():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+        model.compile(optimizer, "mse")
+        model.fit(x, x[:, :3], epochs=2, batch_size=8, verbose=0)
+        weights[name] = model.get_weights()[0]
+    np.testing.assert_array_equal(weights["published"], weights["plain"])
+    assert not np.array_equal(weights["ours"], weights["ours, plain"])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has gradients of rows")
+@pytest.mark.parametrize("mode", [False, "auto"], ids="jit_compile={}".format)
+def test_rows_of_a_table_that_does_not_decay_late_are_transformed_as_the_whole(mode: Any) -> None:
+    import tensorflow as tf
+
+    table = keras.Variable(np.ones((4, 2), "float32"))
+    optimizer = RMSprop(transform="centralize", epsilon=0.01, jit_compile=mode)
+    reference = Reference([np.ones((4, 2))], transform=centralized, epsilon=0.01)
+    for _ in range(3):
+        rows = tf.IndexedSlices(tf.constant([[1.0, 2.0], [3.0, -1.0]]), tf.constant([1, 1]), (4, 2))
+        optimizer.apply([rows], [table])
+        dense = np.zeros((4, 2))
+        dense[1] = [4.0, 1.0]
+        reference.apply([dense], 0.001)
+    np.testing.assert_allclose(numpy(table), reference.weights[0], rtol=1e-6)
