@@ -55,7 +55,7 @@ class State(NamedTuple):
         if self.learning_rate is None:
             return None
         pattern = self.patterns[position] if self.patterns else None
-        return self.learning_rate * (1.0 if pattern is None else self.rates[pattern])
+        return self.learning_rate * (1.0 if pattern is None else self.rates.get(pattern, 1.0))
 
 
 def own_name(label: str, position: int | None, names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def why_impossible(state: State) -> str | None:
         "rho": len(state.rho) == len(state.slots)
         and all(_is_number(rho) and rho < 1.0 for rho in state.rho),
         "groups": len(state.patterns) in (0, len(state.slots))
-        and all(pattern in {None, *state.rates} for pattern in state.patterns)
+        and all(pattern is None or isinstance(pattern, str) for pattern in state.patterns)
         and all(isinstance(p, str) and _is_number(rate) for p, rate in state.rates.items()),
         "names": all(isinstance(name, str) for name in state.names or ()),
         "own": all(

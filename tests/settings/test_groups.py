@@ -21,7 +21,7 @@ def halve(gradient: Any, weight: Any) -> Any:
 
 def refused(groups: Any, **arguments: Any) -> str:
     """The words in which the constructor refuses groups."""
-    with pytest.raises(ValueError, match="groups?|nesterov") as error:
+    with pytest.raises(ValueError, match=r"groups?|nesterov") as error:
         RMSprop(groups=groups, **arguments)
     return str(error.value)
 
