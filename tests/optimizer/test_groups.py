@@ -140,3 +140,118 @@ def test_a_reference_with_groups_is_several_references(rng: np.random.Generator)
         second.apply(gradients[1:], 0.05)
     np.testing.assert_array_equal(both.weights[0], first.weights[0])
     np.testing.assert_array_equal(both.weights[1], second.weights[0])
+
+
+# What can change.
+
+
+def a_model() -> keras.Model:
+    """Two layers, each of which a pattern names."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(2, name="body"), keras.layers.Dense(1, name="head")]
+    return keras.Sequential([keras.Input((3,)), *layers], name="model")
+
+
+class FreezesAtTheSecondEpoch(keras.callbacks.Callback):
+    """Assigns to a group in the middle of `fit`."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Freeze the body."""
+        if epoch == 1:
+            self.model.optimizer.groups["model/body/.*"].learning_rate = 0.0
+            self.before = self.model.get_weights()
+
+
+def test_a_rate_of_zero_freezes_in_the_middle_of_fit_and_another_unfreezes() -> None:
+    model = a_model()
+    model.compile(RMSprop(0.01, groups={"model/body/.*": {"learning_rate": 0.5}}), "mse")
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    callback = FreezesAtTheSecondEpoch()
+    model.fit(x, x[:, :1], epochs=3, callbacks=[callback], verbose=0)
+    moved = [np.any(a != b) for a, b in zip(model.get_weights(), callback.before, strict=True)]
+    assert moved == [False, False, True, True]
+    averages = [p.square_average for p in model.optimizer._roster.parameters]
+    before = ops.convert_to_numpy(averages[0])
+    assert np.all(before > 0.0)
+    model.optimizer.groups["model/body/.*"].learning_rate = 1.0
+    weights = model.get_weights()
+    model.fit(x, x[:, :1], verbose=0)
+    assert all(np.any(a != b) for a, b in zip(model.get_weights(), weights, strict=True))
+
+
+def test_the_effective_rate_is_that_of_the_group() -> None:
+    weights = [keras.Variable([1.0], name=f"w{i}") for i in range(2)]
+    own = {"learning_rate": 0.5, "epsilon": 0.25}
+    optimizer = RMSprop(0.1, rho=0.0, epsilon=1.0, groups={"w1": own})
+    optimizer.apply([ops.ones(1)] * 2, weights)
+    got = [float(ops.convert_to_numpy(optimizer.effective_learning_rate(w))[0]) for w in weights]
+    np.testing.assert_allclose(got, [0.1 / np.sqrt(2.0), 0.05 / np.sqrt(1.25)], rtol=1e-6)
+
+
+def programs() -> int:
+    """How many steps the backend has compiled."""
+    if BACKEND == "tensorflow":
+        from keras_rmsprop._execution.tensorflow import _programs
+
+        return len(_programs._programs)
+    if BACKEND == "jax":
+        from keras_rmsprop._execution.jax._programs import compilations
+
+        return compilations()
+    return 0
+
+
+def test_no_number_that_is_assigned_compiles_anything() -> None:
+    weights = [keras.Variable(np.ones(3, "float32"), name=f"odd_{i}") for i in range(2)]
+    own = {"momentum": 0.5, "l2": 0.1, "weight_decay": 0.1, "learning_rate": 0.5}
+    optimizer = RMSprop(groups={"odd_1": own}, jit_compile=True)
+    for _ in range(3):
+        optimizer.apply([ops.ones(3)] * 2, weights)
+    before = programs()
+    for name in ("learning_rate", "rho", "momentum", "epsilon", "l2", "weight_decay"):
+        setattr(optimizer.groups["odd_1"], name, 0.25)
+        optimizer.apply([ops.ones(3)] * 2, weights)
+    optimizer.groups["odd_1"].learning_rate = 0.0
+    optimizer.apply([ops.ones(3)] * 2, weights)
+    assert programs() == before
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has gradients of rows")
+@pytest.mark.parametrize("traced", [False, True], ids="tf.function={}".format)
+@pytest.mark.parametrize("corrects", [False, True], ids="bias_correction={}".format)
+def test_a_table_decays_late_beside_weights_with_momentum_and_decay(
+    float64: None, traced: bool, corrects: bool
+) -> None:
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    starts = [rng.normal(size=(6, 2)), rng.normal(size=3)]
+    weights = [keras.Variable(w, dtype="float64", name=f"w{i}") for i, w in enumerate(starts)]
+    own = {"lazy": True, "rho": 0.75, "momentum": 0.0, "weight_decay": 0.0, "l2": 0.0}
+    common = {"momentum": 0.5, "weight_decay": 0.1, "l2": 0.05, "bias_correction": corrects}
+    optimizer = RMSprop(0.02, groups={"w0": own}, **common)
+    optimizer.build(weights)
+    assert [p is not None for p in optimizer._roster.progress] == [True, False]
+    settings = {name: value for name, value in own.items() if name != "lazy"}
+    reference = Reference(starts, groups=[settings, None], **common)
+
+    def step(rows: Any, ids: Any, other: Any) -> None:
+        optimizer.apply([tf.IndexedSlices(rows, ids, (6, 2)), other])
+
+    apply = tf.function(step) if traced else step
+    for t in range(12):
+        if t == 6 and not traced:
+            optimizer.groups["w0"].rho = settings["rho"] = 0.9
+            reference.groups[0] = settings
+        ids = rng.integers(0, 6, size=4)
+        rows = rng.normal(size=(4, 2))
+        dense = np.zeros((6, 2))
+        np.add.at(dense, ids, rows)
+        other = rng.normal(size=3)
+        apply(tf.constant(rows), tf.constant(ids), tf.constant(other))
+        reference.apply([dense, other], 0.02)
+    optimizer.settle()
+    for parameter, want in zip(optimizer._roster.parameters, reference.parameters, strict=True):
+        np.testing.assert_allclose(parameter.weight.numpy(), want.weight, rtol=1e-13, atol=1e-13)
+        average = parameter.square_average.numpy()
+        np.testing.assert_allclose(average, want.square_average, rtol=1e-13)
