@@ -33,6 +33,7 @@ COLUMNS = (
 BACKENDS = ("tensorflow", "jax", "torch")
 SUITES = (
     "steps", "training", "tensors", "parameters", "embeddings", "first_calls", "memory", "cliffs",
+    "groups",
 )  # fmt: skip
 
 # What a comparison counts.
