@@ -20,7 +20,7 @@ from keras_rmsprop._math._rule import Coefficients, Form, Parameter
 from keras_rmsprop._settings import _plan
 from keras_rmsprop._settings._validation import HYPERPARAMETERS
 from yardsticks.agreement import Difference, a_problem, differences, rmsprop
-from yardsticks.variants import Variant, option_variants
+from yardsticks.variants import Variant, option_variants, two_groups
 
 # Fourteen steps complete four accumulations and overwrite the weights three times.
 PROBLEM = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"), steps=14)
@@ -108,6 +108,72 @@ def disagreements(variant: Variant, **changes: Any) -> dict[tuple[str, str], Dif
     variant = variant._replace(arguments={**variant.arguments, **changes})
     worst = differences(variant, PROBLEM)
     return {key: d for key, d in worst.items() if not d.share <= 1.0}
+
+
+@keras.saving.register_keras_serializable(package="test_oracle")
+def bent(gradient: Any, weight: Any) -> Any:
+    """A transform that uses both, in NumPy or the backend."""
+    return gradient * 0.5 + weight * gradient * gradient
+
+
+@pytest.mark.parametrize("variant", ALL_NUMBERS, ids=lambda variant: variant.id)
+def test_each_group_takes_the_steps_of_its_own_settings(variant: Variant) -> None:
+    groups = two_groups(variant)
+    groups[1] |= {"transform": bent}
+    worst = differences(variant, PROBLEM, groups=groups)
+    assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
+
+
+def test_numbers_of_groups_have_the_structure_of_those_that_a_step_is_given() -> None:
+    like = _step.like_numbers(2, 0.5)
+    assert (
+        like.groups[0] == like.groups[1] == _step.GroupNumbers(Coefficients(*[0.5] * 5), 0.5, 0.5)
+    )
+    assert like[1:] == (0.5,) * 4
+
+
+def test_a_transform_is_given_gradient_and_weight_in_the_dtype_of_the_slots() -> None:
+    seen = []
+
+    def seeing(gradient: Any, weight: Any) -> Any:
+        seen.append((_step.dtype_of(gradient), _step.dtype_of(weight), float(numpy(weight)[0])))
+        return gradient + weight
+
+    group = PLAIN_GROUP._replace(transform=seeing)
+    parameter = Parameter(tensor(2.0, dtype="float16"), tensor(0.0))
+    got = _step.transform(group, parameter, tensor(1.0, dtype="float64"))
+    assert seen == [("float32", "float32", 2.0)]
+    assert (_step.dtype_of(got), numpy(got).tolist()) == ("float32", [3.0])
+    gradient = tensor(1.0)
+    assert _step.transform(PLAIN_GROUP, parameter, gradient) is gradient
+
+
+class Nameless:
+    """A transform without a name."""
+
+    def __repr__(self) -> str:
+        """Return what stands for a name."""
+        return "nameless"
+
+
+@pytest.mark.parametrize(
+    ("function", "returned", "words"),
+    [
+        (bent, None, "The transform `bent` must return a tensor of its gradient's shape and dtype, "
+         "float32(1,), received None of type NoneType. Nothing has changed."),
+        (bent, tensor(1.0, 2.0), "The transform `bent` must return a tensor of its gradient's "
+         "shape and dtype, float32(1,), received float32(2,). Nothing has changed."),
+        (Nameless(), tensor(1.0, dtype="float64"), "The transform `nameless` must return a tensor "
+         "of its gradient's shape and dtype, float32(1,), received float64(1,). Nothing has changed."),
+        (bent, [0.0] * 100, f"received {[0.0] * 100!r:.80} of type list. Nothing has changed."),
+    ],
+    ids=["None", "shape", "dtype", "long"],
+)  # fmt: skip
+def test_what_a_transform_returns_is_checked(function: Any, returned: Any, words: str) -> None:
+    with pytest.raises(_step.TransformError) as error:
+        _step.check_transformed(function, returned, tensor(1.0))
+    assert str(error.value).endswith(words)
+    _step.check_transformed(function, tensor(3.0), tensor(1.0))
 
 
 def corrected(t: Any, rho: float, dtype: str = "float32") -> _rule.StepCoefficients:
@@ -771,6 +837,60 @@ def test_a_convention_is_the_optimizer_with_other_names(
     # Without a name Keras counts the optimizers.
     want = {**configuration(RMSprop(**made)), "name": made.get("name", got["name"])}
     assert {key: (x, want[key]) for key, x in got.items() if x != want[key]} == {}
+
+
+class Named:
+    """A variable, as far as its path or name matters."""
+
+    def __init__(self, **names: str) -> None:
+        vars(self).update(names)
+
+
+def test_a_param_group_of_torchs_becomes_a_group() -> None:
+    numbers = {"alpha": 0.8, "eps": 0.01, "weight_decay": 0.1, "momentum": 0.7, "maximize": True}
+    without_effect = {"capturable": True, "foreach": True, "differentiable": True}
+    optimizer = conventions.torch(
+        lr=0.5,
+        centered=True,
+        params=[
+            {"params": "a/.*", "lr": 0.25, "centered": True, **numbers, **without_effect},
+            {"params": ["b", Named(path="c.d", name="no"), Named(name="e+")]},
+            {"params": (Named(path="f.g"),), "lr": 0},
+        ],
+    )
+    ours = {"rho": 0.8, "epsilon": 0.01, "l2": 0.1, "momentum": 0.7, "maximize": True}
+    assert optimizer.get_config()["groups"] == {
+        "a/.*": {"learning_rate": 0.5, **ours},
+        r"(?:b)|(?:c\.d)|(?:e\+)": {},
+        r"f\.g": {"learning_rate": 0.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("lr", "group", "words"),
+    [
+        (0.5, {"params": "a", "centered": True}, "`centered` of conventions.torch cannot be "
+         f"expressed: {conventions.REFUSED['torch', 'centered']}. Received centered=True, "
+         "params='a'."),
+        (0.5, {"params": "a", "rate": 1, "b": 2}, "The param group of 'a' has b, rate; it can have "
+         "lr, alpha, eps, weight_decay, momentum, maximize."),
+        (0.5, {"params": []}, "`params` of a param group must be Keras variables, their paths, or "
+         "patterns of paths, received {'params': []}."),
+        (0.5, {"lr": 0.1}, "patterns of paths, received {'lr': 0.1}."),
+        (0.5, {"params": ["a", 3], "x": "y" * 300},
+         f"received {({'params': ['a', 3], 'x': 'y' * 300})!r:.200}."),
+        (0.0, {"params": "a", "lr": 0.1}, "The `lr` of the param group of 'a' becomes a factor of "
+         "the optimizer's, so both must be numbers and that one > 0, received 0.1 and lr=0.0."),
+        (0.5, {"params": "a", "lr": "0.1"}, "received '0.1' and lr=0.5."),
+        (len, {"params": "a", "lr": 0.1}, f"received 0.1 and lr={len!r}."),
+    ],
+)  # fmt: skip
+def test_a_param_group_that_is_no_group_is_refused(
+    lr: Any, group: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=r"param group|conventions\.torch") as error:
+        conventions.torch(lr=lr, params=[group])
+    assert str(error.value).endswith(words)
 
 
 def configuration(optimizer: RMSprop) -> dict[str, Any]:

@@ -59,6 +59,13 @@ EQUIVALENT: dict[str, list[Change]] = {
             "for a, b in zip(new, old, strict=True)",
         )
     ),
+    "On torch, tensors of different dtypes multiply; TensorFlow's own tests of rows need the cast.": [
+        Change(
+            "_step",
+            "return ops.sum(ops.cast(share, dtype_of(rows)) * rows)",
+            "return ops.sum(ops.cast(share, None) * rows)",
+        )
+    ],
     "exp takes either number to 0.": [
         Change(
             "_rule",
