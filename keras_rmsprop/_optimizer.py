@@ -30,7 +30,7 @@ from keras_rmsprop._variables import (
 from keras_rmsprop._variables._exclusions import Exclusions
 from keras_rmsprop._variables._gate import Gate
 from keras_rmsprop._variables._ledger import Ledger
-from keras_rmsprop._variables._members import Members
+from keras_rmsprop._variables._members import Before, Members
 from keras_rmsprop._variables._roster import (
     CounterVariables,
     ProgressVariables,
@@ -279,7 +279,8 @@ class RMSprop(keras.optimizers.Optimizer):
             return
         before = list(self._variables)
         with _ledger.undone_on_failure(self):
-            members = self._members.of(list(self._held_groups.own), variables)
+            patterns = list(self._held_groups.own)
+            members = self._members.of(patterns, variables, self._groups_before(variables))
             excluded = self._exclusions.resolve(variables)
             if excluded is not None:
                 super().exclude_from_weight_decay(*excluded)
@@ -295,7 +296,7 @@ class RMSprop(keras.optimizers.Optimizer):
         # A callable, because keras.initializers.Constant passes through float32.
         start = "zeros" if initial == 0.0 else lambda shape, dtype: np.full(shape, initial, dtype)
         add = self.add_optimizer_variables
-        all_groups: tuple[Any, ...] = (self, *self.groups.values())
+        all_groups: tuple[Any, ...] = (self, *self._views())
         settings = [all_groups[group] for group in members]
         self._square_averages = add(variables, "square_average", start)
         self._momentums = _building.chosen(
@@ -501,8 +502,8 @@ class RMSprop(keras.optimizers.Optimizer):
 
         Raises: ValueError for what those stages do not know.
         """
-        names = ("skip_nonfinite", "l2", "maximize", "transform", "groups")
-        beyond = {name: getattr(self, name) for name in names}
+        names = ("skip_nonfinite", "l2", "maximize", "transform")
+        beyond = {name: getattr(self, name) for name in names} | {"groups": self._held_groups.own}
         given = [name for name, value in beyond.items() if value]
         if given or self.jit_compile is True:
             stages = [name for name in _KERAS_STAGES if self._overrides(name)]
@@ -664,6 +665,10 @@ class RMSprop(keras.optimizers.Optimizer):
         A group's settings are those in force, and can be assigned at any time:
 
             optimizer.groups["backbone/.*"].learning_rate = 0.0
+
+        In a function that has been traced, such as that of `fit`, the learning rate acts at the
+        next step, and another number once the function is traced again (`model.compile`), as the
+        optimizer's own do.
         """
         return Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
 
@@ -771,7 +776,27 @@ class RMSprop(keras.optimizers.Optimizer):
     def _settings_of(self, position: int) -> Any:
         """The settings in force for a variable, as attributes."""
         group = self._roster.members[position]
-        return list(self.groups.values())[group - 1] if group else self
+        return self._views()[group - 1] if group else self
+
+    def _views(self) -> list[_groups.Group]:
+        """The settings in force for each group; a subclass may have other `groups`."""
+        held = Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
+        return list(held.values())
+
+    def _groups_before(self, variables: Sequence[Any]) -> Before | None:
+        """The groups that variables have been in since an earlier build, None without one."""
+        roster, rates = self._roster, self._roster.counters.rates
+        if not roster.weights:
+            return None
+        # Those that have come since stand behind those that there were.
+        known = list(self._held_groups.own)[: 0 if rates is None else rates.shape[0]]
+        positions = {i: roster.position(v) for i, v in enumerate(variables)}
+        found = {
+            i: None if not roster.members[position] else known[roster.members[position] - 1]
+            for i, position in positions.items()
+            if position is not None
+        }
+        return Before(found, known)
 
     def _settle(self, position: int) -> None:
         """Bring every row of a variable up to date."""
@@ -816,14 +841,14 @@ class RMSprop(keras.optimizers.Optimizer):
             # What is recorded has to depend on the settings, not on what came of them before.
             or engine.is_recorded()
         ):
-            groups = list(self.groups.values())
+            groups = self._views()
             return _plan.Meaning(self, groups, self._roster, self._use_weight_decay)
         # Compared at every step, which no way of changing a setting escapes; in C, in a
         # microsecond.
         given = (_GIVEN(self.__dict__), self._held_groups.own)
         meaning = self._meaning
         if meaning is None or meaning.given != given:
-            groups = list(self.groups.values())
+            groups = self._views()
             meaning = _plan.Meaning(self, groups, self._roster, self._use_weight_decay, given)
             self._meaning = meaning
         return meaning
@@ -946,13 +971,18 @@ class RMSprop(keras.optimizers.Optimizer):
             self._check_slots_follow(name, settings[name], value, concerned)
         _groups.check_together({**settings, name: value}, self._held_groups.own)
 
-    def _rate_of_group(self, pattern: str) -> float:
-        """The factor by which a group takes the learning rate."""
+    def _rate_of_group(self, pattern: str) -> Any:
+        """The factor by which a group takes the learning rate; in a trace a tensor."""
         own = self._held_groups.own
         given, rates = own[pattern].get("learning_rate", 1.0), self._roster.counters.rates
         if rates is None:
             return float(given)
-        factor = _state.array_of(rates)[list(own).index(pattern)]
+        number = list(own).index(pattern)
+        try:
+            factor = _state.array_of(rates)[number]
+        except Exception:
+            # Inside a trace it has no value yet, for which each backend has an error of its own.
+            return engine.read(rates)[number]
         # The digits that it was given with, unless it has been loaded since.
         return float(given if np.asarray(given, factor.dtype) == factor else factor)
 
@@ -977,12 +1007,9 @@ class RMSprop(keras.optimizers.Optimizer):
     def _assign_to_group(self, pattern: str, name: str, value: Any) -> None:
         """Give a group another setting."""
         value = _groups.checked(pattern, name, value)
-        group = self.groups[pattern]
-        positions = [
-            i
-            for i, member in enumerate(self._roster.members)
-            if member and list(self.groups)[member - 1] == pattern
-        ]
+        number = list(self._held_groups.own).index(pattern)
+        group = self._views()[number]
+        positions = [i for i, member in enumerate(self._roster.members) if member == number + 1]
         if self.built:
             self._check_slots_follow(name, getattr(group, name), value, positions)
         own = self._held_groups.with_setting(pattern, name, value)
@@ -993,8 +1020,15 @@ class RMSprop(keras.optimizers.Optimizer):
                     self._settle(i)
         rates = self._roster.counters.rates
         if name == "learning_rate" and rates is not None:
-            factors = _state.array_of(rates)
-            factors[list(own).index(pattern)] = value
+            try:
+                factors = _state.array_of(rates)
+            except Exception as error:
+                raise RuntimeError(
+                    f"The learning rate of the group {pattern!r} cannot be assigned in a traced "
+                    "function. Assign it between steps; in a callback of Keras's, to the groups of "
+                    "`self.model.optimizer`."
+                ) from error
+            factors[number] = value
             rates.assign(factors)
         self._held_groups.own = own
 

@@ -42,6 +42,7 @@ A learning rate can always also be a Keras schedule or a callable, as for `RMSpr
 
 import logging
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -663,8 +664,13 @@ def _param_groups(
     params: Sequence[Mapping[str, Any]], lr: Any, centered: bool
 ) -> dict[str, dict[str, Any]]:
     """Turn torch's param groups into groups by pattern."""
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for group in params:
+        if not isinstance(group, Mapping):
+            raise ValueError(
+                '`params` of conventions.torch must be param groups, such as {"params": '
+                f'"backbone/.*", "lr": 0.001}}, received {group!r:.200}.'
+            )
         settings = dict(group)
         pattern = _pattern_of(settings.pop("params", None), group)
         for name in ("capturable", "foreach", "differentiable"):
@@ -681,6 +687,8 @@ def _param_groups(
                 f"The param group of {pattern!r} has {', '.join(sorted(unknown))}; it can have "
                 f"lr, {', '.join(_OF_A_PARAM_GROUP)}."
             )
+        if pattern in groups:
+            raise ValueError(f"Two param groups are of {pattern!r}; a parameter has one.")
         groups[pattern] = own
     return groups
 
@@ -705,12 +713,13 @@ def _pattern_of(params: Any, group: Mapping[str, Any]) -> str:
 
 def _factor(own: Any, lr: Any, pattern: str) -> float:
     """The rate of a param group as a factor of the optimizer's."""
-    if not isinstance(own, int | float) or not isinstance(lr, int | float) or not lr > 0.0:
+    both = all(isinstance(rate, numbers.Real) for rate in (own, lr))
+    if not both or not float(lr) > 0.0:
         raise ValueError(
             f"The `lr` of the param group of {pattern!r} becomes a factor of the optimizer's, so "
             f"both must be numbers and that one > 0, received {own!r} and lr={lr!r}."
         )
-    return own / lr
+    return float(own) / float(lr)
 
 
 def _ignore(convention: str, **arguments: Any) -> None:

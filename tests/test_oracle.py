@@ -164,7 +164,8 @@ class Nameless:
         (bent, tensor(1.0, 2.0), "The transform `bent` must return a tensor of its gradient's "
          "shape and dtype, float32(1,), received float32(2,). Nothing has changed."),
         (Nameless(), tensor(1.0, dtype="float64"), "The transform `nameless` must return a tensor "
-         "of its gradient's shape and dtype, float32(1,), received float64(1,). Nothing has changed."),
+         "of its gradient's shape and dtype, float32(1,), received float64(1,). Nothing has "
+         "changed."),
         (bent, [0.0] * 100, f"received {[0.0] * 100!r:.80} of type list. Nothing has changed."),
     ],
     ids=["None", "shape", "dtype", "long"],
@@ -883,6 +884,8 @@ def test_a_param_group_of_torchs_becomes_a_group() -> None:
          "the optimizer's, so both must be numbers and that one > 0, received 0.1 and lr=0.0."),
         (0.5, {"params": "a", "lr": "0.1"}, "received '0.1' and lr=0.5."),
         (len, {"params": "a", "lr": 0.1}, f"received 0.1 and lr={len!r}."),
+        (0.5, "a", "`params` of conventions.torch must be param groups, such as {\"params\": "
+         "\"backbone/.*\", \"lr\": 0.001}, received 'a'."),
     ],
 )  # fmt: skip
 def test_a_param_group_that_is_no_group_is_refused(
@@ -891,6 +894,14 @@ def test_a_param_group_that_is_no_group_is_refused(
     with pytest.raises(ValueError, match=r"param group|conventions\.torch") as error:
         conventions.torch(lr=lr, params=[group])
     assert str(error.value).endswith(words)
+
+
+def test_a_parameter_has_one_param_group_and_numbers_may_be_numpys() -> None:
+    with pytest.raises(ValueError, match=r"^Two param groups are of 'a'; a parameter has one.$"):
+        conventions.torch(params=[{"params": "a"}, {"params": "a", "lr": 0.1}])
+    params = [{"params": "a", "lr": np.float32(0.25)}]
+    optimizer = conventions.torch(lr=np.float64(0.5), params=params)
+    assert optimizer.groups["a"].learning_rate == 0.5
 
 
 def configuration(optimizer: RMSprop) -> dict[str, Any]:

@@ -144,9 +144,10 @@ class Group:
         rho, momentum, epsilon, weight_decay, l2, maximize, lazy, transform: as of the optimizer,
             whose own they are unless they are set.
 
-    An assignment is checked as the optimizer's are, and acts from the next step on. A number
-    needs no new compilation. `learning_rate = 0.0` freezes: the averages go on, and with
-    `lr_in_momentum=True` the steps that are in the momentum buffer run out.
+    An assignment is checked as the optimizer's are, and acts from the next step on without a new
+    compilation; see `RMSprop.groups` for functions that have been traced. `learning_rate = 0.0`
+    freezes: the averages go on, and with `lr_in_momentum=True` the steps that are in the momentum
+    buffer run out.
     """
 
     def __init__(self, pattern: str, owner: "Groups") -> None:

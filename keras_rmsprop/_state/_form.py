@@ -63,9 +63,12 @@ def own_name(label: str, position: int | None, names: Sequence[str]) -> str:
     return label if position is None else f"{names[position]}/{label}"
 
 
+OF_GROUPS = "groups/"
+
+
 def rate_name(pattern: str) -> str:
     """The name of a group's learning rate among all arrays."""
-    return f"groups/{pattern}/learning_rate"
+    return f"{OF_GROUPS}{pattern}/learning_rate"
 
 
 NOTHING = "Nothing was loaded: the optimizer is as it was."

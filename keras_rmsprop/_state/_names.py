@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmsprop._state._form import KINDS, NOTHING, Array, State, own_name, rate_name
+from keras_rmsprop._state._form import (
+    KINDS,
+    NOTHING,
+    OF_GROUPS,
+    Array,
+    State,
+    own_name,
+    rate_name,
+)
 from keras_rmsprop._state._holder import Holder, state_of
 from keras_rmsprop._state._sanity import is_numeric, why_impossible
 from keras_rmsprop._variables import _pairing
@@ -103,7 +111,9 @@ def _scalar(value: Any, name: str) -> float:
 
 def _renamed(named: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Give entries the variables' present names, where only the model's prefix differs."""
-    saved = tuple(dict.fromkeys(key.rpartition("/")[0] for key in named if "/" in key))
+    # The factors of groups go by patterns, and not by variables.
+    slots = [key for key in named if "/" in key and not key.startswith(OF_GROUPS)]
+    saved = tuple(dict.fromkeys(key.rpartition("/")[0] for key in slots))
     left, right = _pairing.most_common_terms(saved, names)
     present = dict(zip(right, names, strict=True))
     owners = {old: present.get(term, old) for old, term in zip(saved, left, strict=True)}

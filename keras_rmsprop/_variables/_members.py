@@ -7,24 +7,33 @@ paths (the names of outer models are gone), so a config says which variable was 
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._pairing import Identity
 
 # The entry of a config that says which variables were in which group; only where there are any.
 KEY = "group_members"
+_ENTRIES = ("paths", "shapes", "patterns", "known")
+
+
+class Before(NamedTuple):
+    """What is known of the groups of variables that are built again, or that were saved."""
+
+    # For the positions of variables, the pattern of their group, None for those of none.
+    found: Mapping[int, str | None]
+    # The patterns that were asked then.
+    known: Sequence[str]
 
 
 class Members:
-    """The groups of the built variables.
+    """What a config says of the groups of variables, until `build` shows them.
 
     A plain object, so that neither Keras nor TensorFlow track what it holds.
     """
 
     def __init__(self) -> None:
-        # What a config says of the variables that it was written with.
         self._saved: dict[str, Any] | None = None
 
     def await_build(self, config: Mapping[str, Any]) -> None:
@@ -32,12 +41,16 @@ class Members:
 
         Raises: ValueError if it is not what `config` gives.
         """
-        lists = [config.get(name) for name in ("paths", "shapes", "patterns")]
-        if not all(isinstance(each, list | tuple) for each in lists) or (
+        paths, shapes, patterns, known = (config.get(name) for name in _ENTRIES)
+        lists = [paths, shapes, patterns]
+        if not all(isinstance(each, list | tuple) for each in (*lists, known)) or (
             len({len(each) for each in lists}) != 1  # type: ignore[arg-type]
         ):
-            raise ValueError(f"`{KEY}` of a config must hold three equally long lists: {config!r}.")
-        self._saved = {name: config[name] for name in ("paths", "shapes", "patterns")}
+            raise ValueError(
+                f"`{KEY}` of a config must hold the lists {', '.join(_ENTRIES)}, the first three "
+                f"equally long, received {config!r:.200}."
+            )
+        self._saved = {name: config[name] for name in _ENTRIES}
 
     def config(self, patterns: Sequence[str], built: Sequence[Any], members: Sequence[int]) -> Any:
         """Return the part of a config that says which variable is in which group.
@@ -56,83 +69,99 @@ class Members:
                 "paths": [_pairing.path_of(v) for v in built],
                 "shapes": [list(v.shape) for v in built],
                 "patterns": [patterns[i - 1] if i else None for i in members],
+                "known": list(patterns),
             }
         }
 
-    def of(self, patterns: Sequence[str], variables: Sequence[Any]) -> tuple[int, ...]:
+    def of(
+        self, patterns: Sequence[str], variables: Sequence[Any], before: Before | None
+    ) -> tuple[int, ...]:
         """Return the group of each variable: 0 for none, from 1 on in the order of `patterns`.
 
+        A variable whose group is known stays in it; only patterns that are new may claim it.
+
+        Args:
+            patterns: those of the groups.
+            variables: the variables to be built.
+            before: what an earlier build has found, None before the first.
+
         Raises:
-            ValueError: if two patterns match one variable, or a pattern matches none.
+            ValueError: if two patterns match one variable, or a new pattern matches none.
         """
         if not patterns:
             return (0,) * len(variables)
+        if before is None:
+            before = self._of_config(variables)
         paths = [_pairing.path_of(v) for v in variables]
-        saved = self._remembered(patterns, variables)
-        unknown = [path for i, path in enumerate(paths) if i not in saved]
-        found = _matched(patterns, unknown)
-        members = tuple(saved[i] if i in saved else found[path] for i, path in enumerate(paths))
+        matches = {pattern: _matches(pattern, paths) for pattern in patterns}
+        members = []
+        for i, path in enumerate(paths):
+            found = [
+                pattern
+                for pattern in patterns
+                if path in matches[pattern] and not (i in before.found and pattern in before.known)
+            ]
+            remembered = before.found.get(i)
+            if remembered is not None and remembered in patterns:
+                found.append(remembered)
+            exact = [pattern for pattern in found if matches[pattern].get(path)]
+            if len(exact or found) > 1:
+                raise ValueError(_several(path, exact or found))
+            members.append(patterns.index((exact or found)[0]) + 1 if found else 0)
         for group, pattern in enumerate(patterns, 1):
-            if group not in members:
+            # The variables of a group may have been frozen since.
+            if group not in members and pattern not in before.known:
                 raise ValueError(_no_match(pattern, paths))
-        return members
+        return tuple(members)
 
-    def _remembered(self, patterns: Sequence[str], variables: Sequence[Any]) -> dict[int, int]:
-        """The groups that a config gives to these variables, by their position."""
+    def _of_config(self, variables: Sequence[Any]) -> "Before":
         if self._saved is None:
-            return {}
-        paths, shapes, groups = (self._saved[name] for name in ("paths", "shapes", "patterns"))
+            return Before({}, ())
+        paths, shapes, groups, known = (self._saved[name] for name in _ENTRIES)
         pairs = _pairing.pair(
             [Identity(path, tuple(shape)) for path, shape in zip(paths, shapes, strict=True)],
             [Identity(_pairing.path_of(v), tuple(v.shape)) for v in variables],
         )
-        numbers: dict[str | None, int] = {None: 0}
-        numbers |= {pattern: i for i, pattern in enumerate(patterns, 1)}
-        return {
-            here: numbers[groups[source]]
-            for here, source in enumerate(pairs.sources)
-            if source is not None and groups[source] in numbers
+        found = {
+            here: groups[source] for here, source in enumerate(pairs.sources) if source is not None
         }
+        return Before(found, known)
 
 
-def _matched(patterns: Sequence[str], paths: Sequence[str]) -> dict[str, int]:
-    """The group of each path.
+def _several(path: str, patterns: Sequence[str]) -> str:
+    both = " and ".join(map(repr, patterns))
+    return (
+        f"The variable {path!r} is matched by several patterns of `groups`: {both}. Make them "
+        "exclude each other, or name the variable by its exact path, which wins."
+    )
 
-    Raises: ValueError naming a path that two patterns match.
+
+def _matches(pattern: str, paths: Sequence[str]) -> dict[str, bool]:
+    """The paths that a pattern matches, and whether it is the path itself.
+
+    With or without the name of the model, which stands before all paths of its layers until it
+    is saved and loaded.
     """
-    matches = [_matches(pattern, paths) for pattern in patterns]
-    groups = {}
-    for path in paths:
-        found = [i for i, matching in enumerate(matches) if path in matching]
-        if path in patterns:
-            found = [patterns.index(path)]
-        if len(found) > 1:
-            both = " and ".join(repr(patterns[i]) for i in found)
-            raise ValueError(
-                f"The variable {path!r} is matched by several patterns of `groups`: {both}. Make "
-                "them exclude each other, or name the variable by its exact path, which wins."
-            )
-        groups[path] = found[0] + 1 if found else 0
-    return groups
-
-
-def _matches(pattern: str, paths: Sequence[str]) -> set[str]:
-    """The paths that a pattern matches, with or without the name of the model.
-
-    A model's name stands before all of its paths, until it is saved and loaded.
-    """
-    ways: list[Callable[[str], bool]] = [lambda path: bool(re.fullmatch(pattern, path))]
-    firsts = {path.partition("/")[0] for path in paths}
+    firsts = {path.partition("/")[0] for path in paths if "/" in path}
+    without_model = dict.fromkeys(paths, "")
     if len(firsts) == 1:
-        ways.append(lambda path: bool(re.fullmatch(pattern, path.partition("/")[2])))
+        without_model = {path: path.partition("/")[2] for path in paths}
     rest = pattern.partition("/")[2]
+    ways: list[tuple[str, dict[str, str]]] = [
+        (pattern, {path: path for path in paths}),
+        (pattern, without_model),
+    ]
     if rest.partition("/")[0] in firsts:
-        ways.append(lambda path: bool(re.fullmatch(rest, path)))
-    for way in ways:
-        found = {path for path in paths if path == pattern or way(path)}
+        ways.append((rest, {path: path for path in paths}))
+    for wanted, names in ways:
+        found = {
+            path: name == wanted
+            for path, name in names.items()
+            if name and (name == wanted or re.fullmatch(wanted, name))
+        }
         if found:
             return found
-    return set()
+    return {}
 
 
 def _no_match(pattern: str, paths: Sequence[str]) -> str:

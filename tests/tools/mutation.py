@@ -59,7 +59,7 @@ EQUIVALENT: dict[str, list[Change]] = {
             "for a, b in zip(new, old, strict=True)",
         )
     ),
-    "On torch, tensors of different dtypes multiply; TensorFlow's own tests of rows need the cast.": [
+    "On torch tensors of two dtypes multiply; TensorFlow needs the cast, whose tests have rows.": [
         Change(
             "_step",
             "return ops.sum(ops.cast(share, dtype_of(rows)) * rows)",

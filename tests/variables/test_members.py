@@ -1,5 +1,6 @@
 """Which variables does a pattern of `groups` match?"""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ PATHS = ("model/body/kernel", "model/body/bias", "model/head/kernel", "model/hea
 
 def members(patterns: Sequence[str], paths: Sequence[str] = PATHS) -> tuple[int, ...]:
     """The groups of variables with these paths."""
-    return Members().of(patterns, [Named(path) for path in paths])
+    return Members().of(patterns, [Named(path) for path in paths], None)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_a_config_takes_its_groups_to_an_optimizer_of_other_paths() -> None:
 )
 def test_a_config_that_is_none_of_ours_is_refused(entry: Any) -> None:
     config = RMSprop(groups={"a": {}}).get_config() | {"group_members": entry}
-    with pytest.raises(ValueError, match="`group_members` of a config must hold three"):
+    with pytest.raises(ValueError, match="`group_members` of a config must hold the lists"):
         RMSprop.from_config(config)
 
 
@@ -171,3 +172,62 @@ def test_unfrozen_layers_can_come_with_groups_of_their_own() -> None:
     assert optimizer.groups["head/bias"].learning_rate == 0.25
     names = [v.name for v in optimizer.variables]
     assert names.count("group_learning_rates") == 1
+
+
+def test_a_group_whose_layers_are_frozen_by_now_loads_and_is_there_when_they_train_again(
+    tmp_path: Path,
+) -> None:
+    model = nested_model()
+    model.compile(RMSprop(groups={"backbone/.*": {"learning_rate": 0.0}}), "mse")
+    x = np.ones((4, 3), "float32")
+    model.fit(x, x[:, :1], verbose=0)
+    model.get_layer("backbone").trainable = False
+    model.save(tmp_path / "model.keras")
+    with warnings.catch_warnings():
+        # The state of frozen layers is not needed.
+        warnings.simplefilter("ignore")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer._roster.members == (0, 0)
+    loaded.get_layer("backbone").trainable = True
+    loaded.optimizer.add_variables(loaded.trainable_variables)
+    again = RMSprop.from_config(loaded.optimizer.get_config())
+    again.build(loaded.trainable_variables)
+    assert list(again.groups) == ["backbone/.*"]
+
+
+def test_a_loaded_optimizer_takes_new_groups_of_old_variables(tmp_path: Path) -> None:
+    model = nested_model()
+    model.compile(RMSprop(groups={"backbone/.*": {"learning_rate": 0.0}}), "mse")
+    x = np.ones((4, 3), "float32")
+    model.fit(x, x[:, :1], verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.optimizer.add_variables(loaded.trainable_variables, groups={"head/kernel": {"rho": 0.5}})
+    assert loaded.optimizer._roster.members == (1, 1, 2, 0)
+    config = model.optimizer.get_config()
+    config["groups"]["head/.*"] = {"rho": 0.7}
+    changed = RMSprop.from_config(config)
+    changed.build(loaded.trainable_variables)
+    assert changed._roster.members == (1, 1, 2, 2)
+
+
+def test_variables_stay_in_their_group_when_others_come() -> None:
+    weights = [WithPath(path) for path in ("model/head/kernel", "model/body/kernel")]
+    optimizer = RMSprop(groups={"head/.*": {"learning_rate": 0.5}})
+    optimizer.build([weights[0]])
+    assert optimizer._roster.members == (1,)
+    optimizer.add_variables([*weights, WithPath("extra/kernel"), WithPath("temperature")])
+    assert optimizer._roster.members == (1, 0, 0, 0)
+
+
+def test_a_variable_without_a_layer_does_not_hide_the_name_of_the_model() -> None:
+    assert members(["head/.*"], [*PATHS, "temperature"]) == (0, 0, 1, 1, 0)
+    assert members(["head/bias", "head/.*"], PATHS) == (0, 0, 2, 1)
+
+
+class WithPath(keras.Variable):
+    """A variable with a path of its own."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__([1.0], name=path.rpartition("/")[2])
+        self._path = path
