@@ -1,4 +1,4 @@
-"""How a step runs on torch: in place, many tensors to a call, or op by op."""
+"""Run a step on torch: in place with multi-tensor operations, or op by op."""
 
 from collections.abc import Sequence
 
@@ -36,8 +36,8 @@ from keras_rmsprop._variables._roster import Roster
 def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Make one step."""
     if in_stateless_scope() or torch.compiler.is_compiling():
-        # The caller decides what becomes of the values. Inside torch.compile a counter's value
-        # as a number would mean a new graph each step.
+        # The caller decides what happens to the values. Inside torch.compile, using the counter's
+        # value as a Python number would recompile at every step.
         rate = step.rate.ask()
         if step.hook is not None:
             run_with_hook(step, gradients, rate, copied, assign)
@@ -56,12 +56,12 @@ def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
 
 
 def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
-    """Compute a step whole and then write it."""
+    """Compute a whole step, then write it."""
     _check_devices(step.roster, gradients)
     check_writable(step.roster.variables)
     rate = step.rate.ask()
     if step.hook is not None:
-        # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
+        # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, copied, assign)
     else:
         pairs = run_plainly(step, gradients, rate, read)
@@ -69,7 +69,7 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
 
 
 def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> None:
-    """Refuse gradients that are not where their variables are."""
+    """Refuse gradients that are not on their variables' devices."""
     for variable, gradient in zip(roster.weights, gradients, strict=True):
         if gradient is not None and gradient.device != variable.value.device:
             raise ValueError(
@@ -79,9 +79,9 @@ def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> 
 
 
 def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
-    """Make one step in the variables' own memory; the stages are those of `_step.step`.
+    """Make one step in place, with the stages of `_step.step`.
 
-    What can fail or wait comes first; then everything is written without an interruption.
+    Everything that can fail or wait comes first; then all writes happen with interrupts deferred.
     """
     plan, numbers, roster = step.plan, step.numbers, step.roster
     layout = layout_of(roster, plan)
@@ -94,7 +94,7 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     batch = unscale(plan, numbers, layout.apart(present))
     calls = int(value_of(roster, "calls", read(roster.counters.calls)))
 
-    # Every call asks for the rate, also one that makes no step: a callable may count.
+    # Ask for the rate on every call, even one that makes no step: a callable may count.
     rate = learning_rate(step, calls)
     if plan.skip_nonfinite:
         owners = [layout.parameters[i] for i in chosen.present]
@@ -129,7 +129,7 @@ def _write_step(
     calls: int,
     batch: Tensors,
 ) -> None:
-    """Take gradients, unscaled and found finite, through the stages that write."""
+    """Run the stages that write, from unscaled gradients that have passed `all_finite`."""
     parameters = layout.parameters
     if plan.accumulation_steps > 1:
         batch = accumulate(plan, [parameters[i] for i in chosen.present], batch)

@@ -1,4 +1,4 @@
-"""The stages of a step in place, each named as in `_math._step` and `_math._rule`."""
+"""The stages of an in-place step, named as in `_math._step` and `_math._rule`."""
 
 import collections
 import itertools
@@ -12,22 +12,22 @@ from keras_rmsprop._execution.torch._values import WIDE
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Form, Parameter, StepCoefficients
 
-# The grain size (see `_layout.GRAIN`) of square roots, which torch leaves to another library.
+# The grain size (see `_layout.GRAIN`) of square roots, which torch delegates to another library.
 ROOT_GRAIN = 2**11
 
-# Norms are taken of pieces of this many elements and joined in float64. torch adds up squares in
-# float32, one after the other, which is off by 1e-6 over a piece, and by 8e-4 over 16 million.
+# Norms are computed over pieces of this many elements and combined in float64. torch sums squares
+# sequentially in float32, with an error of 1e-6 over one piece, and 8e-4 over 16 million elements.
 NORM_BLOCK = 2**14
 
 
 def unscale(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Tensors:
-    """Widen gradients to float32, and divide them by the scale of the loss."""
+    """Widen gradients to float32, and divide them by the loss scale."""
     wide = [g if g.dtype in WIDE else _step.widen(g) for g in gradients]
     return torch._foreach_div(wide, numbers.loss_scale) if plan.scaled_loss else wide
 
 
 def accumulate(plan: _step.Plan, parameters: list[Parameter], gradients: Tensors) -> Tensors:
-    """Add the gradients to their sums and return the means so far."""
+    """Add the gradients to their accumulators and return the means so far."""
     sums = [p.accumulator for p in parameters]
     torch._foreach_add_(sums, [g.to(s.dtype) for g, s in zip(gradients, sums, strict=True)])
     return torch._foreach_div(sums, plan.accumulation_steps)
@@ -36,13 +36,13 @@ def accumulate(plan: _step.Plan, parameters: list[Parameter], gradients: Tensors
 def clip_scales(
     plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors
 ) -> torch.Tensor | None:
-    """The factors, one in float64 for each gradient, that clip norms; None without that."""
+    """Return the float64 factor that clips each gradient's norm; None if norms are not clipped."""
     if plan.clip not in ("norm", "global_norm") or not gradients:
         return None
     if plan.clip == "global_norm" and len({g.dtype for g in gradients}) > 1:
-        # The one norm scales the widest gradients too.
+        # One norm scales all gradients, including the widest.
         gradients = [g.to(torch.float64) for g in gradients]
-    # One vector for all norms, so that the scales cost a few operations and not a few for each.
+    # One vector for all norms, so that the scales take a few operations in total.
     pieces = [pieces_of(g, NORM_BLOCK) for g in gradients]
     norms = torch._foreach_norm(list(itertools.chain.from_iterable(pieces)))
     squares = torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).square_()
@@ -62,14 +62,14 @@ def clip(
     gradients: Tensors,
     scales: torch.Tensor | None,
 ) -> Tensors:
-    """Clip the gradients of a block, by value or by the scales of all."""
+    """Clip the gradients of a block, by value or by their scales."""
     if plan.clip == "value":
         clipped = torch._foreach_clamp_min(gradients, -numbers.clip)
         torch._foreach_clamp_max_(clipped, numbers.clip)
         return clipped
     if scales is None:
         return gradients
-    # A scalar of a wider dtype would widen a gradient that is a scalar too.
+    # A wider 0-d scale would promote a gradient that is also 0-d.
     chosen = scales[[place for place, _ in block.sources]]
     return torch._foreach_mul(gradients, chosen.to(gradients[0].device, block.dtype).unbind())
 
@@ -89,7 +89,7 @@ def advance(
     if plan.l2:
         gradients = torch._foreach_add(gradients, weights, alpha=numbers.l2)
     if block.decayed:
-        # Not times 1 - decay: rounded to float32, that is off by a hundredth of a decay of 4e-6.
+        # Not times 1 - decay: rounding that to float32 changes a decay of 4e-6 by 1%.
         decay = step.learning_rate * numbers.weight_decay
         torch._foreach_add_(weights, weights, alpha=-decay)
     _update(plan.form, step, block._replace(weights=weights), gradients)
@@ -112,7 +112,7 @@ def _update(form: Form, step: StepCoefficients, block: Block, g: Tensors) -> Non
         torch._foreach_addcmul_(s, g, g, weight)
 
     r = _roots(form, epsilon, block)
-    # By the roots themselves, or times what `_roots` gives in their place.
+    # Divide by the roots, or multiply by their inverses.
     add_quotient = torch._foreach_addcdiv_
     if _inverts(form, block):
         add_quotient = torch._foreach_addcmul_
@@ -132,20 +132,20 @@ def _update(form: Form, step: StepCoefficients, block: Block, g: Tensors) -> Non
 def _inverts(form: Form, block: Block) -> bool:
     """Whether the update multiplies by 1 / r rather than divides by r.
 
-    On a CPU 1 / r comes in one operation, correctly rounded and with `GRAIN`, while torch leaves
-    r alone to a library that neither rounds every root alike nor leaves it to one thread.
+    On a CPU torch computes 1 / r in one operation, correctly rounded and within `GRAIN`. It
+    delegates r to a library that rounds roots inconsistently and uses several threads.
     """
     return form.epsilon_inside_sqrt and bool(block.roots)
 
 
 def _roots(form: Form, epsilon: float, block: Block) -> Tensors:
-    """`_rule.root` for a block, or its inverse, see `_inverts`.
+    """Compute `_rule.root` for a block, or its inverse (see `_inverts`).
 
-    Where r can be zero it becomes infinite, and its inverse zero, so that g / r is zero.
+    If r can be zero, a zero becomes infinity (and its inverse zero), so that g / r is zero.
     """
     averages, inside = block.square_averages, form.epsilon_inside_sqrt
     roots: Tensors = block.roots
-    # What the operations go over one by one.
+    # The tensors that the operations process one by one.
     memories: Tensors = block.joined or block.roots
     if not block.roots and inside:
         roots = memories = torch._foreach_add(averages, epsilon)
@@ -176,7 +176,7 @@ def _roots(form: Form, epsilon: float, block: Block) -> Tensors:
 
 
 def _each(operation: Callable[[torch.Tensor], torch.Tensor], tensors: Tensors) -> None:
-    """Do an operation on each tensor in place, with nothing of Python's between them."""
+    """Apply an in-place operation to each tensor, without Python code in between."""
     collections.deque(map(operation, tensors), maxlen=0)
 
 
@@ -187,7 +187,7 @@ def average_weights(
     weights: list[torch.Tensor],
     averages: list[torch.Tensor],
 ) -> None:
-    """Advance moving averages of one dtype; the first ones are copies of the weights."""
+    """Advance moving averages of one dtype; the first step copies the weights."""
     if done == 0:
         torch._foreach_copy_(averages, weights)
     else:
@@ -205,10 +205,10 @@ def _scale(tensors: Tensors, factor: float) -> None:
     if first.device.type != "cpu":
         torch._foreach_mul_(tensors, factor)
     else:
-        # A number would be made a tensor anew for each of the list, which takes twice as long as
-        # a small one's product.
+        # torch would convert a number to a tensor once per list element, which takes twice as
+        # long as multiplying a small one.
         dtype = torch.promote_types(first.dtype, torch.float32)
-        # Not on the default device, which may be another.
+        # The default device may be another one.
         torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype, device=first.device))
 
 
