@@ -1,4 +1,4 @@
-"""Which slots does a build make for a variable, and in which order do they stand?"""
+"""Create and collect the slots of each variable."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ Column = Sequence[Variable | None]
 
 
 def parameters_of(variables: Sequence[Variable], *columns: Column) -> Iterator[ParameterVariables]:
-    """Put together what belongs to each variable.
+    """Yield each variable with its slots.
 
     Args:
-        variables: the variables that are built.
+        variables: the variables being built.
         columns: for each kind of slot, in the order of `ParameterVariables`, the slots of all
-            variables; empty where there is no such kind.
+            variables; empty if that kind is not used.
     """
     absent = [None] * len(variables)
     for owners in zip(variables, *(column or absent for column in columns), strict=True):
@@ -31,11 +31,11 @@ def parameters_of(variables: Sequence[Variable], *columns: Column) -> Iterator[P
 
 
 def progress_of(optimizer: Any, variables: Sequence[Variable]) -> list[ProgressVariables | None]:
-    """Create the variables that say how far each row of each table has come.
+    """Create the variables that hold the `Progress` of each table, None for other variables.
 
     Args:
-        optimizer: whose variables they become; `lazy`.
-        variables: the variables that are built.
+        optimizer: the lazy optimizer that they are added to.
+        variables: the variables being built.
     """
 
     def added(variable: Variable, field: str) -> Variable | None:
