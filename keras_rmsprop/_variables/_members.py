@@ -1,8 +1,8 @@
-"""Which group does each variable belong to?
+"""Assign each variable to a group.
 
-A pattern is matched as Keras matches those of `keras.optimizers.OptimizerMap`: an exact path wins,
-and other patterns must match a whole path. Keras gives the variables of a loaded model other
-paths (the names of outer models are gone), so a config says which variable was in which group.
+Patterns are matched as in `keras.optimizers.OptimizerMap`: an exact path takes precedence, and
+other patterns must match a whole path. The variables of a loaded model have other paths, without
+the names of outer models, so a config records the group of each variable.
 """
 
 import difflib
@@ -13,24 +13,24 @@ from typing import Any
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._pairing import Identity
 
-# The entry of a config that says which variables were in which group; only where there are any.
+# The config entry with the group of each variable; absent without groups.
 KEY = "group_members"
 
 
 class Members:
     """The groups of the built variables.
 
-    A plain object, so that neither Keras nor TensorFlow track what it holds.
+    A plain object, so that neither Keras nor TensorFlow tracks what it holds.
     """
 
     def __init__(self) -> None:
-        # What a config says of the variables that it was written with.
+        # The config entry, if the optimizer was made from a config.
         self._saved: dict[str, Any] | None = None
 
     def await_build(self, config: Mapping[str, Any]) -> None:
-        """Take in the part of a config that `config` gave.
+        """Take the groups from a config entry, to be used by the build.
 
-        Raises: ValueError if it is not what `config` gives.
+        Raises: ValueError if the entry does not have the form that `config` returns.
         """
         lists = [config.get(name) for name in ("paths", "shapes", "patterns")]
         if not all(isinstance(each, list | tuple) for each in lists) or (
@@ -40,12 +40,12 @@ class Members:
         self._saved = {name: config[name] for name in ("paths", "shapes", "patterns")}
 
     def config(self, patterns: Sequence[str], built: Sequence[Any], members: Sequence[int]) -> Any:
-        """Return the part of a config that says which variable is in which group.
+        """Return the config entry with the group of each variable, empty if there is none.
 
         Args:
-            patterns: those of the groups.
+            patterns: the patterns of the groups.
             built: the variables that the optimizer was built with, empty if it is not built.
-            members: the group of each.
+            members: the group of each built variable.
         """
         if not patterns:
             return {}
@@ -60,7 +60,7 @@ class Members:
         }
 
     def of(self, patterns: Sequence[str], variables: Sequence[Any]) -> tuple[int, ...]:
-        """Return the group of each variable: 0 for none, from 1 on in the order of `patterns`.
+        """Return the group of each variable: 0 for none, else counted from 1 as in `patterns`.
 
         Raises:
             ValueError: if two patterns match one variable, or a pattern matches none.
@@ -78,7 +78,7 @@ class Members:
         return members
 
     def _remembered(self, patterns: Sequence[str], variables: Sequence[Any]) -> dict[int, int]:
-        """The groups that a config gives to these variables, by their position."""
+        """Return the groups recorded in a config, by the position of the variable."""
         if self._saved is None:
             return {}
         paths, shapes, groups = (self._saved[name] for name in ("paths", "shapes", "patterns"))
@@ -96,9 +96,9 @@ class Members:
 
 
 def _matched(patterns: Sequence[str], paths: Sequence[str]) -> dict[str, int]:
-    """The group of each path.
+    """Return the group of each path.
 
-    Raises: ValueError naming a path that two patterns match.
+    Raises: ValueError that names a path matched by two patterns.
     """
     matches = [_matches(pattern, paths) for pattern in patterns]
     groups = {}
@@ -117,9 +117,9 @@ def _matched(patterns: Sequence[str], paths: Sequence[str]) -> dict[str, int]:
 
 
 def _matches(pattern: str, paths: Sequence[str]) -> set[str]:
-    """The paths that a pattern matches, with or without the name of the model.
+    """Return the paths that a pattern matches, with or without the model's name.
 
-    A model's name stands before all of its paths, until it is saved and loaded.
+    All paths of a model start with its name, until the model is saved and loaded.
     """
     ways: list[Callable[[str], bool]] = [lambda path: bool(re.fullmatch(pattern, path))]
     firsts = {path.partition("/")[0] for path in paths}
