@@ -3,7 +3,7 @@
 try:
     import keras as _keras
 except ModuleNotFoundError as error:
-    # JAX names no module where it is jaxlib that is missing.
+    # If jaxlib is missing, JAX's error does not name a module.
     _missing = (error.name or ("jaxlib" if "jaxlib" in str(error) else "")).partition(".")[0]
     if _missing not in ("tensorflow", "jax", "jaxlib", "torch"):
         raise

@@ -1,4 +1,4 @@
-"""RMSprop, the optimizer a user constructs."""
+"""The public `RMSprop` optimizer."""
 
 import contextlib
 import logging
@@ -48,7 +48,7 @@ LearningRate: TypeAlias = (
 
 @keras.saving.register_keras_serializable(package="keras_rmsprop")
 class RMSprop(keras.optimizers.Optimizer):
-    r"""RMSprop: divides each gradient by a running root mean square of its past.
+    r"""RMSprop: divides each gradient by a running root mean square of recent gradients.
 
     For step t = 1, 2, ... of a weight w with gradient g:
 
@@ -58,8 +58,8 @@ class RMSprop(keras.optimizers.Optimizer):
         r_t = sqrt(s_t + epsilon)    or, epsilon outside, sqrt(s_t) + epsilon
         w  <- w - learning_rate * g / r_t
 
-    `centered=True` takes s about the running mean m of the gradient, as a sum of squares that
-    cannot fall below zero:
+    `centered=True` makes s the running variance about the mean gradient m, computed as a sum of
+    squares that cannot fall below zero:
 
         d   = g - m_{t-1}
         m_t = m_{t-1} + k_t * d
@@ -72,95 +72,94 @@ class RMSprop(keras.optimizers.Optimizer):
                                                           with `lr_in_momentum=False`
 
     With its defaults it takes the steps of `keras.optimizers.RMSprop`, and its first fifteen
-    arguments are Keras's own in Keras's order. The slots, of each weight's shape and of its
-    dtype but never narrower than float32, are `square_average` (s), `gradient_average`
-    (m, only when centered) and `momentum` (b, only when `momentum > 0`).
+    arguments are Keras's, in Keras's order. The slots, which have each weight's shape and its
+    dtype (but at least float32), are `square_average` (s), `gradient_average` (m, only if
+    centered) and `momentum` (b, only if `momentum > 0`).
 
     Args:
         learning_rate: step size; a number >= 0, a
             `keras.optimizers.schedules.LearningRateSchedule`, or a callable without arguments
-            that returns the rate of the next step. It is kept in `keras.config.floatx()`.
-            Default 0.001.
-        rho: fraction of the running averages that a step keeps, in [0, 1); they remember about
-            1 / (1 - rho) steps. Default 0.9. torch calls it `alpha`, TF1 and optax `decay`.
-        momentum: fraction of the momentum buffer that a step keeps, in [0, 1). Default 0.0, no
-            buffer.
-        epsilon: keeps the root away from zero, >= 0; unit: gradient squared, or gradient when
+            that returns the rate of the next step. A number is stored in
+            `keras.config.floatx()`. Default 0.001.
+        rho: decay rate of the running averages, in [0, 1); they remember about 1 / (1 - rho)
+            steps. Default 0.9. torch calls it `alpha`, TF1 and optax `decay`.
+        momentum: decay rate of the momentum buffer, in [0, 1). Default 0.0, no buffer.
+        epsilon: keeps the root away from zero, >= 0; unit: gradient squared, or gradient if
             `epsilon_inside_sqrt=False`. Default 1e-7.
         centered: whether to divide by the standard deviation of the gradient rather than its
             root mean square. Default False.
         weight_decay: None, or decoupled decay >= 0: w <- w - learning_rate * weight_decay * w
             before the update. Default None. torch's `weight_decay` is `l2` here.
-        clipnorm: None, or the norm > 0 that no variable's gradient exceeds. Default None. In
-            this and the other optional numbers but `loss_scale_factor` 0 stands for None, as in
+        clipnorm: None, or the maximum norm > 0 of each variable's gradient. Default None. For
+            this and the other optional numbers except `loss_scale_factor`, 0 means None, as in
             Keras.
-        clipvalue: None, or the size > 0 that no element of a gradient exceeds. Default None.
-        global_clipnorm: None, or the norm > 0 that the gradient of all variables together does
-            not exceed. Default None. At most one of the three clips can be set.
-        use_ema: whether to keep an exponential moving average of the weights; `fit` puts it in
-            the weights' place at its end, a loop of your own by
+        clipvalue: None, or the maximum size > 0 of each element of a gradient. Default None.
+        global_clipnorm: None, or the maximum norm > 0 of all gradients together. Default None.
+            At most one of the three clips can be set.
+        use_ema: whether to keep an exponential moving average of the weights. `fit` replaces
+            the weights by it at the end; in your own loop call
             `optimizer.finalize_variable_values(variables)`. Default False.
-        ema_momentum: fraction of that average that a step keeps, in [0, 1]. Default 0.99.
-        ema_overwrite_frequency: None, or after how many steps (an integer >= 1) the average
-            replaces the weights during training. Default None.
+        ema_momentum: decay rate of that average, in [0, 1]. Default 0.99.
+        ema_overwrite_frequency: None, or the number of steps (an integer >= 1) after which the
+            average replaces the weights during training. Default None.
         loss_scale_factor: None, or a factor > 0 by which `scale_loss` multiplies the loss and
             `apply` divides the gradients. Default None.
         gradient_accumulation_steps: None, or the number of calls (an integer >= 2) whose mean
             gradient makes one step. A variable without a gradient in the call that completes
-            the step is not moved by it, and keeps its sum for the next. Default None.
-        name: name of the optimizer, which prefixes those of its variables. Default None.
+            the step does not move, and keeps its sum for the next step. Default None.
+        name: name of the optimizer, which prefixes the names of its variables. Default None.
         nesterov: whether the step looks ahead along the momentum buffer; needs `momentum`.
             Default False.
-        epsilon_inside_sqrt: whether epsilon stands under the root. Default True.
+        epsilon_inside_sqrt: whether epsilon is under the root. Default True.
         lr_in_momentum: whether the momentum buffer holds steps, so that a change of the
-            learning rate acts on new gradients only, or unscaled directions, so that it acts
-            on the whole buffer at once. Default True.
-        bias_correction: whether the averages correct for their start from zero, as Adam's do.
+            learning rate affects new gradients only, or unscaled directions, so that it affects
+            the whole buffer at once. Default True.
+        bias_correction: whether to correct the averages for their start from zero, as Adam does.
             Excludes `initial_square_average`. Default False.
         initial_square_average: s_0, >= 0; unit: gradient squared. Default 0.0; TF1 starts
             from 1.0.
         l2: coefficient >= 0 of the penalty l2 / 2 * |w|**2; adds l2 * w to the gradient, after
             clipping. Default 0.0.
         maximize: whether to ascend. Default False.
-        lazy: whether the rows of a table that a batch does not touch wait with the decay of
-            their averages, so that a step costs the rows touched and not the table. The
-            weights are those of `lazy=False`. It acts where gradients come as
-            `tf.IndexedSlices`, so on the TensorFlow backend; a gradient that comes dense costs
-            what it costs without it, and so does any under `gradient_accumulation_steps`, whose
-            sums are dense, and under a distribution strategy, which sums over replicas.
-            Excludes what moves rows without a gradient: `momentum`, `weight_decay`, `l2` and
-            `use_ema`, and constraints on the tables. An id that is none of a table's rows is
-            refused, whether or not `lazy`, and nothing changes; inside a `jit_compile=True`
-            function of your own, which can raise nothing, such rows are dropped. Default False.
-        skip_nonfinite: whether a call whose gradients hold a NaN, an infinity, a value whose
-            square overflows its average, or a norm to be clipped that overflows, leaves weights,
-            slots and counter as they are and only adds one to `skipped_steps`. The gradients are
-            judged unscaled and summed over replicas, before accumulation and clipping. Default
-            False.
-        jit_compile: whether an eager step, and one inside a plain `tf.function`, runs as one
-            compiled call: True insists, and where it cannot be a step raises ValueError with the
-            reason; False never does; "auto" does where it can and falls back to running op by
-            op, without changing what is computed. Inside a plain `tf.function` "auto" compiles
-            only few and large weights, so that the first batch does not wait. Default "auto".
+        lazy: whether to defer the decay of table rows that a batch does not touch, so that the
+            cost of a step depends on the rows touched, not on the table. The weights are those of
+            `lazy=False`. It affects `tf.IndexedSlices` gradients only, so the TensorFlow backend
+            only. Dense gradients cost the same as without it, and so do all gradients with
+            `gradient_accumulation_steps`, whose sums are dense, and under a distribution
+            strategy, which sums over replicas. Excludes options that move rows without a
+            gradient: `momentum`, `weight_decay`, `l2`, `use_ema`, and constraints on the tables.
+            An id outside the table is refused, with or without `lazy`, and nothing changes;
+            inside your own `jit_compile=True` function, which cannot raise, such rows are
+            dropped. Default False.
+        skip_nonfinite: whether to skip a call whose gradients contain NaN, infinity or a value
+            whose square overflows, or whose norm overflows when clipping. Weights, slots and
+            counter then stay unchanged, and `skipped_steps` is incremented. The gradients are
+            checked after unscaling and summing over replicas, before accumulation and clipping.
+            Default False.
+        jit_compile: whether an eager step, or one inside a plain `tf.function`, runs as one
+            compiled call. "auto" compiles if possible, and otherwise runs op by op with the same
+            result; inside a plain `tf.function` it compiles only few and large weights, so that
+            the first batch does not wait. True always compiles, and a step that cannot be
+            compiled raises ValueError with the reason. False never compiles. Default "auto".
 
-        groups: None, or settings of single variables: a mapping from patterns of paths to mappings
+        groups: None, or settings for single variables: a mapping from path patterns to mappings
             with any of `learning_rate` (a factor >= 0 of the optimizer's rate), `rho`, `momentum`,
-            `epsilon`, `weight_decay`, `l2`, `maximize`, `lazy` and `transform`. What a group leaves
-            out is the optimizer's; counter, schedule, clipping, moving average, accumulation and
-            skipping are the same for all. A pattern is an exact path, which wins, or a regular
-            expression that matches a whole path, with or without the name of the model; variables
-            without a path go by their name. A variable that two patterns match is an error, and
-            so is a pattern that matches none, both when the optimizer is built. Default None.
-        transform: None, or a function of (gradient, weight) that returns the gradient to be used,
-            of the same shape and dtype; or the name that it is registered by. It is called for
-            each variable after clipping, with both dense and in float32 or wider, and compiled
-            along. `keras_rmsprop.transforms` has some, and says how to write one. It excludes
-            `lazy`. Default None.
+            `epsilon`, `weight_decay`, `l2`, `maximize`, `lazy` and `transform`. Settings that a
+            group omits are the optimizer's. Counter, schedule, clipping, moving average,
+            accumulation and skipping are the same for all. A pattern is an exact path, which takes
+            precedence, or a regular expression that matches a whole path, with or without the
+            model's name. Variables without a path are matched by name. The build raises an error
+            if two patterns match a variable, or a pattern matches none. Default None.
+        transform: None, or a function of (gradient, weight) that returns the gradient to use, of
+            the same shape and dtype; or the name under which it is registered. It is called for
+            each variable after clipping, with both tensors dense and in float32 or wider, and is
+            compiled with the step. `keras_rmsprop.transforms` provides some and explains how to
+            write one. Cannot be combined with `lazy`. Default None.
 
     Raises:
-        ValueError: if an argument is unknown, has the wrong type or lies outside its range, or if
-            two exclude each other; the message names what was received and what is accepted.
-            Only `decay`, from the Keras of old, is ignored with a warning, as Keras does.
+        ValueError: if an argument is unknown, has the wrong type or is out of range, or if two
+            exclude each other; the message says what was received and what is accepted.
+            Only `decay`, from old Keras versions, is ignored with a warning, as in Keras.
 
     Sources: Hinton, "Neural Networks for Machine Learning", lecture 6e (2012); Graves,
     arXiv:1308.0850 (2013) for `centered` and `momentum`; West, CACM 22 (1979) 532-535 for the
@@ -175,7 +174,7 @@ class RMSprop(keras.optimizers.Optimizer):
     [0.6838, 2.3162]
     """
 
-    # Keras's, which gives no types.
+    # Defined by Keras, without types.
     built: bool
     _distribution_strategy: Any
 
@@ -250,7 +249,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._ledger = Ledger()
         self._roster = Roster([], [], CounterVariables(self._iterations))
         self._meaning: _plan.Meaning | None = None
-        # Whether a subclass has properties for hyperparameters, which can change unnoticed.
+        # Whether a subclass computes hyperparameters in properties, which can change unnoticed.
         self._computes_settings = any(
             hasattr(type(self), name) for name in _validation.HYPERPARAMETERS
         )
@@ -259,7 +258,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._members = Members()
         self._loads = _state.Loads()
         for key, value in settings.items():
-            # They have been checked, one by one and together.
+            # Already checked, one by one and together.
             super().__setattr__(key, value)
         if settings["centered"] and settings["bias_correction"]:
             warnings.warn(
@@ -273,7 +272,7 @@ class RMSprop(keras.optimizers.Optimizer):
         """Create the slots of `variables`.
 
         Args:
-            variables: the variables that `apply` will be given gradients of.
+            variables: the variables whose gradients `apply` will receive.
         """
         if self.built:
             return
@@ -291,9 +290,9 @@ class RMSprop(keras.optimizers.Optimizer):
                 self._ledger.prelude = before
 
     def _build_slots(self, variables: Sequence[keras.Variable], members: Sequence[int]) -> None:
-        """Create the variables that Keras's own `build` does not know of."""
+        """Create the slots that Keras's `build` does not create."""
         initial = self.initial_square_average
-        # A callable, because keras.initializers.Constant passes through float32.
+        # A callable, because keras.initializers.Constant would round to float32.
         start = "zeros" if initial == 0.0 else lambda shape, dtype: np.full(shape, initial, dtype)
         add = self.add_optimizer_variables
         all_groups: tuple[Any, ...] = (self, *self._views())
@@ -333,11 +332,11 @@ class RMSprop(keras.optimizers.Optimizer):
             )
 
     def _group_rates(self) -> keras.Variable | None:
-        """Create the variable that holds the groups' factors of the learning rate."""
+        """Create the variable that holds the groups' learning rate factors."""
         factors = self._held_groups.rates()
         if not factors:
             return None
-        # A variable as the rate itself is, so that a traced function sees it change.
+        # A variable, like the rate itself, so that a traced function sees changes.
         return self.add_variable(
             (len(factors),),
             lambda _, dtype: ops.convert_to_tensor(np.asarray(factors, dtype)),
@@ -351,28 +350,28 @@ class RMSprop(keras.optimizers.Optimizer):
         variables: Sequence[keras.Variable],
         groups: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Take in more variables, such as those of layers that were frozen so far.
+        """Add variables to a built optimizer, such as those of layers that were frozen.
 
-        The state there is stays as it is, and the new variables start with fresh slots. Variables
-        that the optimizer already has are passed over. To unfreeze layers of a model:
+        The existing state is kept, and the new variables start with fresh slots. Variables that
+        the optimizer already has are ignored. To unfreeze layers of a model:
 
             layer.trainable = True
             model.optimizer.add_variables(model.trainable_variables)
             model.compile(model.optimizer, loss)
 
-        The optimizer's variables then stand in the order in which one `build` with all weights
-        makes them. An overridden `build` runs once more, over all weights, and is given the
-        variables that it made before.
+        The optimizer's variables are then in the order in which one `build` with all weights
+        creates them. An overridden `build` runs again, over all weights, and gets back the
+        variables that it created before.
 
         Args:
-            variables: variables that `apply` will be given gradients of from now on. If all that
-                the optimizer has are among them, it takes over their order, which Keras's JAX
-                trainer relies on; otherwise the new ones come last.
-            groups: None, or groups beside those that there are, of new variables or of old ones,
-                as the constructor takes them. Default None.
+            variables: variables whose gradients `apply` will receive from now on. If they include
+                all that the optimizer has, it adopts their order, which Keras's JAX trainer relies
+                on; otherwise the new ones come last.
+            groups: None, or further groups, of new or existing variables, in the constructor's
+                format. Default None.
 
-        Raises: whatever `build` raises, and ValueError for what is wrong with `groups`; the
-            optimizer is as it was then.
+        Raises: whatever `build` raises, and ValueError if `groups` is invalid; the optimizer is
+            then unchanged.
         """
         given = {self._var_key(v): v for v in variables}
         own = _groups.joined(self._groups_in_use(), groups)
@@ -394,24 +393,24 @@ class RMSprop(keras.optimizers.Optimizer):
             for key in new:
                 parameter = self._roster.parameters[self._get_variable_index(together[key])]
                 if parameter.average is not None:
-                    # As on the first step of all, the average starts as a copy.
+                    # As on the first step, the average starts as a copy.
                     weight = engine.copy(engine.read(parameter.weight))
                     parameter.average.assign(ops.cast(weight, parameter.average.dtype))
 
     def _build_again(self, variables: list[Any]) -> None:
-        """Build with these variables; those that the optimizer has made serve again."""
+        """Build with these variables, reusing those that the optimizer has created."""
         before = list(self._variables)
         tracked = set(map(id, before))
         _ledger.track_in(self, [v for v in self._ledger.prelude or () if id(v) in tracked])
         self._trainable_variables_indices: dict[Any, int] = {}
         self.built = False
         self.build(variables)
-        # Variables that were added after the build, and not by it.
+        # Variables that were added after the build.
         for variable in self._ledger.left_over(before, self._variables, vars(self).values()):
             self._track_variable(variable)
 
     def _why_not_lazy(self) -> str | None:
-        """Why `lazy` would change nothing, None if it does something."""
+        """Return why `lazy` has no effect, or None if it has."""
         reasons = {
             f"gradients are dense on the {backend.backend()} backend": not engine.GIVES_ROWS,
             "the sums of gradient accumulation are dense": bool(self.gradient_accumulation_steps),
@@ -422,10 +421,10 @@ class RMSprop(keras.optimizers.Optimizer):
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """Advance one variable and its slots by one step.
 
-        `apply` runs all variables together; this is the hook that Keras documents for one. A
-        subclass that overrides it, or `assign`, is called for each variable, once for each step:
-        not for a call that only accumulates or that `skip_nonfinite` skips. In a traced function,
-        which has to see the step either way, what it wrote to variables is undone then.
+        `apply` updates all variables together; this is Keras's documented hook for a single one.
+        If a subclass overrides it, or `assign`, it is called once per variable and step, and not
+        for calls that only accumulate or that `skip_nonfinite` skips. In a traced function, which
+        must include the call either way, its writes to variables are then undone.
 
         Args:
             gradient: the gradient after clipping, of the variable's shape.
@@ -446,7 +445,7 @@ class RMSprop(keras.optimizers.Optimizer):
             if owner is not None:
                 self.assign(owner, value)
         if self._overrides("assign_sub"):
-            # How Keras's own `update_step` moves the weight.
+            # Keras's own `update_step` moves the weight this way.
             self.assign_sub(owners.weight, before.weight - after.weight)
         else:
             self.assign(owners.weight, after.weight)
@@ -461,16 +460,16 @@ class RMSprop(keras.optimizers.Optimizer):
         """Make one step.
 
         Args:
-            grads: for each variable a gradient of its shape, or None where there is none.
+            grads: for each variable a gradient of its shape, or None.
             trainable_variables: the variables; by default those the optimizer was built with.
                 The first call builds the optimizer with them.
 
         Raises:
-            ValueError: if there is no gradient at all, if gradients and variables do not match
-                in number or shape, if a variable is unknown or occurs twice. Nothing has
-                changed then.
+            ValueError: if all gradients are None, if gradients and variables do not match in
+                number or shape, or if a variable is unknown or occurs twice. Nothing has changed
+                then.
         """
-        # By type, because to ask a tensor of TensorFlow's for its shape costs a microsecond.
+        # Dispatch on the type: asking a TensorFlow tensor for its shape takes a microsecond.
         gradients = [_as_tensor(g) if type(g) in _PLAIN else g for g in grads]
         if not gradients:
             return
@@ -481,15 +480,15 @@ class RMSprop(keras.optimizers.Optimizer):
         aligned: list[Tensor | None] = [None] * len(self._roster.parameters)
         for gradient, position in zip(gradients, positions, strict=True):
             aligned[position] = gradient
-        # Keras's own list is tracked, which makes every look at it several times slower.
+        # Keras's own list is tracked, which makes every access several times slower.
         variables = self._roster.weights
         if any(gradient is None for gradient in gradients):
-            # Warns of the variables without a gradient, in Keras's own words.
+            # Gives Keras's own warning about variables without a gradient.
             self._filter_empty_gradients(gradients, [variables[i] for i in positions])
         for i in self._roster.fixed:
             aligned[i] = None
         for i, (gradient, variable) in enumerate(zip(aligned, variables, strict=True)):
-            # What becomes of rows depends on how the step is run.
+            # The engine handles rows, depending on how the step runs.
             if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
         with contextlib.nullcontext() if engine.is_recorded() else self._gate.step():
@@ -498,9 +497,9 @@ class RMSprop(keras.optimizers.Optimizer):
     def _apply_as_keras(
         self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
     ) -> None:
-        """Make one step through Keras's own stages, of which a subclass has overridden some.
+        """Make one step through Keras's own stages, some of which a subclass overrides.
 
-        Raises: ValueError for what those stages do not know.
+        Raises: ValueError for options that those stages do not support.
         """
         names = ("skip_nonfinite", "l2", "maximize", "transform")
         beyond = {name: getattr(self, name) for name in names} | {"groups": self._held_groups.own}
@@ -508,8 +507,8 @@ class RMSprop(keras.optimizers.Optimizer):
         if given or self.jit_compile is True:
             stages = [name for name in _KERAS_STAGES if self._overrides(name)]
             raise ValueError(
-                f"{type(self).__name__} overrides {', '.join(stages)}, so that Keras's own stages "
-                f"make the step. They do not know {', '.join(given) or 'jit_compile=True'}. Leave "
+                f"{type(self).__name__} overrides {', '.join(stages)}, so Keras's own stages make "
+                f"the step. They do not support {', '.join(given) or 'jit_compile=True'}. Leave "
                 "one of the two out, or override `update_step` or `apply` instead."
             )
         with self._gate.step():
@@ -517,16 +516,16 @@ class RMSprop(keras.optimizers.Optimizer):
 
     @property
     def _velocities(self) -> list[keras.Variable | None]:
-        """Keras's name for the square averages, which subclasses of its class use."""
+        """The square averages under Keras's name, for code written for Keras's class."""
         return self._square_averages
 
     @property
     def _average_gradients(self) -> list[keras.Variable | None]:
-        """Keras's name for the gradient averages."""
+        """The gradient averages under Keras's name."""
         return self._gradient_averages
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make this optimizer again, without its state."""
+        """Return the arguments from which to re-create this optimizer, without its state."""
         config = super().get_config()
         own = set(_validation.HYPERPARAMETERS) - set(_KERAS_OPTIONS)
         config.update({name: getattr(self, name) for name in sorted(own)})
@@ -543,7 +542,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "RMSprop":
-        """Make an optimizer from `get_config` of this class or of `keras.optimizers.RMSprop`."""
+        """Create an optimizer from the config of this class or of `keras.optimizers.RMSprop`."""
         config = dict(config)
         excluded = config.pop(_exclusions.KEY, None)
         optimizer: RMSprop = super().from_config(config, custom_objects)
@@ -552,23 +551,22 @@ class RMSprop(keras.optimizers.Optimizer):
         return optimizer
 
     def save_own_variables(self, store: Any) -> None:
-        """Put the state into the store of a Keras file (Keras's hook)."""
+        """Write the state to the store of a Keras file (Keras's hook)."""
         _state.write_state(_state.state_of(self._holder()), store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Take the state from the store of a Keras file (Keras's hook).
+        """Load the state from the store of a Keras file (Keras's hook).
 
-        An optimizer that is not built takes nothing, as in Keras: it starts afresh, and a warning
-        says how to resume. One that is built takes what fits: state is paired with the variables
-        by position and by kind of slot, and where other variables were saved than there are, by
-        names that were given and by shapes, where these leave no choice. The rest starts afresh.
-        Files of `keras.optimizers.RMSprop` are taken as well, their averages converted. A file
-        without state, or with another optimizer's, changes nothing and is warned of. (Adagrad's
-        cannot always be distinguished from RMSprop's.)
+        If the optimizer is not built, nothing is loaded, as in Keras: it starts fresh, and a
+        warning says how to resume. Otherwise the state that fits is loaded. It is matched to the
+        variables by position and kind of slot; if the saved variables differ from the optimizer's,
+        by user-given names and by shapes, where these are unambiguous. The rest starts fresh.
+        Files of `keras.optimizers.RMSprop` are accepted, and their averages converted. A file
+        without state, or with another optimizer's, gives a warning and changes nothing. (Adagrad's
+        state cannot always be distinguished from RMSprop's.)
 
         Raises:
-            ValueError: if the state is damaged, or of a later version; the optimizer is as it
-                was.
+            ValueError: if the state is damaged or has a later format; the optimizer is unchanged.
         """
         found = _state.read_file(store, self._holder())
         if isinstance(found, _state.State):
@@ -579,34 +577,33 @@ class RMSprop(keras.optimizers.Optimizer):
             warnings.warn(found.reason, stacklevel=2)
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the state as NumPy arrays by name, of one step whichever thread asks.
+        """Return the state as NumPy arrays by name, consistent even while other threads step.
 
-        (A step inside a graph of TensorFlow's is not held back: while there are other threads, the
-        state is read until three reads agree.)
+        (Steps inside TensorFlow graphs cannot be blocked: while there are other threads, the state
+        is read until three reads agree.)
 
         The names are `iteration`, `learning_rate` unless it is a schedule or callable,
         `skipped_steps` with `skip_nonfinite`, and `<variable's path>/<kind>` for each slot, where
         kind is `square_average`, `gradient_average`, `momentum`, `accumulator` or `average`; with
-        `lazy=True` also what it counts. A subclass's own variables bear the names that they were
-        added with, behind their weight's path if they were added for one. What the arrays mean
-        where options change the meaning (`lr_in_momentum`, `gradient_accumulation_steps`) is not
-        among them, as it is in files.
+        `lazy=True` also its counts. A subclass's own variables have the names that they were
+        added with, prefixed by their weight's path if they were added for one. Unlike files, the
+        dict does not record the options that change the meaning of the arrays (`lr_in_momentum`,
+        `gradient_accumulation_steps`).
         """
         return _state.to_dict(_state.state_of(self._holder()))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Take the state from arrays by name, as `state_dict` gives them.
+        """Load the state from arrays by name, as `state_dict` returns them.
 
         Args:
-            state: arrays by name, of the optimizer's own `lr_in_momentum` and, where they hold
-                accumulators, `gradient_accumulation_steps`.
+            state: arrays by name, from an optimizer with the same `lr_in_momentum` and, if there
+                are accumulators, `gradient_accumulation_steps`.
             strict: whether every name must match. If False, what matches is restored, what is
-                missing starts afresh, and `load_report` says which is which.
+                missing starts fresh, and `load_report` says which is which.
 
         Raises:
-            ValueError: if the optimizer is not built, names do not match while `strict`, a shape
-                is not its variable's, or a value is none that RMSprop can have; the optimizer is
-                as it was.
+            ValueError: if the optimizer is not built, names do not match and `strict` is True, a
+                shape is wrong, or a value is impossible for RMSprop; the optimizer is unchanged.
         """
         if not self.built:
             raise ValueError(
@@ -617,14 +614,14 @@ class RMSprop(keras.optimizers.Optimizer):
 
     @property
     def load_report(self) -> _state.LoadReport | None:
-        """What the last load restored, started afresh and dropped; None before any."""
+        """What the last load restored, initialized and dropped; None before the first load."""
         return self._loads.report
 
     def settle(self) -> None:
-        """Bring the averages of every row up to date, as `lazy=False` has them at all times.
+        """Bring the averages of all rows up to date, as they always are with `lazy=False`.
 
-        Training on gives the same weights whether or not it is called. It costs a pass over
-        all slots, and does nothing without `lazy=True`.
+        Further training gives the same weights with or without this call. It takes a pass over all
+        slots, and does nothing without `lazy=True`.
         """
         for index in range(len(self._roster.progress)):
             self._settle(index)
@@ -635,8 +632,8 @@ class RMSprop(keras.optimizers.Optimizer):
         Args:
             variable: one of the variables the optimizer was built with.
 
-        Returns: a tensor of the variable's shape, float32 or wider; NaN for a variable that takes
-            its gradient as its value, such as a float8 scale, or that holds integers.
+        Returns: a tensor of the variable's shape, float32 or wider; NaN for variables without
+            slots, such as float8 scales and integers.
         Raises: ValueError if the optimizer is not built, or not with this variable.
         """
         if not self.built:
@@ -660,9 +657,9 @@ class RMSprop(keras.optimizers.Optimizer):
 
     @property
     def groups(self) -> Groups:
-        """The groups of variables with settings of their own, by pattern.
+        """The groups of variables with their own settings, by pattern.
 
-        A group's settings are those in force, and can be assigned at any time:
+        A group shows the settings in effect; they can be assigned at any time:
 
             optimizer.groups["backbone/.*"].learning_rate = 0.0
 
@@ -674,12 +671,12 @@ class RMSprop(keras.optimizers.Optimizer):
 
     @property
     def skipped_steps(self) -> int:
-        """How many calls `skip_nonfinite` has left without effect so far."""
+        """The number of calls that `skip_nonfinite` has skipped."""
         skipped = self._roster.counters.skipped
         return 0 if skipped is None else int(engine.read(skipped))
 
     def describe(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Print the equations of this very configuration, with its numbers.
+        """Print the equations of this configuration, with its numbers.
 
         Args:
             print_fn: called once with the whole text. Default `print`.
@@ -706,13 +703,13 @@ class RMSprop(keras.optimizers.Optimizer):
         var_list: Sequence[Any] | None = None,
         var_names: Sequence[str] | None = None,
     ) -> None:
-        """Exclude variables from `weight_decay`, in the place of those excluded before.
+        """Exclude variables from `weight_decay`, replacing earlier exclusions.
 
-        Keras decides when it may be called. What is excluded is saved with the model.
+        Keras documents that it must be called before `build`. Exclusions are saved with the model.
 
         Args:
             var_list: variables to exclude.
-            var_names: patterns; a variable is excluded when one is found in its name.
+            var_names: patterns; a variable is excluded if its name contains a match.
         """
         variables, names = list(var_list or ()), list(var_names or ())
         _exclusions.check_patterns(names)
@@ -729,7 +726,7 @@ class RMSprop(keras.optimizers.Optimizer):
         layout: Any = None,
         name: str | None = None,
     ) -> keras.Variable:
-        """Add a variable to the optimizer, as Keras does, but never in half precision.
+        """Add a variable to the optimizer, as in Keras, but never in half precision.
 
         A bfloat16 average of squares stalls once a step's contribution rounds away.
         """
@@ -747,7 +744,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def add_variable_from_reference(
         self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
     ) -> keras.Variable:
-        """Add a variable to the optimizer for one of the model's, as Keras does."""
+        """Add a variable that belongs to one of the model's, as in Keras."""
         with self._ledger.made_for(reference_variable, name or "var"):
             return super().add_variable_from_reference(reference_variable, name, initializer)
 
@@ -756,17 +753,17 @@ class RMSprop(keras.optimizers.Optimizer):
             value = _validation.checked(name, value)
             self._check_assignment(name, value)
             if name == "rho" and getattr(self, "rho", value) != value:
-                # The updates that rows have missed were made with the old one.
+                # The decay that rows have missed uses the old value.
                 with engine.outside_trace():
                     self.settle()
         elif name == "learning_rate":
             value = _validation.checked_assigned_learning_rate(value, self._learning_rate)
         super().__setattr__(name, value)
 
-    # What follows serves the methods above and the engines.
+    # Helpers of the methods above.
 
     def _position(self, variable: Any) -> int:
-        """The position of a variable among the built ones."""
+        """Return the position of a variable among the built ones."""
         position = self._roster.position(variable)
         if position is None:
             self._check_variables_are_known([variable])
@@ -774,7 +771,7 @@ class RMSprop(keras.optimizers.Optimizer):
         return position
 
     def _settings_of(self, position: int) -> Any:
-        """The settings in force for a variable, as attributes."""
+        """Return the settings in effect for a variable, as attributes."""
         group = self._roster.members[position]
         return self._views()[group - 1] if group else self
 
@@ -805,7 +802,7 @@ class RMSprop(keras.optimizers.Optimizer):
             _tables.settle(self._roster, position, coefficients)
 
     def _holder(self) -> _state.Holder:
-        """What of this optimizer its state is read from, and loaded into."""
+        """Return the parts of this optimizer that its state is read from and loaded into."""
         return _state.Holder(
             name=self.name,
             built=self.built,
@@ -828,22 +825,22 @@ class RMSprop(keras.optimizers.Optimizer):
         with self._gate.read():
             _plain.write_whole(plan.assignments, _state.array_of, _plain.assign)
         self._loads.report = plan.report
-        # The state of an optimizer that was not built yet has nothing but its counter.
+        # The state of an optimizer that was not built has no slots to report.
         words = _state.message(plan.report) if state.slots else None
         if words is not None:
             warnings.warn(words, stacklevel=3)
 
     def _current_meaning(self) -> _plan.Meaning:
-        """What the settings mean for a step, made anew where one of them has changed."""
+        """Return the plan and numbers of the current settings, cached until one changes."""
         if (
             self._computes_settings
             or self._overrides("_use_weight_decay")
-            # What is recorded has to depend on the settings, not on what came of them before.
+            # A captured step must depend on the settings, not on a cached result.
             or engine.is_recorded()
         ):
             groups = self._views()
             return _plan.Meaning(self, groups, self._roster, self._use_weight_decay)
-        # Compared at every step, which no way of changing a setting escapes; in C, in a
+        # Compare at every step, to catch every way of changing a setting. In C, this takes a
         # microsecond.
         given = (_GIVEN(self.__dict__), self._held_groups.own)
         meaning = self._meaning
@@ -854,7 +851,7 @@ class RMSprop(keras.optimizers.Optimizer):
         return meaning
 
     def _coming_step(self) -> Step:
-        """All that the engine needs for the coming step."""
+        """Return all that the engine needs for the next step."""
         meaning = self._current_meaning()
         return Step(
             plan=meaning.plan(),
@@ -867,7 +864,7 @@ class RMSprop(keras.optimizers.Optimizer):
         )
 
     def _rate(self) -> Rate:
-        """Where the rate of the coming step comes from."""
+        """Return the source of the next step's learning rate."""
         return Rate(
             self._given_learning_rate,
             self._learning_rate,
@@ -875,22 +872,22 @@ class RMSprop(keras.optimizers.Optimizer):
         )
 
     def _given_learning_rate(self) -> Any:
-        """The rate of the coming step: the variable that holds it, a tensor, or a float."""
+        """Return the rate of the next step: the variable that holds it, a tensor, or a float."""
         rate = self.learning_rate
         if rate is self._learning_rate or isinstance(rate, keras.Variable):
             return rate
         if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-            # A tensor that is on its way; to look at its value would wait for the device.
+            # Checking the tensor's value would wait for the device.
             return rate
-        # What a callable gives is known only now; nothing has changed yet.
+        # A callable's result can only be checked now; nothing has changed yet.
         return _validation.checked_given_learning_rate(rate)
 
     def _has_hook(self) -> bool:
-        """Whether a subclass's own code takes part in a step."""
+        """Whether a subclass's own code runs inside a step."""
         return self._overrides("update_step", "assign", "assign_sub")
 
     def _hook(self, decayed: Sequence[bool]) -> Hook | None:
-        """How a subclass's own code takes part in a step, None if there is none."""
+        """Return the subclass's code that runs inside a step, or None."""
         if not self._has_hook():
             return None
 
@@ -907,7 +904,7 @@ class RMSprop(keras.optimizers.Optimizer):
         return Hook(update, self._own_variables(), reach, type(self).__name__)
 
     def _overrides(self, *names: str) -> bool:
-        """Whether a subclass, or this very object, has one of these methods in place of ours."""
+        """Whether a subclass, or this instance, overrides one of these methods."""
         if not self.__dict__.keys().isdisjoint(names):
             return True
         cls = type(self)
@@ -917,19 +914,19 @@ class RMSprop(keras.optimizers.Optimizer):
         )
 
     def _own_variables(self) -> list[keras.Variable]:
-        """The variables that a subclass has added."""
+        """Return the variables that a subclass has added."""
         return _state.own_variables(self._holder())
 
     def _overwrite_variable_with_gradient(self, variable: Any) -> bool:
-        """Whether a variable needs no slots (Keras's question to each in `build`)."""
+        """Whether a variable needs no slots (called by Keras's `build`)."""
         return is_overwritten(variable) or is_fixed(variable)
 
     def _positions_of(
         self, gradients: Sequence[Tensor | None], variables: Iterable[keras.Variable] | None
     ) -> list[int]:
-        """The positions of the variables that `gradients` belong to, all of it checked.
+        """Check gradients and variables, and return the variables' positions.
 
-        Builds the optimizer if need be, once nothing can be refused any more.
+        Builds the optimizer if necessary, after all checks have passed.
         """
         if variables is None:
             if not self.built:
@@ -957,11 +954,11 @@ class RMSprop(keras.optimizers.Optimizer):
         return list(range(len(chosen)))
 
     def _check_assignment(self, name: str, value: Any) -> None:
-        """Refuse a change that contradicts the other settings or the slots there are."""
+        """Refuse a change that contradicts the other settings or the existing slots."""
         try:
             settings = self._settings()
         except AttributeError:
-            return  # __init__ is still setting them, and has checked them together.
+            return  # __init__ is still setting them, and has checked them.
         if self.built:
             concerned = [
                 i
@@ -987,11 +984,11 @@ class RMSprop(keras.optimizers.Optimizer):
         return float(given if np.asarray(given, factor.dtype) == factor else factor)
 
     def _settings(self) -> dict[str, Any]:
-        """The hyperparameters by name."""
+        """Return the hyperparameters by name."""
         return {name: getattr(self, name) for name in _validation.HYPERPARAMETERS}
 
     def _check_slots_follow(self, name: str, old: Any, new: Any, positions: list[int]) -> None:
-        """Refuse a change of a setting of variables that their slots cannot follow."""
+        """Refuse a changed setting that would not match the slots of these variables."""
         slots = [self._roster.parameters[i] for i in positions]
         _validation.check_change(
             name,
@@ -1005,7 +1002,7 @@ class RMSprop(keras.optimizers.Optimizer):
         )
 
     def _assign_to_group(self, pattern: str, name: str, value: Any) -> None:
-        """Give a group another setting."""
+        """Assign a setting of a group."""
         value = _groups.checked(pattern, name, value)
         number = list(self._held_groups.own).index(pattern)
         group = self._views()[number]
@@ -1033,7 +1030,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._held_groups.own = own
 
     def _groups_in_use(self) -> dict[str, dict[str, Any]]:
-        """What the groups have for themselves, as it is now."""
+        """Return the groups' own settings, with the current learning rate factors."""
         groups = {}
         for pattern, own in self._held_groups.own.items():
             rate = self._rate_of_group(pattern)
@@ -1044,12 +1041,12 @@ class RMSprop(keras.optimizers.Optimizer):
     def _overwrite_model_variables_with_average_value(
         self, trainable_variables: Sequence[Any]
     ) -> None:
-        """Put the averages in the weights' place (Keras's hook behind `use_ema`).
+        """Replace the weights by their averages (Keras's hook for `use_ema`).
 
         Keras would assign the average's own array, which its JAX trainer then donates twice.
         """
         if _step.known(engine.read(self._iterations) == 0):
-            # There is no average before the first step, which may never come.
+            # There is no average before the first step.
             return
         for variable in trainable_variables:
             average = self._roster.parameters[self._position(variable)].average
@@ -1058,8 +1055,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 engine.write([(variable, value)])
 
 
-# The stages of Keras's `apply` that subclasses override although they are not documented. Ours
-# are functions without an optimizer, so that such a subclass takes Keras's.
+# Undocumented stages of Keras's `apply` that subclasses override. Our stages are not methods, so a
+# step of such a subclass runs through Keras's stages.
 _KERAS_STAGES = (
     "_apply_weight_decay",
     "_backend_apply_gradients",
@@ -1083,16 +1080,16 @@ _KERAS_OPTIONS = (
 )
 
 
-# The settings among an optimizer's attributes.
+# Gets all settings from an optimizer's attributes.
 _GIVEN = operator.itemgetter(*_validation.HYPERPARAMETERS)
 
-# What is no tensor or array, and yet a gradient.
+# Types of gradients that are not tensors or arrays.
 _PLAIN = frozenset({list, tuple, int, float})
 
 
 def _as_tensor(gradient: Any) -> Tensor:
-    """A gradient that came as a list or a number, as Keras takes it too."""
-    # Through NumPy a list of floats keeps its float64; of tensors it may not be what NumPy takes.
+    """Convert a gradient given as a list or a number, which Keras accepts as well."""
+    # NumPy keeps float64 for lists of floats. It may not accept lists of tensors.
     try:
         return np.asarray(gradient, "float64")
     except (TypeError, ValueError):

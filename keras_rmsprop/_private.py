@@ -1,9 +1,8 @@
-"""Names of Keras that are not part of its documented interface, and what they are for.
+"""All private names of Keras that the package uses.
 
-Nothing else in the package imports a private module of Keras. Where a release has no such name,
-the package imports all the same and takes the slower public way that stands here;
-tests/test_private_names.py takes each away in turn. (`_execution.tensorflow._private` is the same
-for TensorFlow.)
+Nothing else in the package imports a private module of Keras. If a release lacks one, the package
+still imports and takes the slower public path defined here; tests/test_private_names.py removes
+each in turn. (`_execution.tensorflow._private` does the same for TensorFlow.)
 """
 
 import contextlib
@@ -16,13 +15,13 @@ import keras
 _log = logging.getLogger(__name__)
 
 try:
-    # Whether Keras keeps what is assigned to variables in a scope of its own.
+    # Tells whether a stateless scope captures assignments to variables.
     from keras.src.backend.common.stateless_scope import in_stateless_scope
 except ImportError:
     _log.debug("Keras has no `in_stateless_scope`; a scope is found by where an assignment goes.")
 
     class _Probe(keras.Variable):  # type: ignore[misc, unused-ignore]
-        """A variable that notes whether an assignment reaches it."""
+        """A variable that records whether an assignment reaches it."""
 
         reached = False
 
@@ -33,31 +32,31 @@ except ImportError:
     _probe = _Probe(0.0, trainable=False)
 
     def in_stateless_scope() -> bool:
-        """Whether a stateless scope is active, which keeps what is assigned."""
+        """Whether a stateless scope captures assignments to variables."""
         _probe.reached = False
         _probe.assign(0.0)
         return not _probe.reached
 
 
 try:
-    # A context in which Keras does not track what is made.
+    # A context in which Keras does not track new objects.
     from keras.src.utils.tracking import DotNotTrackScope
 except ImportError:
     _log.debug("Keras has no `DotNotTrackScope`; lists are tracked where they are set.")
     DotNotTrackScope = contextlib.nullcontext
 
 try:
-    # How Keras makes a layer's name of its class's.
+    # Makes a layer's default name from its class's name.
     from keras.src.utils.naming import to_snake_case
 except ImportError:
     _log.debug("Keras has no `to_snake_case`; names that it makes up are recognized less well.")
 
     def to_snake_case(name: str) -> str:
-        """Return the name in small letters, with an underscore before each word."""
+        """Return the name in lower case, with underscores between words."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-# Attributes of optimizers and variables, which a subclass cannot do without.
+# Private attributes of optimizers and variables that have no public substitute.
 # tests/test_private_names.py checks that the installed Keras has them.
 KERAS_PRIVATE_NAMES = {
     "_apply_weight_decay": "a stage that a subclass may override, as are the next ones",

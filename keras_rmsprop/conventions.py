@@ -1,8 +1,8 @@
-r"""Which RMSprop? Each framework's own arguments and defaults, for the steps it makes.
+r"""Other frameworks' RMSprop, with their own arguments and defaults.
 
-Every function here is named for a framework, takes that framework's arguments under their own
-names, in their order and with their defaults, and returns the `keras_rmsprop.RMSprop` that
-makes the same steps. The rule, see `RMSprop`, is one; this is what they choose differently:
+Every function here is named after a framework, takes that framework's arguments, with the same
+names, order and defaults, and returns a `keras_rmsprop.RMSprop` that takes the same steps. All
+follow the rule described in `RMSprop`; they differ in these choices:
 
     function         s_0             root             learning rate     weight decay
     keras            0               sqrt(s + eps)    in the buffer     decoupled
@@ -14,7 +14,7 @@ makes the same steps. The rule, see `RMSprop`, is one; this is what they choose 
     hinton           0               sqrt(s)          no buffer         none
     graves           0, centered     sqrt(s + eps)    in the buffer     none
 
-so the first steps from one gradient already differ:
+so even the first step differs:
 
 >>> import keras
 >>> from keras_rmsprop import conventions
@@ -29,15 +29,15 @@ so the first steps from one gradient already differ:
 >>> first_step(conventions.tf1(0.1))
 0.1754
 
-An argument that chooses how a framework computes the same step (torch's `foreach`, TF1's
-`use_locking`) is accepted and has no effect, which a log message of level INFO says. One that
-changes the mathematics in a way `RMSprop` cannot express is refused with the reason.
+Arguments that only choose how a framework computes the same step (torch's `foreach`, TF1's
+`use_locking`) are accepted without effect, with a log message at INFO. Arguments that change the
+mathematics in a way `RMSprop` cannot express are refused with the reason.
 
-The same steps are meant for dense real gradients. Rows of an embedding take the dense rule
-too: equal ids are summed and all rows decay, where Keras on TensorFlow squares before it sums,
-TF1 and tf_keras (with momentum) leave untouched rows alone, and torch and timm refuse.
+The steps are the same for dense real gradients. Sparse gradients of embeddings also follow the
+dense rule here: equal ids are summed and all rows decay. Keras on TensorFlow instead squares before
+summing, TF1 and tf_keras (with momentum) leave untouched rows alone, and torch and timm refuse.
 
-A learning rate can always also be a Keras schedule or a callable, as for `RMSprop`.
+A learning rate may always be a Keras schedule or a callable as well, as for `RMSprop`.
 """
 
 import logging
@@ -70,7 +70,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# What tf_keras puts in the place of epsilon=0 (its `backend_config.epsilon()`).
+# What tf_keras substitutes for epsilon=0 (its `backend_config.epsilon()`).
 _TF_KERAS_EPSILON = 1e-7
 
 # Arguments without a counterpart, by (convention, argument), with the reason.
@@ -80,7 +80,7 @@ REFUSED: dict[tuple[str, str], str] = {
         "the first step many times too short. Use one of the two"
     ),
     **dict.fromkeys(
-        # Whichever of two comes first; `global_clipnorm` is always the second.
+        # The first of two given clips; `global_clipnorm` is always the second.
         [("tf_keras_legacy", "clipnorm"), ("tf_keras_legacy", "clipvalue")],
         "`RMSprop` clips in one way at a time, where tf_keras clips by value and then by norm. "
         "Use one of `clipvalue`, `clipnorm` and `global_clipnorm`",
@@ -105,23 +105,23 @@ REFUSED: dict[tuple[str, str], str] = {
 
 @saving.register_keras_serializable(package="keras_rmsprop")
 class CountSchedule(schedules.LearningRateSchedule):
-    """A learning rate given as a function of the count of steps made so far.
+    """A learning rate given as a function of the number of steps so far.
 
         learning rate of step t = function(t - 1)                                t = 1, 2, ...
 
-    This is what optax calls a schedule. With gradient accumulation the count is that of all
-    batches, as for every Keras schedule.
+    This is what optax calls a schedule. With gradient accumulation it counts batches, as every
+    Keras schedule does.
 
     Args:
         function: takes the count, 0 for the first step, and returns the rate, >= 0. The count
-            is a NumPy int32 scalar, or a tensor of the backend inside a trace (`tf.function`,
-            `jax.jit`, and therefore `fit`): on TensorFlow a function written with `jax.numpy`
-            can then not be evaluated.
+            is a NumPy int32 scalar, or inside a trace (`tf.function`, `jax.jit`, and therefore
+            `fit`) a backend tensor: on TensorFlow a function written with `jax.numpy` then
+            fails.
 
     Raises:
-        TypeError: when called in a trace with a function that takes no tensor of the backend.
-        ValueError: when saved with a function that is not registered. A configuration holds
-            its name, so that a saved model runs no code of its own when it is loaded.
+        TypeError: when called in a trace with a function that does not accept backend tensors.
+        ValueError: when saved with a function that is not registered. The config holds only the
+            function's name, so that loading a model runs no code from the file.
 
     Example:
     >>> import keras
@@ -152,7 +152,7 @@ class CountSchedule(schedules.LearningRateSchedule):
         except (TypeError, NotImplementedError):
             return self._traced(count)
         rate = self.function(known)
-        # A jax.Array where JAX is not the backend, or a NumPy scalar, is a plain number here.
+        # Convert NumPy scalars, and jax.Arrays if JAX is not the backend, to plain numbers.
         return rate if ops.is_tensor(rate) else float(rate)
 
     def _traced(self, count: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class CountSchedule(schedules.LearningRateSchedule):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "CountSchedule":
-        """Make a schedule from `get_config`; its function must be registered here, too."""
+        """Create a schedule from its config; the function must be registered."""
         function = saving.get_registered_object(config["function"], custom_objects=custom_objects)
         if function is None:
             raise ValueError(
@@ -195,17 +195,17 @@ class CountSchedule(schedules.LearningRateSchedule):
 
 @saving.register_keras_serializable(package="keras_rmsprop")
 class TimeDecay(schedules.LearningRateSchedule):
-    """What `decay` does in tf_keras, in the precision of `keras.config.floatx()`.
+    """The schedule of tf_keras's `decay` argument, in the precision of `keras.config.floatx()`.
 
         learning rate of step t = learning_rate / (1 + decay * (t - 1))          t = 1, 2, ...
 
-    `keras.optimizers.schedules.InverseTimeDecay` is the same in float32 whatever floatx is.
+    `keras.optimizers.schedules.InverseTimeDecay` is the same, but always in float32.
 
     Args:
         learning_rate: the first rate, >= 0.
         decay: finite, >= 0; after 1 / decay steps the rate is halved.
 
-    Raises: ValueError if an argument lies outside its range.
+    Raises: ValueError if an argument is out of range.
 
     Example:
     >>> from keras_rmsprop import conventions
@@ -221,7 +221,7 @@ class TimeDecay(schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Tensor:
         """Return the rate after `step` steps."""
-        # Operators, because ops.multiply rounds a Python number to float32 on TensorFlow.
+        # Operators, because ops.multiply rounds Python numbers to float32 on TensorFlow.
         return self.learning_rate / (1.0 + self.decay * ops.cast(step, config.floatx()))
 
     def get_config(self) -> dict[str, Any]:
@@ -246,12 +246,12 @@ def keras(
     gradient_accumulation_steps: int | None = None,
     name: str | None = None,
 ) -> RMSprop:
-    """Make the steps of `keras.optimizers.RMSprop` (Keras 3), which are the defaults here.
+    """Return an optimizer with the steps of `keras.optimizers.RMSprop` (Keras 3), our defaults.
 
-    They differ on purpose where Keras gives NaN (a centered, near-constant gradient) or squares
-    the rows of a repeated id before it sums them (embeddings on TensorFlow).
+    They differ on purpose where Keras gives NaN (centered, with a near-constant gradient) or
+    squares the rows of a repeated id before summing them (embeddings on TensorFlow).
 
-    The arguments are the first fifteen of `RMSprop`, and documented there.
+    The arguments are the first fifteen of `RMSprop` and are documented there.
 
     Source: keras 3.15, `keras/src/optimizers/rmsprop.py`.
 
@@ -294,13 +294,13 @@ def torch(
     *,
     params: Sequence[Mapping[str, Any]] | None = None,
 ) -> RMSprop:
-    """Make the steps of `torch.optim.RMSprop`.
+    """Return an optimizer with the steps of `torch.optim.RMSprop`.
 
         g  <- g + weight_decay * w                        after the sign of `maximize`
         r_t = sqrt(s_t) + eps
         b_t = momentum * b_{t-1} + g / r_t,   w <- w - lr * b_t
 
-    The buffer is free of the learning rate, so that a new rate acts on all of it at once.
+    The buffer does not include the learning rate, so that a new rate affects all of it at once.
 
     Args:
         lr: learning rate, >= 0. Default 0.01.
@@ -309,17 +309,17 @@ def torch(
         weight_decay: `l2`, >= 0: coupled, not Keras's decoupled kind. Default 0.
         momentum: in [0, 1). Default 0.
         centered: whether to divide by the standard deviation. Default False.
-        capturable: no effect; it readies torch's step for CUDA graphs.
-        foreach: no effect; it chooses torch's multi-tensor path.
+        capturable: no effect; it prepares torch's step for CUDA graphs.
+        foreach: no effect; it selects torch's multi-tensor path.
         maximize: whether to ascend. Default False.
         differentiable: no effect; it lets torch differentiate through its step.
-        params: None, or torch's param groups, which become `groups`: mappings whose "params" are
-            paths or patterns of paths, or Keras variables, one or a list of them, beside any of
-            "lr", "alpha", "eps", "weight_decay", "momentum" and "maximize" (and of those without
-            effect). Variables of no group take the other arguments. Default None.
+        params: None, or torch's param groups, which become `groups`: mappings whose "params" is
+            one or a list of paths, path patterns or Keras variables, with any of "lr", "alpha",
+            "eps", "weight_decay", "momentum" and "maximize" (and the arguments without effect).
+            Variables in no group use the other arguments. Default None.
 
-    Raises: ValueError if an argument lies outside its range, or a param group has what cannot
-        differ from group to group.
+    Raises: ValueError if an argument lies outside its range, or a param group has an argument
+        that cannot differ between groups.
 
     Source: torch 2.13, `torch/optim/rmsprop.py`.
 
@@ -355,7 +355,7 @@ def optax(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> RMSprop:
-    """Make the steps of `optax.rmsprop`.
+    """Return an optimizer with the steps of `optax.rmsprop`.
 
         s_0 = initial_scale
         r_t = sqrt(s_t + eps)    or, with eps_in_sqrt=False,    sqrt(s_t) + eps
@@ -364,8 +364,8 @@ def optax(
         w  <- w - (momentum * b_t + learning_rate * g / r_t)         with nesterov
 
     Args:
-        learning_rate: a number >= 0, or an optax schedule, that is a function of the count of
-            steps made so far; it becomes a `CountSchedule`. No default.
+        learning_rate: a number >= 0, or an optax schedule, that is a function of the number of
+            steps so far; it becomes a `CountSchedule`. No default.
         decay: `rho`, in [0, 1). Default 0.9.
         eps: `epsilon`, >= 0; unit: gradient squared, or gradient outside the root. Default 1e-8.
         initial_scale: `initial_square_average`, >= 0. Default 0.0. Not with `bias_correction`.
@@ -374,10 +374,10 @@ def optax(
         momentum: None, or in [0, 1). Default None.
         nesterov: whether to look ahead along the buffer. Default False. Without momentum it
             has no effect, as in optax.
-        bias_correction: whether the averages correct for their start. Default False.
+        bias_correction: whether to correct the averages for their start. Default False.
 
-    Raises: ValueError if an argument lies outside its range, or for `initial_scale` together
-        with `bias_correction`.
+    Raises: ValueError if an argument is out of range, or for `initial_scale` together with
+        `bias_correction`.
 
     Source: optax 0.2.8, `optax/_src/alias.py` and `transform.py`.
 
@@ -416,13 +416,13 @@ def tf1(
     centered: bool = False,
     name: str = "RMSProp",
 ) -> RMSprop:
-    """Make the steps of `tf.compat.v1.train.RMSPropOptimizer`.
+    """Return an optimizer with the steps of `tf.compat.v1.train.RMSPropOptimizer`.
 
         s_0 = 1
         r_t = sqrt(s_t + epsilon)
 
-    The average starts from 1, so the first steps are shorter than Keras's for gradients below
-    1 in size. TensorFlow keeps the hyperparameters in float32, here they are as given.
+    The average starts from 1, so the first steps are shorter than Keras's for gradients smaller
+    than 1. TensorFlow rounds the hyperparameters to float32; here they are used as given.
 
     Args:
         learning_rate: >= 0. No default.
@@ -469,31 +469,33 @@ def tf_keras_legacy(
     lr: LearningRate | None = None,
     decay: float = 0.0,
 ) -> RMSprop:
-    """Make the steps of `tf_keras.optimizers.legacy.RMSprop` (`tf.keras` before 2.11).
+    """Return an optimizer with the steps of `tf_keras.optimizers.legacy.RMSprop`.
+
+    That is `tf.keras.optimizers.RMSprop` before TensorFlow 2.11.
 
         r_t = sqrt(s_t) + epsilon                         without momentum
         r_t = sqrt(s_t + epsilon)                         with momentum, by TensorFlow's kernel
         learning rate of step t = learning_rate / (1 + decay * (t - 1))
 
-    tf_keras keeps the hyperparameters in float32, here they are as given.
+    tf_keras rounds the hyperparameters to float32; here they are used as given.
 
     Args:
         learning_rate: >= 0. Default 0.001.
         rho: in [0, 1). Default 0.9.
-        momentum: in [0, 1). Default 0.0. It also decides the place of `epsilon`.
+        momentum: in [0, 1). Default 0.0. It also determines the position of `epsilon`.
         epsilon: >= 0; unit: gradient, or gradient squared with momentum. Default 1e-7, which
-            also takes the place of 0, as in tf_keras.
+            also replaces 0, as in tf_keras.
         centered: whether to divide by the standard deviation. Default False.
         name: of the optimizer. Default "RMSprop".
-        clipnorm: None, or the norm > 0 that no variable's gradient exceeds. Default None.
-        clipvalue: None, or the size > 0 that no element exceeds. Default None.
-        global_clipnorm: None, or the norm > 0 of all gradients together. Default None. At most
-            one of the three clips.
+        clipnorm: None, or the maximum norm > 0 of each variable's gradient. Default None.
+        clipvalue: None, or the maximum size > 0 of each element. Default None.
+        global_clipnorm: None, or the maximum norm > 0 of all gradients together. Default None.
+            At most one of the three clips.
         lr: the old name of `learning_rate`, which it overrides. Default None.
         decay: inverse time decay of a learning rate given as a number, >= 0. Default 0.0.
 
-    Raises: ValueError if an argument lies outside its range, for two clips together, and for
-        `decay` on top of a schedule.
+    Raises: ValueError if an argument is out of range, for two clips together, and for `decay`
+        with a schedule or callable.
 
     Source: tf_keras 2.21, `tf_keras/src/optimizers/legacy/rmsprop.py` and `optimizer_v2.py`.
 
@@ -540,7 +542,7 @@ def timm(
     caution: bool = False,
     foreach: bool | None = None,
 ) -> RMSprop:
-    """Make the steps of timm's `RMSpropTF`, which is torch's RMSprop in TF1's convention.
+    """Return an optimizer with the steps of timm's `RMSpropTF`: torch's RMSprop with TF1's rule.
 
         s_0 = 1
         r_t = sqrt(s_t + eps)
@@ -554,13 +556,13 @@ def timm(
         weight_decay: >= 0; `l2`, or `weight_decay` with `decoupled_decay`. Default 0.
         momentum: in [0, 1). Default 0.0.
         centered: whether to divide by the standard deviation. Default False.
-        decoupled_decay: whether the decay acts on the weight itself. Default False.
+        decoupled_decay: whether the decay applies to the weight directly. Default False.
         corrected_weight_decay: refused when True.
         lr_in_momentum: whether the buffer holds steps rather than directions. Default True.
         caution: refused when True.
-        foreach: no effect; it chooses timm's multi-tensor path.
+        foreach: no effect; it selects timm's multi-tensor path.
 
-    Raises: ValueError if an argument lies outside its range, and for the two that are refused.
+    Raises: ValueError if an argument is out of range, and for the two that are refused.
 
     Source: pytorch-image-models, `timm/optim/rmsprop_tf.py`.
 
@@ -589,13 +591,13 @@ def timm(
 
 
 def hinton(learning_rate: LearningRate, rho: float = 0.9) -> RMSprop:
-    """Make the steps of Hinton's lecture, where RMSprop comes from.
+    """Return an optimizer with the steps of Hinton's lecture, the origin of RMSprop.
 
         s_t = 0.9 * s_{t-1} + 0.1 * g**2
         w  <- w - learning_rate * g / sqrt(s_t)
 
-    There is no epsilon; where g and s are both zero the weight stays. The slide says nothing of
-    the start, which is 0 here.
+    There is no epsilon; if g and s are both zero, the weight does not move. The slide does not
+    give s_0, which is 0 here.
 
     Args:
         learning_rate: >= 0. The lecture gives none.
@@ -619,18 +621,18 @@ def graves(
     momentum: float = 0.9,
     epsilon: float = 1e-4,
 ) -> RMSprop:
-    """Make the steps of Graves's handwriting paper: centered, with momentum.
+    """Return an optimizer with the steps of Graves's handwriting paper: centered, with momentum.
 
         n_t     = rho * n_{t-1} + (1 - rho) * g**2                                  (38)
         m_t     = rho * m_{t-1} + (1 - rho) * g                                     (39)
         Delta_t = momentum * Delta_{t-1} - learning_rate * g / sqrt(n_t - m_t**2 + epsilon)
         w      <- w + Delta_t                                                   (40, 41)
 
-    s = n - m**2 is kept as such, and b = -Delta.
+    Here s = n - m**2 is stored instead of n, and b = -Delta.
 
     Args:
         learning_rate: >= 0. Default 1e-4 (44).
-        rho: in [0, 1), serves both averages. Default 0.95 (42).
+        rho: in [0, 1), for both averages. Default 0.95 (42).
         momentum: in [0, 1). Default 0.9 (43).
         epsilon: >= 0, under the root; unit: gradient squared. Default 1e-4 (45).
 
@@ -650,7 +652,7 @@ def graves(
     )
 
 
-# What a param group may have, and what it is here.
+# The arguments that a param group may have, and what they are here.
 _OF_A_PARAM_GROUP = {
     "alpha": "rho",
     "eps": "epsilon",
@@ -694,9 +696,9 @@ def _param_groups(
 
 
 def _pattern_of(params: Any, group: Mapping[str, Any]) -> str:
-    """One pattern for what a param group names."""
+    """Return one pattern for the variables of a param group."""
     each: list[Any] = list(params) if isinstance(params, list | tuple) else [params]
-    # A raw variable of the backend's has only a name.
+    # A raw backend variable has only a name.
     paths: list[Any] = [
         x if isinstance(x, str) else getattr(x, "path", getattr(x, "name", None)) for x in each
     ]
@@ -723,7 +725,7 @@ def _factor(own: Any, lr: Any, pattern: str) -> float:
 
 
 def _ignore(convention: str, **arguments: Any) -> None:
-    """Say which of the arguments that were set have no effect here."""
+    """Log which of the given arguments have no effect."""
     for name, value in arguments.items():
         if value:
             _log.info(
@@ -735,7 +737,7 @@ def _ignore(convention: str, **arguments: Any) -> None:
 
 
 def _refusal(convention: str, **received: Any) -> ValueError:
-    """What to raise for arguments that have a reason in `REFUSED`, under the first of them."""
+    """Return the error for refused arguments, with the reason that `REFUSED` has for the first."""
     first = next(iter(received))
     values = ", ".join(f"{name}={value!r}" for name, value in received.items())
     return ValueError(

@@ -1,8 +1,8 @@
-"""RMSprop in plain NumPy float64: what exactly does one step do?
+"""RMSprop in plain NumPy float64.
 
-This module is for reading, for teaching, and as the oracle of the tests. It favours
-one line per equation over speed, works in float64 whatever it is given, and imports
-nothing else of the package, so that an error in the package cannot hide in it.
+This module is for reading and teaching, and is the oracle of the tests. It prefers one line per
+equation over speed, always works in float64, and imports nothing else of the package, so that it
+cannot share the package's errors.
 
 The equations, for step t = 1, 2, ... of one weight w with gradient g:
 
@@ -36,7 +36,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-# What a weight may have a value of its own for; `learning_rate` is a factor of the step's rate.
+# The settings that a weight may override; `learning_rate` is a factor of the step's rate.
 OF_A_WEIGHT = (
     "learning_rate",
     "rho",
@@ -51,7 +51,7 @@ OF_A_WEIGHT = (
 
 @dataclasses.dataclass
 class ReferenceParameter:
-    """One weight with everything the optimizer keeps for it; all arrays have its shape."""
+    """One weight with its slots; all arrays have the weight's shape."""
 
     weight: Array
     square_average: Array
@@ -64,31 +64,31 @@ class ReferenceParameter:
 class Reference:
     """RMSprop over a list of arrays, one `apply` per batch.
 
-    The arguments are those of `keras_rmsprop.RMSprop`, with the same meaning and defaults;
-    only `learning_rate` belongs to `apply`, so that a test can change it at every step.
+    The arguments are those of `keras_rmsprop.RMSprop`, with the same meaning and defaults, except
+    that `learning_rate` is passed to `apply`, so that a test can change it at every step.
 
     Args:
-        weights: the starting weights, a sequence of array-likes of any shape.
-        rho: fraction of the running averages that a step keeps, in [0, 1).
-        momentum: fraction of the momentum buffer that a step keeps, in [0, 1); 0 for none.
+        weights: the initial weights, a sequence of array-likes of any shape.
+        rho: decay rate of the running averages, in [0, 1).
+        momentum: decay rate of the momentum buffer, in [0, 1); 0 for none.
         epsilon: added to s (unit: gradient squared), or to its root (unit: gradient).
-        centered: whether s is taken about the mean gradient.
+        centered: whether s is the variance about the mean gradient.
         nesterov: whether the step looks ahead along the momentum buffer.
-        epsilon_inside_sqrt: whether epsilon stands under the root.
+        epsilon_inside_sqrt: whether epsilon is under the root.
         lr_in_momentum: whether the buffer holds steps (True) or unscaled directions.
-        bias_correction: whether k_t corrects for the averages' empty start.
+        bias_correction: whether k_t corrects for the averages' start from zero.
         initial_square_average: s_0, >= 0.
         l2: coefficient of the penalty l2 / 2 * |w|**2, added to the gradient as l2 * w.
         maximize: whether the steps ascend.
         weight_decay: decoupled decay, w <- w - lr * weight_decay * w, or None.
-        decayed: for each weight, whether `weight_decay` acts on it; None for all.
+        decayed: for each weight, whether `weight_decay` applies to it; None for all.
         clipnorm, clipvalue, global_clipnorm: at most one of the three; None for none.
         use_ema, ema_momentum, ema_overwrite_frequency: moving average of the weights.
-        loss_scale_factor: the gradients are divided by it, or None.
-        gradient_accumulation_steps: how many gradients are averaged for one step, or None.
+        loss_scale_factor: divides the gradients, or None.
+        gradient_accumulation_steps: the number of gradients averaged for one step, or None.
         constraints: for each weight a function of it, or None.
         transform: a function of (gradient, weight), both after clipping, that returns the
-            gradient to be used, or None.
+            gradient to use, or None.
         groups: for each weight a mapping of those settings that it has for itself (the keys are
             `OF_A_WEIGHT`), or None. Its `learning_rate` is a factor of the step's rate.
 
@@ -174,7 +174,7 @@ class Reference:
 
     @property
     def weights(self) -> list[Array]:
-        """The weights as they stand, one float64 array each."""
+        """The current weights, one float64 array each."""
         return [parameter.weight for parameter in self.parameters]
 
     @property
@@ -183,7 +183,7 @@ class Reference:
         return self.calls // (self.gradient_accumulation_steps or 1)
 
     def apply(self, gradients: Sequence[ArrayLike | None], learning_rate: float) -> None:
-        """Make one step; a weight whose gradient is None stays where it is.
+        """Make one step; a weight whose gradient is None does not move.
 
         Args:
             gradients: for each weight an array-like of its shape, or None.
@@ -205,7 +205,7 @@ class Reference:
         if completes:
             for i, gradient in zip(present, self._clip(batch), strict=True):
                 self._update(i, gradient, learning_rate)
-                # The sum of a weight without a gradient in this call waits for the next.
+                # A weight without a gradient in this call keeps its sum.
                 self.parameters[i].accumulator = np.zeros_like(self.parameters[i].weight)
 
         if self.use_ema:
@@ -233,7 +233,7 @@ class Reference:
 
         k = 1.0 - rho
         if self.bias_correction and rho > 0.0:
-            # 1 - rho**t without the cancellation that rho near 1 would bring.
+            # 1 - rho**t, without cancellation for rho near 1.
             k = (1.0 - rho) / -math.expm1(t * math.log(rho))
         if self.bias_correction and t == 1:
             k = 1.0
@@ -247,7 +247,7 @@ class Reference:
             s = (1.0 - k) * parameter.square_average + k * g**2
 
         r = np.sqrt(s + epsilon) if self.epsilon_inside_sqrt else np.sqrt(s) + epsilon
-        r = np.where(r == 0.0, np.inf, r)  # where r is 0 so is g, and the step shall be 0
+        r = np.where(r == 0.0, np.inf, r)  # where r is 0, g is 0, and the step must be 0
 
         b = parameter.momentum
         if momentum == 0.0:
@@ -275,7 +275,7 @@ class Reference:
         return gradients
 
     def _average(self) -> None:
-        # The first average is a copy of the weights, so that it starts without a bias.
+        # The first average is a copy of the weights, so that it starts unbiased.
         keep = self.ema_momentum if self.iterations > 0 else 0.0
         every = self.ema_overwrite_frequency
         overwrite = every is not None and (self.iterations + 1) % every == 0
@@ -286,7 +286,7 @@ class Reference:
 
 
 def norm(array: Array) -> float:
-    """Euclidean norm of all the array's elements."""
+    """Return the Euclidean norm of the array."""
     return math.sqrt(float(np.sum(array**2)))
 
 
@@ -297,7 +297,7 @@ def effective_learning_rate(
     epsilon: float = 1e-7,
     epsilon_inside_sqrt: bool = True,
 ) -> Array:
-    """The step per unit of gradient, lr / r_t, for a given running average of squares.
+    """Return the step per unit of gradient, lr / r_t, for a given running average of squares.
 
     >>> effective_learning_rate([4.0, 25.0], learning_rate=0.1, epsilon=0.0)
     array([0.05, 0.02])

@@ -1,10 +1,10 @@
 """Transforms of gradients, for `RMSprop(transform=...)` and for single groups of variables.
 
-A transform is a function of (gradient, weight). It is called once for each variable, after
-clipping and before everything else, with both dense and in the dtype of the slots (float32 or
-wider), and returns the gradient to be used, of the same shape and dtype. It is traced into the
-compiled step, so it is to be written with `keras.ops` or the backend's own functions, and must
-not change what it is given. One of your own is registered, so that a saved model finds it:
+A transform is a function of (gradient, weight) that returns the gradient to use, of the same shape
+and dtype. It is called once for each variable, after clipping and before everything else. Both
+arguments are dense and in the dtype of the slots (float32 or wider). It is traced into the compiled
+step, so write it with `keras.ops` or the backend's functions, and do not modify the arguments.
+Register your own, so that a saved model can find it:
 
     @keras.saving.register_keras_serializable(package="mine")
     def halve(gradient, weight):
@@ -25,17 +25,17 @@ __all__ = ["centralize", "normalize"]
 
 @keras.saving.register_keras_serializable(package="keras_rmsprop")
 def centralize(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Take the mean over all axes but the last from the gradient of a kernel.
+    """Subtract the mean over all axes but the last from the gradient of a kernel.
 
     g <- g - mean(g over all axes but the last)             for weights of rank > 1
 
-    Each output of a layer has its own mean; biases, scales and other vectors are left alone.
+    Each output of a layer has its own mean. Biases, scales and other vectors are unchanged.
 
     Args:
         gradient: any shape, float32 or wider.
-        weight: unused; every transform is given it.
+        weight: unused; every transform receives it.
 
-    Returns: the gradient centralized, whose columns have the mean zero; same shape and dtype.
+    Returns: the centralized gradient, whose columns have mean zero; same shape and dtype.
 
     Source: Yong, Huang, Hua and Zhang, "Gradient Centralization", arXiv:2004.01461 (2020), eq. 1.
 
@@ -50,22 +50,22 @@ def centralize(gradient: Tensor, weight: Tensor) -> Tensor:
     others = tuple(gradient.shape)[:-1]
     if not others:
         return gradient
-    # Not `ops.mean`, which rounds float64 to float32 on JAX and torch.
+    # `ops.mean` rounds float64 to float32 on JAX and torch.
     total = ops.sum(gradient, axis=tuple(range(len(others))), keepdims=True)
     return gradient - total / max(math.prod(others), 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_rmsprop")
 def normalize(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Divide a gradient by its Euclidean norm; zero stays zero.
+    """Divide a gradient by its Euclidean norm; a zero gradient stays zero.
 
     g <- g / |g|
 
     Args:
         gradient: any shape, float32 or wider.
-        weight: unused; every transform is given it.
+        weight: unused; every transform receives it.
 
-    Returns: a gradient of norm 1, or of zeros; same shape and dtype.
+    Returns: a gradient of norm 1, or zeros; same shape and dtype.
 
     Example:
     >>> import keras

@@ -1,7 +1,7 @@
-"""How a whole step is run on the active backend.
+"""Running a whole step on the active backend.
 
-`_interface` is the page to begin with: what an engine is given and what it gives. `_plain` is the
-op-by-op way that all engines share; of the engines only the active backend's is imported.
+Start with `_interface`, the contract between optimizer and engine. `_plain` is the op-by-op path
+that all engines share. Only the active backend's engine is imported.
 """
 
 import keras

@@ -1,18 +1,18 @@
-"""What an engine is given, and what it gives: everything that passes between optimizer and engine.
+"""The contract between the optimizer and an engine.
 
-An optimizer builds a `Step` and hands it to the engine of the active backend, with one gradient
-for each variable. The engine reads the variables, runs `_math._step.step` on their tensors and
-writes what that returns; it never sees the optimizer.
+The optimizer builds a `Step` and passes it to the engine of the active backend, with one gradient
+(or None) per variable. The engine reads the variables, runs `_math._step.step` on their tensors
+and writes the results back. It never sees the optimizer.
 
-How to write an engine: add a module with the names of `Engine`, taking from here those whose
-default serves, and a case in `_execution/__init__.py`. Its `run` may begin as
+To write an engine, add a module with the names in `Engine`, reusing the defaults below where they
+fit, and a case in `_execution/__init__.py`. Its `run` can start as
 
     write(run_plainly(step, gradients, step.rate.ask(), read))
 
-of `_plain`, which is a whole engine, right and slow; tests/test_oracle.py holds it to the
-reference. Faster ways come after that, each only where `why_op_by_op` has no objection. What an
-engine keeps from step to step it keeps in a `weakref.WeakKeyDictionary` by the step's roster: each
-`build` makes a roster, and what is kept ends with it.
+with `run_plainly` from `_plain`. That is a complete engine, correct but slow; tests/test_oracle.py
+checks it against the reference. Add faster paths later, each only where `why_op_by_op` returns
+None. Keep state between steps in a `weakref.WeakKeyDictionary` keyed by the step's roster: each
+`build` makes a new roster, and the state dies with it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Rate(NamedTuple):
     """Where the learning rate of a step comes from."""
 
-    # Gives a variable, a tensor or a float. Asked once in a step, for a callable may count.
+    # Returns a variable, a tensor or a float. Called once per step: a user's callable may count.
     ask: Callable[[], Any]
     # A variable, schedule or callable, as Keras holds it.
     source: Any
-    # Whether a subclass gives the rate, so that it does not follow from the source.
+    # Whether a subclass computes the rate, so that `source` does not determine it.
     is_overridden: bool
 
     @property
@@ -48,22 +48,23 @@ class Rate(NamedTuple):
 
 
 class Hook(NamedTuple):
-    """A subclass's own code in the midst of a step."""
+    """A subclass's code that runs inside a step."""
 
     update: Update
-    # The variables that the subclass has added, and all that its code may assign to.
+    # The variables that the subclass added.
     own: Sequence[keras.Variable]
+    # All variables that its code may assign to.
     reach: Sequence[keras.Variable]
-    # The name of its class.
+    # The name of the subclass.
     owner: str
 
 
 class Step(NamedTuple):
-    """All that one step needs beside the gradients."""
+    """Everything one step needs besides the gradients."""
 
     plan: Plan
     numbers: Numbers
-    # The variables in their order, with their slots and counters.
+    # The variables in order, with their slots and counters.
     roster: Roster
     rate: Rate
     hook: Hook | None
@@ -73,78 +74,78 @@ class Step(NamedTuple):
 
     @property
     def update(self) -> Update | None:
-        """How a parameter is advanced; None by the rule itself."""
+        """The hook's update of one parameter; None to use the rule."""
         return None if self.hook is None else self.hook.update
 
 
 class Engine(Protocol):
-    """What each backend's module gives; a gradient is anything that Keras takes for one."""
+    """The interface of each backend's module. Gradients may be anything that Keras accepts."""
 
-    # Whether a gradient can come as the rows of a table.
+    # Whether a gradient can be sparse: some rows of a table and their ids.
     GIVES_ROWS: bool
-    # Whether a step in a graph changes variables while Python is elsewhere.
+    # Whether a step inside a graph can change variables without running Python.
     STEPS_IN_GRAPHS: bool
 
     def run(self, step: Step, gradients: Sequence[Tensor | None], /) -> None:
-        """Make one step; there is one entry for each variable of the roster."""
+        """Make one step; `gradients` has one entry per variable of the roster."""
 
     def read(self, variable: Any, /) -> Tensor:
-        """Return the variable's current value; on torch it is the variable's own memory."""
+        """Return the variable's current value; on torch, a tensor that shares its memory."""
 
     def write(self, pairs: Iterable[tuple[Any, Tensor]], /) -> None:
-        """Assign each value to its variable, all of them or none."""
+        """Assign each value to its variable: all of them, or none if one fails."""
 
     def copy(self, value: Tensor, /) -> Tensor:
-        """Return a value that may be given to a second variable."""
+        """Return a value that a second variable may hold safely."""
 
     def dense(self, gradient: Any, variable: Any, /) -> Tensor:
-        """Return the gradient as one value per weight."""
+        """Return the gradient as a dense tensor."""
 
     def shape_of(self, gradient: Any, /) -> tuple[int | None, ...]:
-        """Return the gradient's shape, with None where it is not known yet."""
+        """Return the gradient's shape, with None for unknown dimensions."""
 
     def is_rows(self, gradient: Any, /) -> bool:
-        """Whether the gradient is the rows of a table and their ids."""
+        """Whether the gradient is sparse: rows of a table and their ids."""
 
     def is_recorded(self) -> bool:
-        """Whether Python is being recorded, which takes no locks."""
+        """Whether a compiler is capturing the Python code, which must then take no locks."""
 
     def as_written(self, function: _Function, /) -> _Function:
-        """Return the function, kept from being rewritten when it is traced."""
+        """Return the function, protected from source rewriting during tracing."""
 
     def outside_trace(self) -> AbstractContextManager[Any]:
-        """Return a context in which things are done now, and not traced."""
+        """Return a context in which operations run eagerly, even during a trace."""
 
     def swapping_strategy(self, strategy: Any, parameters: Sequence[ParameterVariables], /) -> Any:
-        """Return a strategy by which `SwapEMAWeights` can swap weights with wider averages."""
+        """Return a strategy with which `SwapEMAWeights` can swap weights and wider averages."""
 
 
-# What most backends give.
+# Defaults that fit most backends.
 
 
 def as_written(function: _Function) -> _Function:
-    """Return the function, where nothing rewrites Python's code."""
+    """Return the function unchanged: nothing rewrites Python source here."""
     return function
 
 
 def is_recorded() -> bool:
-    """Return False: Python runs here, and nothing records it."""
+    """Return False: nothing captures Python code here."""
     return False
 
 
 def is_rows(_: Any) -> bool:
-    """Return False, where a gradient never is the rows of a table."""
+    """Return False: gradients are always dense here."""
     return False
 
 
 def shape_of(gradient: Any) -> tuple[int | None, ...]:
-    """Return the gradient's shape, where it is always known."""
+    """Return the gradient's shape, which is always known here."""
     shape: tuple[int, ...] = gradient.shape
     return shape
 
 
 def swapping_strategy(strategy: Any, _: Sequence[ParameterVariables]) -> Any:
-    """Return the strategy, where Keras swaps weights with wider averages by itself."""
+    """Return the strategy unchanged: Keras can swap weights and wider averages here."""
     return strategy
 
 

@@ -1,7 +1,7 @@
-"""How does a step stay whole when Ctrl-C comes in the middle of it?
+"""Defer Ctrl-C until an in-place step is complete.
 
-Python raises KeyboardInterrupt between any two of its operations in the main thread. A step that
-writes in place waits with it until it is made.
+Python can raise KeyboardInterrupt between any two bytecodes of the main thread, which would leave
+a step half written.
 """
 
 import signal
@@ -10,8 +10,8 @@ from types import FrameType
 from typing import Any
 
 try:
-    # The functions in C: those of `signal` turn each handler into an enumeration's member and back,
-    # which takes as long as a small step.
+    # The C functions: those of `signal` convert each handler to an enum member and back, which
+    # takes as long as a small step.
     from _signal import getsignal as _getsignal  # type: ignore[import-not-found, unused-ignore]
     from _signal import signal as _signal
 except ImportError:
@@ -23,10 +23,10 @@ _SIGINT = int(signal.SIGINT)
 
 
 class deferred:  # noqa: N801 - a context manager, named as one reads it
-    """Hold SIGINT back within the context, and deliver it at its end.
+    """Defer SIGINT to the end of the context.
 
-    It does nothing in other threads, which no signal reaches, and where SIGINT has no handler of
-    Python's. A pair of calls takes about 3 microseconds.
+    Does nothing in other threads, where signals are not handled, or if SIGINT has no Python
+    handler. Entering and leaving takes about 3 microseconds.
     """
 
     __slots__ = ("_handler", "_received")
@@ -37,7 +37,7 @@ class deferred:  # noqa: N801 - a context manager, named as one reads it
         if threading.get_ident() == _main_thread_id:
             handler = _getsignal(_SIGINT)
             if callable(handler):
-                # A signal that arrives before this assignment is raised here, before the step.
+                # A signal that arrives before this assignment raises here, before the step.
                 self._handler = handler
                 _signal(_SIGINT, self._note)
 

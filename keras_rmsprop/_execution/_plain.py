@@ -1,4 +1,4 @@
-"""What the engines share: the op-by-op way to run a step, and when a step can be compiled."""
+"""What the engines share: running a step op by op, and whether a step can be compiled."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
@@ -12,34 +12,34 @@ from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Tensor
 
-# The dtypes of weights and slots that every backend's compiler takes.
+# The dtypes of weights and slots that every backend can compile.
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 
-# A compilation that takes more seconds than this is logged at INFO.
+# Compilations that take longer than this, in seconds, are logged at INFO.
 LONG_COMPILATION = 1.0
 
 
 def assign(variable: Any, value: Any) -> None:
-    """Give a variable a value."""
+    """Assign a value to a variable."""
     variable.assign(value)
 
 
 def tensor_of(rate: Any, read: Callable[[Any], Tensor]) -> float | Tensor:
-    """The learning rate that `Rate.ask` gave, read where it is a variable."""
+    """Return the learning rate from `Rate.ask`, reading it if it is a variable."""
     return read(rate) if isinstance(rate, keras.Variable) else rate
 
 
 def run_plainly(
     step: Step, gradients: Sequence[Tensor | None], rate: Any, read: Callable[[Any], Tensor]
 ) -> list[tuple[Any, Tensor]]:
-    """Run one step and return the (variable, value) pairs to be written.
+    """Compute one step and return the (variable, value) pairs to write.
 
     Args:
-        step: what is to be done.
-        gradients: for each built variable a dense gradient or None.
-        rate: what `step.rate.ask()` gave.
-        read: gives a variable's current value.
+        step: the step to make.
+        gradients: a dense gradient or None for each built variable.
+        rate: the result of `step.rate.ask()`.
+        read: returns a variable's current value.
     """
     owners = step.roster.parameters
     before = [parameter.read(read) for parameter in owners]
@@ -63,17 +63,18 @@ def run_with_hook(
     read: Callable[[Any], Tensor],
     assign: Callable[[Any, Tensor], None],
 ) -> None:
-    """Run and write one step of a subclass whose own code changes variables on the way.
+    """Compute and write one step with a subclass's hook, which may assign to variables itself.
 
-    Where a trace has to see a step that may turn out without effect, what that code wrote to
-    variables of its own is undone by selection; where it raises, everything is as it was.
+    A trace runs the hook even for a call that may turn out to have no effect. Its writes to the
+    subclass's own variables are then undone with `where`. If the hook raises, all variables are
+    restored.
 
     Args:
-        step: what is to be done, with a hook.
-        gradients: for each built variable a dense gradient or None.
-        rate: what `step.rate.ask()` gave.
-        read: gives a variable's current value as something that outlives an assignment.
-        assign: gives a variable a value.
+        step: the step to make, with a hook.
+        gradients: a dense gradient or None for each built variable.
+        rate: the result of `step.rate.ask()`.
+        read: returns a variable's current value, as an object that survives assignment.
+        assign: assigns a value to a variable.
     """
     assert step.hook is not None
     own, plan, counter = step.hook.own, step.plan, step.roster.counters.calls
@@ -101,7 +102,7 @@ def changes(
     before: Sequence[Sequence[Tensor]],
     after: Sequence[Sequence[Tensor]],
 ) -> list[tuple[Any, Tensor]]:
-    """Pair every variable whose tensor a step replaced with the new tensor."""
+    """Pair each variable whose tensor a step replaced with the new tensor."""
     return [
         (owner, new)
         for owners, olds, news in zip(variables, before, after, strict=True)
@@ -115,12 +116,12 @@ def write_whole(
     keep: Callable[[Any], Any],
     assign: Callable[[Any, Any], None],
 ) -> None:
-    """Assign each value to its variable, or none of them if that fails half-way.
+    """Assign each value to its variable, or roll all of them back if one assignment fails.
 
     Args:
-        pairs: variables and their new values, all computed.
-        keep: gives a variable's value as something that outlives the assignment.
-        assign: gives a variable a value.
+        pairs: variables and their new values, already computed.
+        keep: returns a variable's value, as an object that survives assignment.
+        assign: assigns a value to a variable.
     """
     kept: list[tuple[Any, Any]] = []
     with _interrupts.deferred():
@@ -130,16 +131,16 @@ def write_whole(
                 assign(variable, value)
         except BaseException:
             for variable, value in reversed(kept):
-                # One that cannot be written must not keep the others from what they held.
+                # Restore the others even if one variable cannot be written.
                 with contextlib.suppress(Exception):
                     assign(variable, value)
             raise
 
 
 def why_op_by_op(step: Step) -> str | None:
-    """Why the step must run op by op, None if it may be compiled.
+    """Return why the step must run op by op, or None if it may be compiled.
 
-    An `update_step` or a constraint of a user's may do anything, such as print or count.
+    A user's `update_step` or constraint may have side effects, such as printing or counting.
     """
     if step.hook is not None:
         return f"{step.hook.owner} has an `update_step` of its own"
@@ -150,7 +151,7 @@ def why_op_by_op(step: Step) -> str | None:
 
 
 def refuse(reason: str) -> None:
-    """Refuse to run op by op where the user insists on a compiled step.
+    """Refuse to run op by op although `jit_compile=True`.
 
     Raises: ValueError with the reason.
     """

@@ -1,7 +1,7 @@
-"""Tables whose rows decay late, as variables: bringing their rows up to date, and counting.
+"""Bring the rows of lazy tables up to date, and count their updates, on the variables.
 
-What is computed stands in `_math._lazy`; how a step picks the rows of a batch, in the engine of the
-one backend that has such gradients.
+`_math._lazy` has the equations. The TensorFlow engine, the only one with sparse gradients, selects
+the rows of a batch.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def settled(
 
 
 def settle(roster: Roster, index: int, coefficients: Coefficients) -> None:
-    """Bring every row of a variable up to date."""
+    """Bring every row of a variable's averages up to date."""
     progress = roster.progress[index]
     if progress is not None:
         averages, now = settled(roster, index, coefficients)
@@ -35,7 +35,7 @@ def settle(roster: Roster, index: int, coefficients: Coefficients) -> None:
 def count_update(
     roster: Roster, index: int, form: Form, coefficients: Coefficients, t: Tensor
 ) -> None:
-    """Count an update in which all rows of a variable took part."""
+    """Count an update of all rows of a variable."""
     progress = roster.progress[index]
     if progress is not None:
         now = _lazy.count(form, coefficients, progress.read(engine.read), t)
@@ -48,5 +48,5 @@ def _averages_of(roster: Roster, index: int) -> ParameterVariables:
 
 
 def _pairs(owners: Any, values: Any) -> list[tuple[Any, Tensor]]:
-    """The variables of a named tuple, each with its value."""
+    """Pair the variables of a named tuple with their values, leaving out None."""
     return [two for two in zip(owners, values, strict=True) if two[0] is not None]

@@ -1,12 +1,12 @@
-"""Decay put off: what do steps do to a row that has no gradient, and how is it done later?
+"""Deferred decay of the rows of a table that have no gradient.
 
-Without momentum and weight decay a row whose gradient is zero keeps its weights, and its
-averages only shrink. `lazy=True` leaves such rows alone and counts; what next needs a row
-first makes up for the updates it missed. An update of a variable is a step in which that
-variable had a gradient: a step without one leaves the averages as they are, so each variable
-counts for itself, while the weight k_t of bias correction depends on the optimizer's step t.
+Without momentum and weight decay, a row with zero gradient keeps its weights, and its averages only
+decay. `lazy=True` skips such rows and counts the variable's updates; before a row is next used, the
+decay that it missed is applied. An update of a variable is a step in which the variable has a
+gradient: other steps leave its averages alone. So each variable counts its own updates, while the
+weight k_t of bias correction depends on the optimizer's step t.
 
-With g = 0 one update takes, by the rule,
+With g = 0 one update is
 
     m <- (1 - k) m,        s <- (1 - k) s          or, centered, (1 - k) (s + k m**2)
 
@@ -14,17 +14,18 @@ and n of them in a row, with q the product of their 1 - k,
 
     m <- q m,              s <- q s                or, centered, q (s + (1 - q) m**2)
 
-because s + m**2, the average of g**2, shrinks by 1 - k each time as well. Further
+because s + m**2, the average of g**2, also decays by 1 - k each time. Here
 
     q = rho**n             or, bias corrected,  rho**n * c(t_1) * ... * c(t_n),
     c(t) = (1 - rho**(t-1)) / (1 - rho**t)
 
-over the steps t_1 .. t_n of these updates. They telescope to (1 - rho**a) / (1 - rho**(a+n))
-if the variable had a gradient at each step; it need not, so the sum of log c is kept beside
-the count. That sum stays between log(1 - rho) and 0: differences of it lose nothing.
+over the steps t_1 .. t_n of these updates. The product telescopes to
+(1 - rho**a) / (1 - rho**(a+n)) if the variable had a gradient at every step. In general it did
+not, so the sum of log c is kept along with the count. That sum stays between log(1 - rho) and 0, so
+differences of it are accurate.
 
-It is written with `keras.ops` although only TensorFlow has sparse gradients, because every
-backend can be given a file with such a state.
+This uses `keras.ops` although only TensorFlow has sparse gradients, because every backend can load
+a lazy state.
 """
 
 from typing import NamedTuple
@@ -37,16 +38,16 @@ from keras_rmsprop._math._rule import Coefficients, Form, Parameter, Tensor
 
 
 class Progress(NamedTuple):
-    """How far a variable has come, and how far each of its rows.
+    """The updates of a variable, and those that each of its rows has seen.
 
-    The rows are those of the `Parameter` at hand: all of a table, or those picked from it.
-    The corrections are None unless the averages are bias corrected.
+    The rows are those of the accompanying `Parameter`: all rows of the table, or some.
+    The corrections are None without bias correction.
     """
 
-    # Updates of the variable so far, (), int64; sum of their log c(t), (), float64.
+    # The variable's updates so far, (), int64; the sum of their log c(t), (), float64.
     updates: Tensor
     correction: Tensor | None
-    # The same as each row last saw it, (rows,).
+    # The same when each row was last up to date, (rows,).
     row_updates: Tensor
     row_corrections: Tensor | None
 
@@ -58,15 +59,15 @@ ROW_FIELDS = ("row_updates", "row_corrections")
 def catch_up(
     coefficients: Coefficients, progress: Progress, parameter: Parameter
 ) -> tuple[Parameter, Progress]:
-    """Decay the averages of rows by the updates they have missed.
+    """Apply the decay that the averages of rows have missed.
 
     Args:
         coefficients: the numbers in the equations.
-        progress: of these rows.
+        progress: the progress of these rows.
         parameter: the rows' weights and slots, (rows, ...).
 
     Returns: parameter and progress with each row up to date; shapes and dtypes unchanged. A
-        row that has missed nothing keeps every bit.
+        row that has missed nothing is unchanged to the bit.
     """
     s, m = parameter.square_average, parameter.gradient_average
     exponent = _exponent(coefficients, progress)
@@ -83,21 +84,21 @@ def catch_up(
 def count(
     form: Form, coefficients: Coefficients, progress: Progress, t: Tensor, made: Tensor | int = 1
 ) -> Progress:
-    """Count an update in which these rows took part.
+    """Count an update of these rows.
 
     Args:
         form: whether the averages are bias corrected.
         coefficients: the numbers in the equations.
-        progress: of these rows, up to date.
+        progress: the progress of these rows, up to date.
         t: the optimizer's step, 1 for the first.
-        made: 1, or 0 if the step was left without effect.
+        made: 1, or 0 if the step was skipped.
     """
     progress = progress._replace(updates=progress.updates + made)
     if form.bias_correction:
         dtype = _step.dtype_of(progress.correction)
         log_rho = _rule.number_in(coefficients.log_rho, dtype)
         t = ops.cast(t, dtype)
-        # The first step's c is 0 and forgets averages that are zero anyway.
+        # c(1) is 0; any value will do, because the averages are still zero then.
         ratio = ops.where(t > 1.0, ops.expm1((t - 1.0) * log_rho), ops.expm1(t * log_rho))
         logarithm = ops.log(ratio / ops.expm1(t * log_rho))
         correction = progress.correction + _rule.number_in(made, dtype) * logarithm
@@ -107,9 +108,9 @@ def count(
 
 def _exponent(coefficients: Coefficients, progress: Progress) -> Tensor:
     """Compute log q of each row, in float64."""
-    # One number a row, so the width costs nothing; float32 would leave 1 - q with four digits.
+    # With one number per row float64 is cheap; float32 would leave four digits in 1 - q.
     missed = progress.updates - progress.row_updates
-    # Arrays of a file may be settled on a backend that is set up without float64.
+    # NumPy arrays from a file may be settled on a backend configured without float64.
     is_array = isinstance(missed, np.ndarray)
     missed = missed.astype("float64") if is_array else ops.cast(missed, "float64")
     exponent = missed * _rule.number_in(coefficients.log_rho, "float64")
@@ -119,14 +120,14 @@ def _exponent(coefficients: Coefficients, progress: Progress) -> Tensor:
 
 
 def _beside(values: Tensor, table: Tensor) -> Tensor:
-    """Reshape one value a row so that it multiplies the rows of `table`, in its dtype."""
+    """Reshape one value per row to broadcast against `table`, in its dtype."""
     shape = (-1,) + (1,) * (len(table.shape) - 1)
     return ops.reshape(ops.cast(values, _step.dtype_of(table)), shape)
 
 
 def _all_rows_current(progress: Progress) -> Progress:
-    # A count only grows and the sum of logarithms only falls. Written in terms of the old
-    # rows, the new ones depend on them, and XLA can scatter into the table in place.
+    # Counts only grow and sums of logarithms only fall. Written this way, the new rows depend on
+    # the old ones, which lets XLA scatter into the table in place.
     rows, corrections = progress.row_updates, progress.row_corrections
     rows = ops.where(rows < progress.updates, progress.updates, rows)
     if corrections is not None:

@@ -1,12 +1,12 @@
-"""The equations of one update, written once with `keras.ops`: how does a weight move?
+"""The equations of one update, written with `keras.ops`.
 
-Everything here is a pure function of tensors. Arithmetic runs in the dtype of the square
-average, which is the weight's own, but never less than float32. Python operators are used
-instead of `ops.multiply` and the like, because those pass a Python number through `floatx`
-on some backends, which would round it to float32 even for float64 weights.
+Everything here is a pure function of tensors. Arithmetic runs in the dtype of the square average,
+which is the weight's dtype but at least float32. Python operators are used instead of
+`ops.multiply` and the like because those convert Python numbers to `floatx` on some backends,
+rounding them to float32 even for float64 weights.
 
-The notation is that of `keras_rmsprop.reference`: g gradient, s square average, m gradient
-average, b momentum buffer, r the root, k the averaging weight.
+The notation is that of `keras_rmsprop.reference`: g gradient, s square average, m gradient average,
+b momentum buffer, r root, k averaging weight.
 """
 
 import math
@@ -18,24 +18,24 @@ from keras import backend, ops
 
 # A tensor of the active backend: tf.Tensor, jax.Array or torch.Tensor.
 Tensor = Any
-# A tensor, or None without the option that needs it: which, a type checker cannot know.
+# A tensor, or None without the option that needs it. Any, as a type checker cannot know which.
 Slot = Any
-# A Python float, or a scalar tensor where the number is an input of a compiled step.
+# A Python float, or a scalar tensor if the number is an input of a compiled step.
 Number = Any
 
-# The square root. An engine whose steps may be differentiated puts one in its place that has the
-# derivative 0 at 0: the true one is infinite, and times that of a square, which is 0, it makes NaN.
+# An engine whose steps may be differentiated replaces this square root by one whose derivative at 0
+# is 0. The true derivative is infinite, and times the derivative 0 of a square it gives NaN.
 sqrt: Callable[[Tensor], Tensor] = ops.sqrt
 
-# Below the smallest normal float32 number epsilon cannot be relied on to keep the root above
-# zero: it rounds to zero, or compiled code flushes it.
+# An epsilon below the smallest normal float32 number may not keep the root above zero: it rounds to
+# zero, or compiled code flushes it to zero.
 SMALLEST_EPSILON = float(np.finfo(np.float32).tiny)
 
 
 class Parameter(NamedTuple):
-    """One weight with everything the optimizer keeps for it; all have the weight's shape.
+    """One weight with its slots, all of the weight's shape.
 
-    A slot that the configuration does not need is None.
+    Slots that the configuration does not need are None.
     """
 
     # Changed by every update.
@@ -43,7 +43,7 @@ class Parameter(NamedTuple):
     square_average: Slot = None
     gradient_average: Slot = None
     momentum: Slot = None
-    # Changed by every call, also by those that only accumulate.
+    # Changed by every call, including those that only accumulate.
     accumulator: Slot = None
     average: Slot = None
 
@@ -60,7 +60,7 @@ class Form(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The numbers in the equations, and those derived from them once in float64."""
+    """The numbers in the equations, with derived ones computed once in float64."""
 
     rho: Number
     one_minus_rho: Number
@@ -71,13 +71,13 @@ class Coefficients(NamedTuple):
     @classmethod
     def of(cls, *, rho: float, momentum: float, epsilon: float) -> "Coefficients":
         """Derive the coefficients from the hyperparameters."""
-        # log(0) is minus infinity and 0 * inf NaN; any number that exp takes to 0 serves.
+        # log(0) would be -inf, and 0 * inf is NaN; any number whose exp is 0 will do.
         log_rho = math.log(rho) if rho > 0.0 else -1e4
         return cls(rho, 1.0 - rho, log_rho, momentum, epsilon)
 
 
 class StepCoefficients(NamedTuple):
-    """The numbers of one step t, in the dtype of the averages they meet."""
+    """The numbers of one step t, in the dtype of the averages."""
 
     learning_rate: Number
     # 1 - k_t and k_t: the weights of the old average and of the new value.
@@ -88,10 +88,10 @@ class StepCoefficients(NamedTuple):
 
 
 def number_in(value: Number, dtype: str) -> Number:
-    """Return `value` fit for arithmetic with tensors of `dtype`.
+    """Return `value` in a form suitable for arithmetic with tensors of `dtype`.
 
-    A Python number is left alone: every backend's operators take it to the tensor's dtype
-    exactly, where a cast would round it to float32 first.
+    A Python number stays a Python number: every backend's operators convert it to the tensor's
+    dtype exactly, whereas a cast would round it to float32 first.
     """
     if isinstance(value, float | int):
         return float(value)
@@ -101,15 +101,15 @@ def number_in(value: Number, dtype: str) -> Number:
 def step_coefficients(
     form: Form, coefficients: Coefficients, learning_rate: Number, t: Tensor | int, dtype: str
 ) -> StepCoefficients:
-    """Compute the numbers of step `t` (1 for the first) in `dtype`, or as Python's floats."""
+    """Compute the numbers of step `t` (1 for the first) in `dtype`, or as Python floats."""
     rho, one_minus_rho, log_rho, momentum, epsilon = (
         number_in(value, dtype) for value in coefficients
     )
     keep, weight = rho, one_minus_rho
     if form.bias_correction:
         # k_t = (1 - rho) / (1 - rho**t), and 1 - k_t = rho (1 - rho**(t-1)) / (1 - rho**t).
-        # `1 - rho**t` in float32 loses five digits at rho 0.999, and `1 - k_t` would fall
-        # below zero where k_1 rounds above 1.
+        # In float32, `1 - rho**t` loses five digits at rho 0.999, and `1 - k_t` falls below zero
+        # if k_1 rounds above 1.
         expm1 = math.expm1 if isinstance(t, int) else ops.expm1
         t = number_in(t, dtype)
         decayed = expm1(t * log_rho)
@@ -124,7 +124,7 @@ def root(form: Form, square_average: Tensor, epsilon: Number) -> Tensor:
         r_t = sqrt(s_t + epsilon)    or    sqrt(s_t) + epsilon
 
     Args:
-        form: whether epsilon stands under the root.
+        form: whether epsilon is under the root.
         square_average: s_t, any shape, float32 or wider, >= 0; unit: gradient squared.
         epsilon: >= 0; unit: gradient squared under the root, gradient outside.
 
@@ -154,15 +154,15 @@ def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: T
     if m is None:
         s = step.keep * s + step.weight * ops.square(g)
     else:
-        # E[g²] - E[g]² subtracts two rounded numbers and falls below zero for a near-constant
-        # gradient; this sum of non-negative terms is the same quantity and cannot (West 1979).
+        # E[g²] - E[g]² subtracts two rounded numbers and can fall below zero for a near-constant
+        # gradient. This sum of non-negative terms is the same quantity and cannot (West 1979).
         deviation = g - m
         m = m + step.weight * deviation
         s = step.keep * (s + step.weight * ops.square(deviation))
 
     r = root(form, s, step.epsilon)
     if form.guards_zero_root:
-        # Also the quotient that is not taken must have a derivative.
+        # The unselected quotient must be differentiable, too.
         u = g / ops.where(r == 0.0, ops.ones_like(r), r)
         u = ops.where(r == 0.0, ops.zeros_like(u), u)
     else:

@@ -1,14 +1,14 @@
-"""The stages of a whole step, in their order: what happens between gradients and weights?
+"""The stages of a whole step, from gradients to weights.
 
     unscale -> (sum over replicas) -> all_finite -> accumulate -> clip -> transform -> advance:
     negate if maximizing, add l2 * w, decoupled decay, update -> average_weights -> constrain ->
     counter
 
-Each has its function of that name; `advance` has its four parts, and the last is `_rule.update`.
-(The sum over replicas is a matter of the engine and comes first; it commutes with unscaling.)
+Each stage is a function of that name; `advance` has the four parts listed, the last of which is
+`_rule.update`. (The engine sums over replicas, and does so first; this commutes with unscaling.)
 
-`step` is a pure function over tensors, written with selection rather than branches, so that
-it can be traced as a whole; `_execution` reads the variables, runs it and writes them back.
+`step` is a pure function of tensors that uses `where` instead of branches, so that it can be traced
+as a whole. `_execution` reads the variables, runs it and writes the results back.
 """
 
 import functools
@@ -33,12 +33,12 @@ from keras_rmsprop._math._rule import (
 # A keras.constraints.Constraint, or any other function of the weight.
 Constraint = Any
 
-# (gradient, weight), both dense and in the dtype of the slots -> the gradient to be used.
+# (gradient, weight), both dense and in the dtype of the slots -> the gradient to use.
 Transform = Callable[[Tensor, Tensor], Tensor]
 
 
 class GroupPlan(NamedTuple):
-    """What a step does with the variables of one group, as far as it does not depend on numbers."""
+    """What a step does with the variables of one group, apart from the numbers."""
 
     form: Form
     maximize: bool
@@ -47,12 +47,12 @@ class GroupPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a step does, as far as it does not depend on numbers: one plan, one trace.
+    """What a step does, apart from its numbers: the static part of a trace.
 
-    The tuples, but for `groups`, hold one entry for each variable the optimizer was built with.
+    Tuples have one entry per built variable, except `groups`.
     """
 
-    # The variables that no pattern names come first.
+    # The first entry is for the variables that no pattern matches.
     groups: tuple[GroupPlan, ...]
     skip_nonfinite: bool
     clip: str | None  # "value", "norm", "global_norm"
@@ -60,16 +60,16 @@ class Plan(NamedTuple):
     accumulation_steps: int
     use_ema: bool
     ema_overwrite_frequency: int | None
-    # The position in `groups` of each variable's.
+    # The index in `groups` of each variable's group.
     members: tuple[int, ...]
     decayed: tuple[bool, ...]
-    # Which take their gradient as their value, such as float8 scales.
+    # Which variables take their gradient as their value, as float8 scales do.
     overwritten: tuple[bool, ...]
     constraints: tuple[Constraint | None, ...]
 
 
 class GroupNumbers(NamedTuple):
-    """The numbers of the variables of one group; a number that the plan does not use is 0."""
+    """The numbers for the variables of one group; those that the plan does not use are 0."""
 
     coefficients: Coefficients
     l2: Number
@@ -77,7 +77,7 @@ class GroupNumbers(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """The numbers of a step; a number that the plan does not use is 0."""
+    """The numbers of a step; those that the plan does not use are 0."""
 
     groups: tuple[GroupNumbers, ...]
     loss_scale: Number
@@ -87,35 +87,35 @@ class Numbers(NamedTuple):
 
 
 def like_numbers(groups: int, leaf: Any) -> Numbers:
-    """Return `Numbers` of that many groups with `leaf` in the place of each number."""
+    """Return `Numbers` for `groups` groups, with `leaf` in place of each number."""
     coefficients = Coefficients(*[leaf] * len(Coefficients._fields))
     group = GroupNumbers(coefficients, *[leaf] * (len(GroupNumbers._fields) - 1))
     return Numbers((group,) * groups, *[leaf] * (len(Numbers._fields) - 1))
 
 
 class Counters(NamedTuple):
-    """What an optimizer keeps beside its slots: integers that a step counts up, and factors."""
+    """The optimizer's state besides its slots: integers that a step increments, and factors."""
 
     # Calls of `apply` that were not skipped, whether or not they completed a step.
     calls: Tensor
-    # Calls that `skip_nonfinite` left without effect; None without that option.
+    # Calls that `skip_nonfinite` skipped; None without that option.
     skipped: Slot = None
-    # The factors by which the groups, from the second on, take the learning rate, (groups - 1,).
-    # A step only reads them, and tensors they are so that a traced function sees them change.
+    # The learning rate factors of the groups after the first, shape (groups - 1,). A step only
+    # reads them; they are in a tensor so that a traced function sees changes.
     rates: Slot = None
 
 
-# How one parameter is advanced: (index among the built variables, its step's coefficients,
-# the parameter, its gradient) -> the parameter after the update.
+# Updates one parameter: (index among the built variables, coefficients of the step, parameter,
+# gradient) -> parameter after the update.
 Update = Callable[[int, StepCoefficients, Parameter, Tensor], Parameter]
 
-# Makes of a function of tensors one that a compiler traces once for all arguments of the same
-# shapes and dtypes, such as `jax.jit`. Without it 500 tensors are 500 copies of the update.
+# Wraps a function of tensors so that it is traced once for all arguments of the same shapes and
+# dtypes, as `jax.jit` does. Without it, 500 tensors mean 500 copies of the update.
 Nest = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Scalars(NamedTuple):
-    """What the advance of one parameter needs beside its tensors: scalars of one dtype."""
+    """The scalars that advancing one parameter needs, in one dtype."""
 
     step: StepCoefficients
     l2: Number
@@ -124,11 +124,11 @@ class _Scalars(NamedTuple):
 
 
 class _AverageScalars(NamedTuple):
-    """What `average_weights` needs beside its tensors: scalars of one dtype."""
+    """The scalars that `average_weights` needs, all of one dtype."""
 
     ema_momentum: Number
     one_minus_ema_momentum: Number
-    # Whether the first step, and one that overwrites the weights with their average, is due.
+    # Whether this is the first step, and whether it overwrites the weights with their average.
     first: Slot
     overwrites: Slot
 
@@ -145,24 +145,24 @@ def step(
     flags: Mapping[int, Tensor] | None = None,
     nest: Nest | None = None,
 ) -> tuple[list[Parameter], Counters]:
-    """Make one whole step.
+    """Compute one whole step.
 
     Args:
         plan: what the step does.
-        numbers: with which numbers.
+        numbers: the numbers of the step.
         counters: the counts so far.
         learning_rate: the rate of this step, a float or a scalar tensor.
         parameters: the built variables with their slots.
         gradients: for each parameter a dense tensor of its shape, or None.
-        update: how one parameter is advanced; by default `_rule.update`. Where it is already
-            known that the step will have no effect, it is not called.
-        shares: for a parameter that is given as rows of a table, what each row counts in a sum
-            over all: 0 where it repeats another. Every row counts 1 by default.
-        flags: for a parameter of which only the running step knows whether it has a gradient,
-            that as a scalar bool; where it is False the gradient must be zeros, and everything
-            is as if it were None.
-        nest: lets parameters of one shape share the trace of their update; not with an `update`
-            of a subclass, which is to see each variable.
+        update: updates one parameter; by default `_rule.update`. It is not called if the step is
+            already known to have no effect.
+        shares: by parameter, for parameters that are rows of a table, the weight of each row in
+            sums over all rows: 0 for repeats. By default every row counts 1.
+        flags: by parameter, a scalar bool that says whether it has a gradient, if that is known
+            only when the compiled step runs. If False, the gradient must be zeros, and the
+            result is as if it were None.
+        nest: lets parameters of one shape share the trace of their update. Not used with
+            `update`: a subclass's hook must see each variable.
 
     Returns: the parameters and the counters after the step.
     """
@@ -189,7 +189,7 @@ def step(
     if plan.accumulation_steps > 1:
         completes = (calls + 1) % plan.accumulation_steps == 0
         for i, g in present.items():
-            # The sum of a variable without a gradient in the completing call waits for one.
+            # Without a gradient in the completing call, a variable keeps its sum.
             taken = completes if i not in flags else ops.logical_and(completes, flags[i])
             results[i], present[i] = accumulate(plan, parameters[i], g, taken)
 
@@ -197,7 +197,7 @@ def step(
         taken = take_as_value(parameters[i], value, completes)
         results[i] = select(flags[i], taken, parameters[i]) if i in flags else taken
 
-    # Not `functools.cache`, about which torch.compile warns.
+    # torch.compile warns about `functools.cache`.
     made: dict[tuple[int, str], _Scalars] = {}
     made_for_averages: dict[str, _AverageScalars] = {}
 
@@ -229,7 +229,7 @@ def step(
         conditions = [c for c in (completes, flags.get(i)) if c is not None]
         after = advance_one(group._replace(transform=None), plan.decayed[i], hook)(
             scalars(plan.members[i], dtype_of(before.square_average)),
-            # What passes through would be written back.
+            # Passed through the trace, these would be written back.
             before._replace(accumulator=None, average=None),
             gradient,
             conditions,
@@ -249,7 +249,7 @@ def step(
     counted = counters._replace(calls=calls + 1)
     if finite is None:
         return results, counted
-    # The old values are selected rather than the gradients zeroed: zeros would still decay.
+    # Select the old values; with zeroed gradients the averages would still decay.
     kept = [select(finite, new, old) for new, old in zip(results, parameters, strict=True)]
     return kept, counters._replace(
         calls=ops.where(finite, calls + 1, calls),
@@ -258,7 +258,7 @@ def step(
 
 
 def known(condition: Tensor) -> bool | None:
-    """The value of a scalar condition, None while the step is being traced."""
+    """Return the value of a scalar condition, or None while it is being traced."""
     try:
         return bool(condition)
     except TypeError:
@@ -266,12 +266,12 @@ def known(condition: Tensor) -> bool | None:
 
 
 def _not_asked(_: Tensor) -> bool | None:
-    """Stand in for `known` where asking would wait for the device and nothing hangs on it."""
+    """Replace `known` where its answer does not matter, to avoid waiting for the device."""
     return None
 
 
 def unscale(plan: Plan, numbers: Numbers, parameter: Parameter, gradient: Tensor) -> Tensor:
-    """Widen a gradient to float32, and divide it by the scale of the loss."""
+    """Widen a gradient to float32, and divide it by the loss scale."""
     gradient = widen(gradient, parameter.weight)
     if not plan.scaled_loss:
         return gradient
@@ -284,24 +284,24 @@ def all_finite(
     parameters: Sequence[Parameter],
     shares: Sequence[Tensor | None],
 ) -> Tensor:
-    """Whether a step with these gradients leaves every number finite.
+    """Whether a step with these gradients keeps every number finite.
 
-    A NaN or an infinity would make weights NaN. A square that overflows its average would freeze
-    the weight for good, and a norm that overflows leaves no direction to clip to.
+    NaN or infinity would make the weights NaN. A square that overflows would freeze the weight for
+    good, and a norm that overflows leaves no direction to clip to.
 
     Args:
         plan: what the step does.
         gradients: dense tensors, or rows of a table.
         parameters: for each gradient the weight with its slots.
-        shares: for each what its rows count in a sum, see `step`.
+        shares: for each gradient the weights of its rows in sums (see `step`).
     """
     verdict: Tensor = True
     for g, parameter in zip(gradients, parameters, strict=True):
-        # A gradient may be wider than the average that takes its square.
+        # A gradient may have a wider dtype than its square average.
         dtypes = {dtype_of(g), dtype_of(parameter.square_average)}
         limit = math.sqrt(min(float(np.finfo(dtype).max) for dtype in dtypes))
         if parameter.gradient_average is not None:
-            # The deviation from a mean can be twice as large as any of the gradients.
+            # The deviation from the mean can be twice as large as any gradient.
             limit /= 2.0
         verdict = ops.logical_and(verdict, ops.all(ops.abs(g) <= limit))
     if plan.clip in ("norm", "global_norm") and gradients:
@@ -313,9 +313,9 @@ def all_finite(
 def accumulate(
     plan: Plan, parameter: Parameter, gradient: Tensor, taken: Tensor
 ) -> tuple[Parameter, Tensor]:
-    """Add a gradient to the sum, which is emptied where it is taken.
+    """Add a gradient to the accumulator, which is reset to zero if `taken`.
 
-    Returns: the parameter with its sum, and the mean so far.
+    Returns: the parameter with its new accumulator, and the mean gradient so far.
     """
     total = parameter.accumulator + ops.cast(gradient, dtype_of(parameter.accumulator))
     emptied = ops.where(taken, ops.zeros_like(total), total)
@@ -325,15 +325,14 @@ def accumulate(
 def clip(
     plan: Plan, numbers: Numbers, gradients: list[Tensor], shares: Sequence[Tensor | None]
 ) -> list[Tensor]:
-    """Clip gradients by value, by their own norm, or by the norm of all together.
+    """Clip gradients by value, by their own norms, or by their global norm.
 
-    A norm that is not finite makes the clipped gradients NaN, as in Keras: there is no
-    direction left to keep.
+    A norm that is not finite makes the clipped gradients NaN, as in Keras.
     """
     if plan.clip is None or not gradients:
         return gradients
     if plan.clip == "value":
-        # Added to a tensor, because `ops.clip` would take a Python number through floatx.
+        # As tensors, because `ops.clip` would convert Python numbers to floatx.
         bounds = [
             ops.zeros((), dtype_of(g)) + _rule.number_in(numbers.clip, dtype_of(g))
             for g in gradients
@@ -351,9 +350,10 @@ def clip(
 def _squared_norms(
     plan: Plan, gradients: Sequence[Tensor], shares: Sequence[Tensor | None]
 ) -> list[Tensor]:
-    """The squares of the norms that are clipped: one for each gradient, or one for all.
+    """Return the squares of the norms to clip: one for each gradient, or one for all.
 
-    That of all is taken in the widest of their dtypes, for it scales the widest ones too.
+    A global norm is computed in the widest of the dtypes, because it scales the widest gradients
+    too.
     """
     if plan.clip != "global_norm":
         return [_sum_of_squares(g, share) for g, share in zip(gradients, shares, strict=True)]
@@ -378,16 +378,16 @@ def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
     limit = _rule.number_in(limit, dtype_of(length))
     one = ops.ones_like(length)
     is_long = length > limit
-    # Also the quotient that is not taken must have a derivative.
+    # The unselected quotient must be differentiable, too.
     scale = ops.where(is_long, limit / ops.where(is_long, length, one), one)
     # length - length is 0 for a finite norm and NaN otherwise.
     return ops.cast(scale + (length - length), dtype)
 
 
 def transform(group: GroupPlan, parameter: Parameter, gradient: Tensor) -> Tensor:
-    """Put what the group's transform makes of a gradient in its place.
+    """Apply the group's transform, if any, to a gradient.
 
-    Raises: TransformError if that is not a gradient of this weight.
+    Raises: TransformError if the result cannot be used as the gradient.
     """
     if group.transform is None:
         return gradient
@@ -399,13 +399,13 @@ def transform(group: GroupPlan, parameter: Parameter, gradient: Tensor) -> Tenso
 
 
 class TransformError(ValueError):
-    """What a transform returned cannot take the place of the gradient."""
+    """The result of a transform cannot be used as the gradient."""
 
 
 def check_transformed(function: Transform, transformed: Any, gradient: Tensor) -> None:
-    """Check that what a transform returned can take the place of the gradient.
+    """Check that the result of a transform can be used as the gradient.
 
-    Raises: TransformError if it is no tensor of the gradient's shape and dtype.
+    Raises: TransformError if it is not a tensor of the gradient's shape and dtype.
     """
     wanted = f"{dtype_of(gradient)}{tuple(gradient.shape)}"
     if not ops.is_tensor(transformed):
@@ -443,10 +443,10 @@ def _average_scalars(plan: Plan, numbers: Numbers, done: Tensor, dtype: str) -> 
 
 
 def _advancing(plan: Plan, nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
-    """Return what gives the advance of a parameter: by its group, whether it decays, the hook."""
+    """Return a function (group, decayed, hook) -> `advance` with these bound."""
     if nest is None:
         return functools.partial(functools.partial, advance)
-    # The transform is a stage of its own, so that groups that differ in it alone share a trace.
+    # The transform is a separate stage, so that groups that differ only in it share a trace.
     groups = [plan.groups[group]._replace(transform=None) for group in plan.members]
     kinds = dict.fromkeys(zip(groups, plan.decayed, strict=True))
     nested = {kind: nest(functools.partial(advance, *kind, None)) for kind in kinds}
@@ -464,9 +464,9 @@ def advance(
 ) -> Parameter:
     """Take one parameter through negation, penalty, decay and update.
 
-    Where one of the conditions fails it is left alone. All of this is elementwise, and so is the
-    whole rule: element i of what comes out depends on the elements i of what goes in. torch's
-    engine relies on it, which cuts large tensors into pieces and strings small ones together.
+    If one of the conditions is false, the parameter is unchanged. Everything here, including the
+    rule, is elementwise: element i of the output depends only on the elements i of the inputs. The
+    torch engine relies on this when it cuts large tensors into pieces and joins small ones.
     """
     dtype = dtype_of(before.square_average)
     gradient = ops.cast(gradient, dtype)
@@ -477,7 +477,7 @@ def advance(
     if group.l2:
         gradient = gradient + scalars.l2 * ops.cast(weight, dtype)
     if decayed:
-        # Stays in the wider dtype until the update has rounded it once.
+        # Kept in the wider dtype, so that the weight is rounded only once, after the update.
         weight = ops.cast(weight, dtype)
         weight = weight - scalars.decay * weight
 
@@ -490,12 +490,12 @@ def advance(
 
 
 def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | None) -> Parameter:
-    """Give a variable its gradient as value; of several that are accumulated, the largest."""
+    """Set a variable to its gradient; with accumulation, to the largest of its gradients."""
     weight, accumulator = parameter.weight, parameter.accumulator
     if completes is None:
         return parameter._replace(weight=ops.cast(gradient, dtype_of(weight)))
     gradient = ops.cast(gradient, dtype_of(accumulator))
-    # A NaN wins, as in `ops.maximum`, which rounds float64 on torch.
+    # NaN propagates, as in `ops.maximum`, which would round float64 on torch.
     largest = ops.where(accumulator > gradient, accumulator, gradient)
     return parameter._replace(
         weight=ops.where(completes, ops.cast(largest, dtype_of(weight)), weight),
@@ -504,7 +504,7 @@ def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | No
 
 
 def average_weights(scalars: _AverageScalars, parameter: Parameter) -> Parameter:
-    """Advance the moving average of the weights; the first one is a copy of them."""
+    """Advance the moving average of the weights; the first step copies them."""
     weight = ops.cast(parameter.weight, dtype_of(parameter.average))
     average = scalars.ema_momentum * parameter.average + scalars.one_minus_ema_momentum * weight
     average = ops.where(scalars.first, weight, average)
@@ -518,7 +518,7 @@ def average_weights(scalars: _AverageScalars, parameter: Parameter) -> Parameter
 
 
 def constrain(constraint: Constraint, parameter: Parameter, flag: Tensor | None) -> Parameter:
-    """Apply a constraint to the weight, unless the flag says that it has no gradient."""
+    """Apply a constraint to the weight, unless the flag is False (no gradient)."""
     weight = parameter.weight
     constrained = ops.cast(constraint(weight), dtype_of(weight))
     if flag is not None:
@@ -527,7 +527,7 @@ def constrain(constraint: Constraint, parameter: Parameter, flag: Tensor | None)
 
 
 def select(condition: Tensor, new: Parameter, old: Parameter) -> Parameter:
-    """Take every tensor of `new` where the scalar `condition` holds, of `old` otherwise."""
+    """Return `new` if the scalar `condition` is true, else `old`, by `where` on each tensor."""
     return Parameter(
         *(
             a if a is None or a is b else ops.where(condition, a, b)
@@ -537,17 +537,17 @@ def select(condition: Tensor, new: Parameter, old: Parameter) -> Parameter:
 
 
 def dtype_of(tensor: Tensor) -> str:
-    """The name of a tensor's dtype, the same on every backend."""
+    """Return the name of a tensor's dtype, the same on every backend."""
     return backend.standardize_dtype(tensor.dtype)
 
 
 def accumulator_dtype(dtype: str) -> str:
-    """The dtype in which a variable of `dtype` is averaged: never less than float32."""
+    """Return the dtype of the slots of a variable of `dtype`: at least float32."""
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def is_floating(dtype: str) -> bool:
-    """Whether a dtype holds real numbers rather than integers or truth values."""
+    """Whether a dtype is floating-point rather than integer or bool."""
     return "float" in dtype
 
 
@@ -556,7 +556,7 @@ def widen(tensor: Tensor, like: Tensor = None) -> Tensor:
 
     Args:
         tensor: a gradient.
-        like: the weight whose precision integers are taken to; float32 without.
+        like: the weight, whose slot dtype integer gradients are cast to; default float32.
     """
     dtype = dtype_of(tensor)
     if not is_floating(dtype):
@@ -567,5 +567,5 @@ def widen(tensor: Tensor, like: Tensor = None) -> Tensor:
 
 
 def widest_dtype(tensors: Sequence[Tensor]) -> str:
-    """The widest floating dtype among the tensors."""
+    """Return the widest floating dtype among the tensors."""
     return "float64" if any(dtype_of(t) == "float64" for t in tensors) else "float32"

@@ -1,1 +1,1 @@
-"""What may be asked for: the ranges of settings, what excludes what, and the words for them."""
+"""The optimizer's settings: validation, their effect on a step, and their description."""

@@ -1,7 +1,7 @@
-"""Which equations does this very configuration stand for?
+"""Describe a configuration by its equations.
 
-The equations are written so that they can be read as Python, one assignment a line, and the
-tests do: they run the text and hold it to `keras_rmsprop.reference`.
+The equations are valid Python, one assignment per line: the tests execute the text and compare it
+with `keras_rmsprop.reference`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,21 +13,21 @@ from keras import backend
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._groups import OF_A_GROUP, Own
 
-# An equation and what it is.
+# An equation and its explanation.
 Line = tuple[str, str]
 
 _WIDTH = 44
 
 
 def describe(config: Mapping[str, Any], learning_rate: Any, *, constrained: bool = False) -> str:
-    """Write down a step of the optimizer with its numbers, leaving out what does not act.
+    """Write out a step of the optimizer with its numbers, leaving out inactive parts.
 
     Args:
         config: the hyperparameters by name, and `name`.
         learning_rate: a number, a scalar variable, a schedule or a callable.
-        constrained: whether some variable has a constraint.
+        constrained: whether any variable has a constraint.
 
-    Returns: lines of text. `t` counts the steps from 1 on, `calls` the calls before this one.
+    Returns: lines of text. `t` counts steps from 1, `calls` the calls before this one.
     """
     steps = config["gradient_accumulation_steps"]
     blocks: list[tuple[str, Iterator[Line]]] = [("At the start:", _start(config))]
@@ -63,7 +63,7 @@ def _start(config: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _gradient(config: Mapping[str, Any]) -> Iterator[Line]:
-    """What happens to the gradient of each call."""
+    """Yield what happens to the gradient of each call."""
     if config["loss_scale_factor"] is not None:
         yield f"g = g / {_text(config['loss_scale_factor'])}", "undo the scaling of the loss"
     if config["skip_nonfinite"]:
@@ -73,7 +73,7 @@ def _gradient(config: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _step(config: Mapping[str, Any], learning_rate: Line) -> Iterator[Line]:
-    """What happens from the step's gradient to its weight."""
+    """Yield the lines from the step's gradient to the new weight."""
     steps = config["gradient_accumulation_steps"]
     if steps is not None:
         yield f"g = total / {steps}", "mean of the accumulated gradients"
@@ -153,7 +153,7 @@ def _update_lines(config: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _after(config: Mapping[str, Any], constrained: bool) -> Iterator[Line]:
-    """What follows the update."""
+    """Yield what follows the update."""
     if config["use_ema"]:
         momentum = config["ema_momentum"]
         average = f"{_text(momentum)} * a + {_text(1.0 - momentum)} * w"
@@ -170,12 +170,12 @@ def describe_groups(
     groups: Own,
     variables: Sequence[tuple[str, str | None, bool]],
 ) -> str:
-    """Write down which variables have which settings, as a table.
+    """Write out the settings of each variable, as a table.
 
     Args:
         config: the hyperparameters of the optimizer by name.
-        groups: for each pattern the settings of its variables.
-        variables: for each built variable its path, its pattern or None, and whether it is
+        groups: for each pattern, the settings of its variables.
+        variables: for each built variable, its path, its pattern or None, and whether it is
             excluded from weight decay.
 
     Returns: lines of text; a column for each setting that some group has for itself.
@@ -212,10 +212,10 @@ def _settings(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _name(function: Any) -> str:
-    """What a transform is called."""
+    """Return the name of a transform."""
     return str(getattr(function, "__name__", None) or _validation.name_of_transform(function))
 
 
 def _text(number: float) -> str:
-    """A number without the digits in which 1 - 0.9 differs from 0.1."""
+    """Format a number without rounding noise, so that 1 - 0.9 reads 0.1."""
     return f"{number:.15g}"

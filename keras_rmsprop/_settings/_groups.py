@@ -1,7 +1,7 @@
-"""Which settings may a group of variables have for itself, and which are in force for it?
+"""Settings of groups of variables.
 
-A group is the variables whose path one pattern matches. What it does not set is the
-optimizer's, now and after a change there.
+A group consists of the variables whose path matches a pattern. Settings that it omits are the
+optimizer's, including later changes.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._validation import HYPERPARAMETERS, Hyperparameter
 
-# By pattern, the settings that its group has for itself.
+# By pattern, the group's own settings.
 Own = Mapping[str, Mapping[str, Any]]
 
 OF_A_GROUP: dict[str, Hyperparameter] = {
@@ -40,9 +40,9 @@ _EXAMPLE = '{"backbone/.*": {"learning_rate": 0.1}}'
 
 
 def checked_groups(value: Any) -> dict[str, dict[str, Any]]:
-    """Return the groups that a caller gave, with plain values.
+    """Validate the `groups` argument and return it with plain values.
 
-    Raises: ValueError naming what was received, where, and what is accepted.
+    Raises: ValueError that says what was received, where, and what is accepted.
     """
     if value is None:
         return {}
@@ -80,9 +80,9 @@ def _checked_settings(pattern: str, own: Any) -> dict[str, Any]:
 
 
 def checked(pattern: str, name: Any, value: Any) -> Any:
-    """Return the plain value of one setting of a group.
+    """Validate a setting of a group and return its plain value.
 
-    Raises: ValueError naming the group, what was received and what is accepted.
+    Raises: ValueError that says for which group, what was received and what is accepted.
     """
     if name not in OF_A_GROUP:
         accepted = ", ".join(f"`{word}`" for word in OF_A_GROUP)
@@ -99,9 +99,9 @@ def checked(pattern: str, name: Any, value: Any) -> Any:
 
 
 def check_together(settings: Mapping[str, Any], groups: Own) -> None:
-    """Refuse hyperparameters that contradict each other, the optimizer's or those of a group.
+    """Refuse contradictory hyperparameters, of the optimizer or of a group.
 
-    Raises: ValueError with the reason and what to do, naming the group.
+    Raises: ValueError with the reason, the remedy and the group.
     """
     _validation.check_together(settings)
     momentums = [settings["momentum"], *(own.get("momentum", 0.0) for own in groups.values())]
@@ -114,7 +114,7 @@ def check_together(settings: Mapping[str, Any], groups: Own) -> None:
 
 @contextlib.contextmanager
 def _naming(pattern: str) -> Iterator[None]:
-    """Name the group in what is raised inside."""
+    """Name the group in a ValueError raised inside."""
     try:
         yield
     except ValueError as error:
@@ -122,9 +122,9 @@ def _naming(pattern: str) -> Iterator[None]:
 
 
 def joined(own: Own, more: Any) -> dict[str, dict[str, Any]]:
-    """Return the groups there are with further ones, checked.
+    """Add groups to the existing ones; return all.
 
-    Raises: ValueError for what is wrong with those, or if there is one already.
+    Raises: ValueError if a new group is invalid or its pattern exists already.
     """
     added = checked_groups(more)
     for pattern in added:
@@ -137,12 +137,12 @@ def joined(own: Own, more: Any) -> dict[str, dict[str, Any]]:
 
 
 class Group:
-    """The settings in force for the variables of one pattern.
+    """The settings in effect for the variables of one pattern.
 
     Attributes:
-        learning_rate: factor of the optimizer's rate, >= 0; 1.0 unless it is set.
-        rho, momentum, epsilon, weight_decay, l2, maximize, lazy, transform: as of the optimizer,
-            whose own they are unless they are set.
+        learning_rate: factor of the optimizer's rate, >= 0; 1.0 unless set.
+        rho, momentum, epsilon, weight_decay, l2, maximize, lazy, transform: as for the optimizer,
+            whose values apply unless set here.
 
     An assignment is checked as the optimizer's are, and acts from the next step on without a new
     compilation; see `RMSprop.groups` for functions that have been traced. `learning_rate = 0.0`
@@ -178,7 +178,7 @@ class Group:
 
 
 class Groups(Mapping[str, Group]):
-    """The groups of an optimizer by pattern; their settings can be read and assigned."""
+    """The groups of an optimizer by pattern, with settings that can be read and assigned."""
 
     def __init__(
         self,
@@ -207,20 +207,20 @@ class Groups(Mapping[str, Group]):
 
 
 class HeldGroups:
-    """What the groups of an optimizer have for themselves, but for the learning rates in use.
+    """The groups' own settings, except the current learning rate factors.
 
-    Those are kept in a variable from the build on. A plain object, so that neither Keras nor
-    TensorFlow track what it holds. A change replaces the mapping and alters none, so that two
-    are compared by a look.
+    The build moves those to a variable. A plain object, so that neither Keras nor TensorFlow
+    tracks what it holds. A change replaces the mapping and never modifies it, so that comparing
+    two is cheap.
     """
 
     def __init__(self, own: Own) -> None:
         self.own = own
 
     def with_setting(self, pattern: str, name: str, value: Any) -> Own:
-        """Return what they would have after one assignment."""
+        """Return the groups' settings as they would be after an assignment."""
         return {**self.own, pattern: {**self.own[pattern], name: value}}
 
     def rates(self) -> list[float]:
-        """Return the factors of the learning rate that were given, 1.0 where none was."""
+        """Return the learning rate factors as given, 1.0 by default."""
         return [own.get("learning_rate", 1.0) for own in self.own.values()]

@@ -1,4 +1,4 @@
-"""What do settings mean for a step: which stages does it have, and with which numbers?"""
+"""Derive the plan and the numbers of a step from the settings."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from keras_rmsprop._math._rule import Coefficients, Form
 from keras_rmsprop._math._step import GroupNumbers, GroupPlan, Numbers, Plan
 from keras_rmsprop._variables._roster import Roster, Variable
 
-# An object with an attribute for each hyperparameter: an optimizer, or a group of its variables.
+# Any object with an attribute for each hyperparameter: an optimizer or a group of variables.
 Settings = Any
 
 
@@ -63,13 +63,13 @@ def plan_of(
     roster: Roster,
     decays: Callable[[Variable], bool],
 ) -> Plan:
-    """Return what a step does.
+    """Return the plan of a step.
 
     Args:
         settings: the hyperparameters.
         groups: those of each group.
         roster: the variables.
-        decays: whether a variable takes part in weight decay, where there is any.
+        decays: whether weight decay, if any, applies to a variable.
     """
     clips = {
         "value": settings.clipvalue,
@@ -99,10 +99,10 @@ def _constraints(roster: Roster) -> tuple[Any, ...]:
 
 
 class Meaning:
-    """What the settings of a built optimizer mean for its steps.
+    """The plan and numbers that follow from the settings of a built optimizer.
 
-    It holds as long as `given` are the settings. A plain object, so that neither Keras nor
-    TensorFlow track what it holds.
+    Valid as long as the settings equal `given`. A plain object, so that neither Keras nor
+    TensorFlow tracks what it holds.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class Meaning:
         self.numbers = numbers_of(settings, groups)
 
     def plan(self) -> Plan:
-        """Return the plan of the coming step."""
-        # A constraint belongs to its variable, which tells nobody when it is given another.
+        """Return the plan of the next step."""
+        # Nothing notifies the optimizer when a variable gets another constraint.
         constraints = _constraints(self._roster)
         if not all(map(operator.is_, constraints, self._plan.constraints)):
             self._plan = self._plan._replace(constraints=constraints)

@@ -1,7 +1,7 @@
-"""What values do the hyperparameters take, and which do not go together?
+"""Validate hyperparameters, alone and in combination.
 
-Every check runs before the optimizer has any state, and again when an attribute is assigned.
-A message says what was received, what is accepted, and what other frameworks call the thing.
+Checks run before the optimizer has any state, and again when an attribute is assigned. A message
+says what was received, what is accepted, and what other frameworks call the hyperparameter.
 """
 
 import difflib
@@ -19,32 +19,32 @@ from keras import backend, ops
 
 Arguments = ParamSpec("Arguments")
 
-# What the package registers its own objects under.
+# The package name under which this package registers its objects.
 PACKAGE = "keras_rmsprop"
 
 
 class Hyperparameter(NamedTuple):
-    """The values that a hyperparameter takes."""
+    """The values that a hyperparameter accepts."""
 
     accepted: str
-    # Value as given -> plain bool, int, float, str or None; raises _RefusedError.
+    # Converts a value to a plain bool, int, float, str or None, or raises _RefusedError.
     parse: Callable[[Any], Any]
     elsewhere: str = ""
 
 
 class _RefusedError(Exception):
-    """A value is not one of those that are accepted."""
+    """A value is not accepted."""
 
 
 def _unboxed(value: Any) -> Any:
-    """Return a number as Python's own where it is an array or tensor of no dimensions."""
+    """Convert a 0-d array, tensor or variable to a Python number; return others unchanged."""
     if isinstance(value, np.ndarray | keras.Variable) or ops.is_tensor(value):
         if tuple(value.shape) != ():
             raise _RefusedError
         try:
             return ops.convert_to_numpy(value).item()
         except Exception:
-            # Inside a trace it has no value yet, for which each backend has an error of its own.
+            # It has no value inside a trace; each backend raises its own error.
             raise _RefusedError from None
     return value
 
@@ -69,7 +69,7 @@ def _number(holds: Callable[[float], bool]) -> Callable[[Any], float]:
 
 
 def _integer(least: int) -> Callable[[Any], int]:
-    """Accept integers from `least` on."""
+    """Accept integers >= `least`."""
 
     def parse(value: Any) -> int:
         value = _unboxed(value)
@@ -83,7 +83,7 @@ def _integer(least: int) -> Callable[[Any], int]:
 
 
 def _none_or_several(value: Any) -> int:
-    """Accept 0, and integers from 2 on."""
+    """Accept 0 and integers >= 2."""
     number = _integer(0)(value)
     if number == 1:
         raise _RefusedError
@@ -91,7 +91,7 @@ def _none_or_several(value: Any) -> int:
 
 
 def _or_off(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Accept False as well, as 0, with which an option is switched off in Keras."""
+    """Accept False as well, as 0, which switches an option off in Keras."""
     return lambda value: parse(0 if value is False else value)
 
 
@@ -101,14 +101,14 @@ def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _flag(value: Any) -> bool:
-    # numpy.bool is what a comparison of arrays gives; 0 and 1 are taken for numbers.
+    # Comparing arrays gives numpy.bool. 0 and 1 are numbers, not flags.
     if not isinstance(value, bool | np.bool_):
         raise _RefusedError
     return bool(value)
 
 
 def _flag_of_keras(value: Any) -> bool:
-    """Accept what files of settings have for a flag too, as Keras does for its own."""
+    """Accept 0, 1 and None for a flag as well, as Keras does: config files contain them."""
     if value is None or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     return _flag(value)
@@ -119,7 +119,7 @@ def _auto_or_flag(value: Any) -> str | bool:
 
 
 def _transform(value: Any) -> Any:
-    """Accept a registered function, or its name."""
+    """Accept a registered function or its name."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -127,21 +127,21 @@ def _transform(value: Any) -> Any:
         found = keras.saving.get_registered_object(value) or keras.saving.get_registered_object(own)
     else:
         found = value if name_of_transform(value) is not None else None
-    # A class may be registered as well, and is no function of a gradient.
+    # Classes can be registered too, but are not functions of a gradient.
     if not callable(found) or inspect.isclass(found):
         raise _RefusedError
     return found
 
 
 def name_of_transform(function: Any) -> str | None:
-    """Return the name that a function is registered by, None if it is not."""
+    """Return the name under which a function is registered, or None."""
     if not callable(function):
         return None
     try:
         name = keras.saving.get_registered_name(function)
         return name if keras.saving.get_registered_object(name) is function else None
     except (TypeError, AttributeError):
-        # What has no name, or cannot be looked up by itself, is not registered.
+        # An object that has no name or cannot be looked up is not registered.
         return None
 
 
@@ -151,7 +151,7 @@ _positive_or_none = _optional(_number(lambda x: 0.0 < x < math.inf))
 _non_negative_or_none = _optional(_or_off(_non_negative))
 
 _POSITIVE_OR_NONE = "None or a finite number > 0"
-# In Keras 0 stands for "off" as None does.
+# In Keras 0 means "off", as None does.
 _LIMIT_OR_NONE = "None, a finite number > 0, or 0 for none"
 
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
@@ -219,7 +219,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     ),
 }
 
-# Attributes that decide which slots exist or what a slot means, with the reason.
+# Attributes that determine which slots exist or what a slot means, with the reason.
 STRUCTURAL: dict[str, str] = {
     "centered": "the square average is kept about the mean only when `centered`",
     "use_ema": "the average of the weights is a slot of its own",
@@ -231,7 +231,7 @@ STRUCTURAL: dict[str, str] = {
     "lr_in_momentum": "the momentum buffer holds steps in one case and directions in the other",
 }
 
-# What moves weights that have no gradient, which `lazy` relies upon not to happen.
+# Options that move weights without a gradient, which `lazy` rules out.
 MOVES_EVERY_ROW: dict[str, str] = {
     "momentum": "the buffer goes on moving a row after its gradient is gone",
     "weight_decay": "decay shrinks every row at every step",
@@ -239,7 +239,7 @@ MOVES_EVERY_ROW: dict[str, str] = {
     "use_ema": "the average of the weights moves at every step, row by row",
 }
 
-# Arguments that other frameworks have, and what they are here.
+# Arguments of other frameworks, and what they are here.
 OTHER_WORDS: dict[str, str] = {
     "lr": "It is `learning_rate` here.",
     "alpha": "torch's `alpha` is `rho` here.",
@@ -265,7 +265,7 @@ def checked(name: str, value: Any) -> Any:
 
 
 def checked_as(name: str, hyperparameter: Hyperparameter, value: Any) -> Any:
-    """Return a value of `name` as this hyperparameter takes it.
+    """Validate a value of `name` and return it as this hyperparameter stores it.
 
     Raises: ValueError naming what was received and what is accepted.
     """
@@ -293,11 +293,11 @@ def checked_learning_rate(value: Any) -> Any:
 
 
 def checked_given_learning_rate(value: Any) -> Any:
-    """Return the rate that a callable gave for one step, as a float or a scalar tensor.
+    """Return the rate that a callable returned for one step, as a float or a scalar tensor.
 
-    Inside a trace a tensor has no value yet, and is taken as it is.
+    Inside a trace a tensor has no value yet and is accepted unchecked.
 
-    Raises: ValueError if it is no number, or negative, infinite or NaN.
+    Raises: ValueError if it is not a number, or negative, infinite or NaN.
     """
     if isinstance(value, np.ndarray | np.generic) and value.size == 1:
         value = value.item()
@@ -307,19 +307,19 @@ def checked_given_learning_rate(value: Any) -> Any:
 
 
 def checked_assigned_learning_rate(value: Any, current: Any) -> Any:
-    """Return what may be assigned to the learning rate of an existing optimizer.
+    """Check a value assigned to the learning rate of an existing optimizer, and return it.
 
-    Keras also takes a scalar array, tensor or variable there, and it stays what it is; inside
-    a trace it has no value yet, so that only its shape is checked.
+    As in Keras, it may also be a scalar array, tensor or variable, which is returned unchanged.
+    Inside a trace such a scalar has no value yet, and only its shape is checked.
 
     Args:
         value: the new learning rate.
         current: the learning rate as the optimizer holds it: a variable, schedule or callable.
 
     Raises:
-        ValueError: if the value is none of these, or negative, infinite or NaN.
-        TypeError: if a number is to replace a schedule or callable; Keras has no variable to
-            hold it then.
+        ValueError: if the value is not one of these, or negative, infinite or NaN.
+        TypeError: if a number would replace a schedule or callable: Keras then has no variable
+            to hold it.
     """
     is_tensor = ops.is_tensor(value) or isinstance(value, keras.Variable | np.ndarray)
     rate = _checked_scalar(value) if is_tensor else checked_learning_rate(value)
@@ -334,7 +334,7 @@ def checked_assigned_learning_rate(value: Any, current: Any) -> Any:
 
 
 def check_together(settings: Mapping[str, Any]) -> None:
-    """Refuse hyperparameters of one variable that contradict each other.
+    """Refuse contradictory hyperparameters of one variable.
 
     Raises: ValueError with the reason and what to do.
     """
@@ -369,7 +369,7 @@ def check_together(settings: Mapping[str, Any]) -> None:
 
 
 def refuse_nesterov() -> None:
-    """Refuse to look ahead along a momentum buffer that no variable has.
+    """Raise the error for `nesterov` when no variable has momentum.
 
     Raises: ValueError with the reason and what to do.
     """
@@ -382,11 +382,11 @@ def refuse_nesterov() -> None:
 def check_change(
     name: str, old: Any, new: Any, *, has_momentum_buffer: bool, counts_rows: bool
 ) -> None:
-    """Refuse an assignment that the slots of a built optimizer cannot follow.
+    """Refuse an assignment that would not match the slots of a built optimizer.
 
     Raises: ValueError with the reason and what to do.
     """
-    # 0 stands for None where there is nothing to be off by.
+    # 0, False and None all mean "off".
     if old == new or (not old and not new):
         return
     reason = STRUCTURAL.get(name)
@@ -404,9 +404,9 @@ def check_change(
 def explain_unknown_arguments(
     function: Callable[Arguments, None],
 ) -> Callable[Arguments, None]:
-    """Make a function name the nearest argument it takes when it is given an unknown one.
+    """Make a function suggest the nearest argument when it receives an unknown one.
 
-    The signature stays as it is written, for readers and checkers alike.
+    The function keeps its signature, for readers and type checkers.
     """
     accepted = [name for name in inspect.signature(function).parameters if name != "self"]
 
@@ -430,7 +430,7 @@ def explain_unknown_arguments(
 
 
 def hint(name: str, accepted: Collection[str]) -> str:
-    """What the caller may have meant by an argument that does not exist."""
+    """Return what the caller may have meant by an unknown argument."""
     if name in OTHER_WORDS:
         return OTHER_WORDS[name]
     nearest = difflib.get_close_matches(name.lower(), accepted, n=1)
@@ -443,7 +443,7 @@ def _takes_no_arguments(function: Callable[..., Any]) -> bool:
     try:
         signature = inspect.signature(function)
     except ValueError:
-        return True  # Some built-in functions do not tell.
+        return True  # Some built-in functions have no signature.
     try:
         signature.bind()
     except TypeError:
@@ -452,7 +452,7 @@ def _takes_no_arguments(function: Callable[..., Any]) -> bool:
 
 
 def _checked_scalar(value: Any) -> Any:
-    """Return a scalar array, tensor or variable that holds a learning rate, or will."""
+    """Check a scalar array, tensor or variable as a learning rate, and return it."""
     shape = tuple(value.shape)
     if shape != ():
         raise ValueError(
@@ -465,7 +465,7 @@ def _checked_scalar(value: Any) -> Any:
     try:
         number = float(ops.stop_gradient(ops.convert_to_tensor(value)))
     except TypeError:
-        return value  # Symbolic: it gets its value when the trace runs.
+        return value  # Symbolic: it has no value while tracing.
     try:
         _non_negative(number)
     except _RefusedError:
@@ -489,6 +489,6 @@ def _message(name: str, accepted: str, value: Any, elsewhere: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, on one line however large it is."""
+    """Format a value for a message, shortened to one line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,13 +1,12 @@
-"""What is kept of an optimizer, and what becomes of it on loading.
+"""Save and load the optimizer's state.
 
-A state is loaded in three moves, so that nothing is lost on the way: it is read into a `State`,
-whatever its source; `plan_load` decides what every variable of the optimizer shall hold; only
-then is anything assigned.
+Loading has three stages, so that a failure changes nothing: any source is read into a `State`;
+`plan_load` decides the new value of every variable; only then are the values assigned.
 
-State follows the weights. It is paired by the variable's position, as Keras pairs weights, and
-by the kind of slot; where other variables were saved than there are, `_variables._pairing` tells
-which is which. What the optimizer has and the state does not starts afresh; what the state has and
-the optimizer does not is dropped; both are said. Only what is damaged is refused.
+State follows the weights. It is matched by the variable's position, as in Keras, and by the kind of
+slot; if the saved variables differ from the optimizer's, `_variables._pairing` matches them. What
+is missing from the state starts fresh, what the optimizer does not need is dropped, and both are
+reported. Only damaged state is refused.
 """
 
 from keras_rmsprop._state._file import Passed, read_file, write_state

@@ -1,4 +1,4 @@
-"""The state in a Keras file: how it is written and read, and what tells damage."""
+"""Write the state to a Keras file, read it, and detect damage."""
 
 import json
 import zlib
@@ -13,28 +13,28 @@ from keras_rmsprop._state._keras_file import ForeignStateError, read_keras_state
 from keras_rmsprop._state._names import to_dict
 from keras_rmsprop._state._sanity import damage, is_count, why_impossible
 
-# How this version writes its files; a reader refuses a later one. Format 1 had no variables of a
-# subclass's own, and its checksum did not cover shapes and dtypes.
+# The format that this version writes; later formats are refused. Format 1 had no subclass
+# variables, and its checksum did not cover shapes and dtypes.
 FORMAT = 2
 
 
 class Passed(NamedTuple):
-    """The state of a file that is not taken."""
+    """A file whose state is not loaded."""
 
-    # Its entries.
+    # The names of its entries.
     entries: tuple[str, ...]
-    # Why, in words to warn with; None where nothing is lost.
+    # The reason, as a warning message; None if nothing is lost.
     reason: str | None
 
 
 def write_state(state: State, store: Any) -> None:
-    """Put a state into the store of a Keras file: arrays, and their description as JSON."""
+    """Write a state to the store of a Keras file: arrays, and their description as JSON."""
     arrays = arrays_in(state)
     description = {"format": FORMAT, **state._asdict(), "slots": len(state.slots)}
     description["own"] = [[own.label, own.position] for own in state.own]
     arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
-    # A third entry beside the slots: Keras's own class, which counts them and has two of its own,
-    # then skips the file with a warning rather than fail on it.
+    # A third entry besides the slots: Keras's own class has two, compares the counts, and now skips
+    # the file with a warning instead of failing.
     arrays["format"] = np.asarray(FORMAT, np.uint32)
     arrays["checksum"] = np.asarray(checksum_of(arrays), np.uint32)
     for key, value in arrays.items():
@@ -42,11 +42,11 @@ def write_state(state: State, store: Any) -> None:
 
 
 def read_file(store: Any, holder: Holder) -> State | Passed:
-    """Read what a Keras file holds of an optimizer, this package's or Keras's own RMSprop.
+    """Read the optimizer state in a Keras file, saved by this class or Keras's own RMSprop.
 
-    An optimizer that is not built takes nothing, and none takes what is empty or another's.
-
-    Raises: ValueError if the file is damaged, or of a later version.
+    Returns: the state, or a `Passed` if the optimizer is not built, or the file is empty or
+        another optimizer's.
+    Raises: ValueError if the file is damaged or has a later format.
     """
     arrays = _arrays_of(store)
     skipping = f"Skipping variable loading for optimizer {holder.name!r}"
@@ -82,12 +82,12 @@ def _arrays_of(store: Any) -> dict[str, Array]:
 
 
 def _is_described(arrays: Mapping[str, Array]) -> bool:
-    """Whether arrays of a file are this package's, and not Keras's own."""
+    """Whether the arrays were saved by this package rather than by Keras's class."""
     return "description" in arrays
 
 
 def _has_steps(arrays: Mapping[str, Array]) -> bool:
-    """Whether what a file holds has come from training, so that not taking it is a loss."""
+    """Whether the file holds trained state, so that not loading it deserves a warning."""
     if not _is_described(arrays):
         counts = [value for value in arrays.values() if value.shape == ()]
         return any(value.dtype.kind in "iu" and value > 0 for value in counts)
@@ -100,11 +100,11 @@ def _has_steps(arrays: Mapping[str, Array]) -> bool:
 def _read_described_state(arrays: Mapping[str, Array]) -> State:
     """Read the arrays that `write_state` wrote.
 
-    Raises: ValueError if they are damaged, or of a later version.
+    Raises: ValueError if they are damaged or have a later format.
     """
     fields = _description(arrays)
     version = _format_of(fields)
-    # Judged first, because a later version may take its checksum in another way.
+    # Checked first: a later format may compute its checksum differently.
     if version > FORMAT:
         raise ValueError(
             f"The optimizer state was saved by a later version of keras_rmsprop, in format "
@@ -115,7 +115,7 @@ def _read_described_state(arrays: Mapping[str, Array]) -> State:
     checksum = arrays.get("checksum")
     if any(value.dtype.kind not in "iuf" for value in arrays.values()):
         raise damage("it holds what are no numbers")
-    # HDF5 files carry no checksum of their own: a flipped bit would become a weight's average.
+    # HDF5 files have no checksum of their own, so a flipped bit would go unnoticed.
     take = checksum_of if version > 1 else _checksum_of_format_1
     if checksum is None or checksum.size != 1 or checksum.dtype.kind != "u":
         raise damage("it has no checksum")
@@ -136,7 +136,7 @@ def _read_described_state(arrays: Mapping[str, Array]) -> State:
 def _description(arrays: Mapping[str, Array]) -> dict[str, Any]:
     array = arrays["description"]
     try:
-        # The bytes of anything else, such as of pointers to objects, mean nothing.
+        # Anything else, such as an array of object pointers, is not a description.
         fields = json.loads(array.tobytes()) if array.dtype == np.uint8 else None
     except (ValueError, RecursionError) as error:
         raise damage("its description cannot be read") from error
@@ -153,10 +153,10 @@ def _format_of(fields: Mapping[str, Any]) -> int:
 
 
 def _from_fields(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> State:
-    """Put a state together from its description and its arrays; errors of any kind mean damage."""
+    """Assemble a state from its description and arrays; any error means damage."""
     fields = {key: value for key, value in fields.items() if key != "format"}
     names, own = fields["names"], fields.pop("own", [])
-    # The count is bounded by what the file holds before anything is made of it.
+    # Checked before use: the number of names is bounded by the file's size.
     if not isinstance(names, list) or fields["slots"] != len(names):
         raise ValueError("The count of variables is not that of their names.")
     slots: list[dict[str, Array]] = [{} for _ in names]
@@ -180,7 +180,7 @@ def _from_fields(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Stat
                 "names": tuple(names),
                 "slots": tuple(slots),
                 "own": tuple(entries),
-                # Before there were groups it was one number for all.
+                # Files without groups have one number for all variables.
                 "rho": tuple(rho) if isinstance(rho, list) else (rho,) * len(slots),
                 "patterns": tuple(fields.get("patterns", ())),
             }
@@ -196,7 +196,7 @@ def _index(text: str, count: int) -> int:
 
 
 def _checksum_of_format_1(arrays: Mapping[str, Array]) -> int:
-    """CRC-32 of the names and the bytes of arrays."""
+    """Return the CRC-32 of the names and bytes of arrays."""
     checksum = 0
     for key in sorted(arrays):
         checksum = zlib.crc32(key.encode(), checksum)

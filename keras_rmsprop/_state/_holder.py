@@ -1,4 +1,4 @@
-"""What an optimizer holds: reading its state, and telling its variables from a subclass's own."""
+"""Read an optimizer's state, and find the variables that a subclass has added."""
 
 import itertools
 import re
@@ -19,45 +19,45 @@ from keras_rmsprop._variables._roster import ParameterVariables, ProgressVariabl
 
 
 class Holder(NamedTuple):
-    """What of an optimizer its state is read from, and loaded into."""
+    """The parts of an optimizer that its state is read from and loaded into."""
 
     name: str
     built: bool
     roster: Roster
-    # The variable that holds the learning rate, None for a schedule or callable.
+    # The learning rate's variable, None for a schedule or callable.
     rate: Any
     accumulation_steps: int
     centered: bool
     lr_in_momentum: bool
-    # For each variable.
+    # One for each variable.
     rho: Sequence[float]
     # The patterns of the groups.
     patterns: Sequence[str]
     initial_square_average: float
-    # All variables of the optimizer, and what each was made for.
+    # All variables of the optimizer, and what each was created for.
     variables: Sequence[Any]
     entries: Sequence[Entry]
-    # Holds back the steps of other threads.
+    # Blocks the steps of other threads.
     gate: Gate
-    # Whether there are steps that it does not hold back, those in graphs.
+    # Whether there may be steps that it does not block: those inside graphs.
     steps_in_graphs: bool
 
 
-# How often to read a state at most while a graph may change it, how many reads in a row must
-# agree, and for how many seconds to wait before each.
+# While a graph may change the state: the maximum number of reads, how many in a row must agree, and
+# the seconds to wait before each.
 READS, AGREEING, PAUSE = 50, 3, 0.001
 
 
 def state_of(holder: Holder) -> State:
-    """Read an optimizer's state, that of one step also while another thread makes steps."""
+    """Read an optimizer's state at a single step, even while another thread makes steps."""
     with holder.gate.read():
         state = _read(holder)
-        # The gate holds back steps that Python makes; a graph's can come from another thread.
+        # The gate does not block steps inside graphs, which another thread may run.
         if not holder.steps_in_graphs or threading.active_count() == 1:
             return state
         agreeing = 1
         for _ in range(READS):
-            # A step may have written a part and be waiting for a core.
+            # A half-written step may be waiting for a core.
             time.sleep(PAUSE)
             again = _read(holder)
             is_same = _fingerprint(again) == _fingerprint(state)
@@ -96,13 +96,13 @@ def _read(holder: Holder) -> State:
 
 
 def patterns_of(holder: Holder) -> tuple[str | None, ...]:
-    """The pattern of each variable's group, None for those without."""
+    """Return the pattern of each variable's group, None for those without."""
     patterns = (None, *holder.patterns)
     return tuple(patterns[group] for group in holder.roster.members)
 
 
 def rates_of(holder: Holder) -> dict[str, float]:
-    """By pattern, the factors of the learning rate."""
+    """Return the learning rate factors by pattern."""
     rates = holder.roster.counters.rates
     if rates is None:
         return {}
@@ -110,13 +110,13 @@ def rates_of(holder: Holder) -> dict[str, float]:
 
 
 def slots_in(parameter: ParameterVariables, progress: ProgressVariables | None) -> dict[str, Any]:
-    """The slots that there are, by kind."""
+    """Return the existing slots by kind."""
     fields = parameter._asdict() | ({} if progress is None else progress._asdict())
     return {kind: v for kind, v in fields.items() if kind in KINDS and v is not None}
 
 
 def slots_of(holder: Holder) -> list[dict[str, Any]]:
-    """The slots of each of the optimizer's variables."""
+    """Return the slots of each built variable by kind."""
     return list(map(slots_in, holder.roster.parameters, holder.roster.progress))
 
 
@@ -126,9 +126,9 @@ def own_variables(holder: Holder) -> list[Any]:
 
 
 def own_by_label(holder: Holder) -> dict[tuple[int | None, str], Any]:
-    """The variables that a subclass has added, by the position of their weight and a label.
+    """Return the variables that a subclass has added, by the position of their weight and a label.
 
-    The label is the name that it was added with, numbered where there are several.
+    The label is the name that a variable was added with, numbered if there are several.
     """
     entries = {id(entry.variable): entry for entry in holder.entries}
     known = [*holder.roster.counters, holder.rate]
@@ -141,7 +141,7 @@ def own_by_label(holder: Holder) -> dict[tuple[int | None, str], Any]:
         entry = entries.get(id(variable))
         weight, name = (None, None) if entry is None else (entry.weight, entry.name)
         position = None if weight is None else holder.roster.position(weight)
-        # Without a name Keras makes one up, and numbers it in each process anew.
+        # Keras generates missing names, with numbers that depend on the process.
         label = name or re.sub(r"^variable_\d+$", "variable", variable.name)
         taken = SCALARS if position is None else KINDS
         labels = itertools.chain([label], (f"{label}#{i}" for i in itertools.count(1)))
@@ -150,12 +150,12 @@ def own_by_label(holder: Holder) -> dict[tuple[int | None, str], Any]:
     return found
 
 
-# The names of `to_dict` that belong to no variable.
+# The names in `to_dict` that do not belong to a variable.
 SCALARS = ("iteration", "learning_rate", "skipped_steps")
 
 
 def names_of(holder: Holder) -> tuple[str, ...]:
-    """The variables' names, each made the only one of its kind by its number."""
+    """Return the variables' names, with numbers appended to repeated ones."""
     names: list[str] = []
     seen: dict[str, int] = {}
     for parameter in holder.roster.parameters:
@@ -166,9 +166,9 @@ def names_of(holder: Holder) -> tuple[str, ...]:
 
 
 def array_of(variable: Any) -> Array:
-    """Return the value of a variable, copied."""
+    """Return a copy of a variable's value."""
     if not isinstance(variable, np.ndarray):
-        # Keras's variables turn into arrays only with a deprecation warning of NumPy's.
+        # `np.array` of a Keras variable would raise a deprecation warning in NumPy.
         variable = ops.convert_to_numpy(ops.convert_to_tensor(variable))
     # A copy, because torch's arrays share the memory that the next step writes to.
     return np.array(variable)

@@ -1,4 +1,4 @@
-"""The state that `keras.optimizers.RMSprop` saves: which of its nameless arrays is which?"""
+"""Read the unnamed arrays that `keras.optimizers.RMSprop` saves."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -11,21 +11,21 @@ from keras_rmsprop._state._sanity import damage, is_numeric, why_impossible
 
 
 class ForeignStateError(Exception):
-    """The file is another optimizer's."""
+    """The file holds another optimizer's state."""
 
 
 def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
     """Read what `keras.optimizers.RMSprop` saves: arrays in the order of its variables.
 
-    The order is iteration, learning rate unless scheduled, then for all variables each of
-    average, accumulator, velocity, momentum and average_gradient, as far as its options ask
-    for them. Which they were is not saved, and must follow from this optimizer's own.
+    The order is iteration, learning rate unless scheduled, then all averages, all accumulators,
+    all velocities, all momentums and all average_gradients, as far as the options need them. The
+    options are not saved and are inferred from the shapes and this optimizer's options.
 
     Adagrad saves arrays of the same shapes. Its accumulators start at 0.1 and only grow, which
-    identifies it where one of them has not moved yet; otherwise the two cannot be distinguished.
+    identifies it if one of them has not changed yet; otherwise the two cannot be distinguished.
 
-    Raises: ForeignStateError if they are another optimizer's; ValueError if no optimizer has
-        such counts or rates.
+    Raises: ForeignStateError if the state is another optimizer's; ValueError if its counts or
+        rates are impossible.
     """
     if not all(map(str.isdecimal, arrays)) or not all(map(is_numeric, arrays.values())):
         raise ForeignStateError(f"with the entries {some(sorted(arrays))}")
@@ -47,7 +47,7 @@ def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
         skipped_steps=None,
         centered=centered,
         lr_in_momentum=True,
-        # No row has an update to make up for.
+        # No row has pending updates.
         rho=(0.0,) * len(slots),
         names=None,
         slots=tuple(slots),
@@ -59,18 +59,18 @@ def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
 
 
 class _Layout(NamedTuple):
-    """What the arrays in a file of Keras's are."""
+    """An interpretation of the arrays in a Keras file."""
 
     has_rate: bool
     kinds: tuple[str, ...]
-    # Of how many variables.
+    # The number of variables.
     variables: int
 
 
 def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
-    """Tell what arrays are by their shapes.
+    """Infer what the arrays are from their shapes.
 
-    Raises: ForeignStateError unless exactly one answer suits the optimizer best.
+    Raises: ForeignStateError unless exactly one interpretation fits the optimizer best.
     """
     weights = [tuple(parameter.weight.shape) for parameter in holder.roster.parameters]
     own = {kind for parameter in holder.roster.parameters for kind in slots_in(parameter, None)}
@@ -83,8 +83,8 @@ def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
     ]
     exact = [fit for fit in fits if _shapes(values, fit) == weights[: fit.variables]]
     whole = [fit for fit in exact if fit.variables == len(weights)]
-    # The same options; the same options and fewer layers; fewer options; any; the same options
-    # and other layers.
+    # In order of preference: the same options; the same options with fewer layers; fewer options;
+    # any options; the same options with other layers.
     for chosen in (
         [fit for fit in whole if set(fit.kinds) == own],
         [fit for fit in exact if set(fit.kinds) == own],
@@ -95,7 +95,7 @@ def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
             for fit in fits
             if set(fit.kinds) == own
             and fit.has_rate == own_rate
-            # A scalar among the variables is more likely a counter of another optimizer's.
+            # A scalar among the variables is more likely another optimizer's counter.
             and set(_shapes(values, fit)) & set(weights)
             and () not in _shapes(values, fit)
         ],
@@ -114,7 +114,7 @@ def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
 
 
 def _layouts(values: list[Array], has_rate: bool, kinds: set[str]) -> Iterable[_Layout]:
-    """The ways to take arrays as these kinds of slots, each of the same variables."""
+    """Yield the interpretation of the arrays as these kinds of slots, if it is possible."""
     shapes = [value.shape for value in values]
     start = 1 + has_rate
     count, rest = divmod(len(values) - start, len(kinds))
@@ -132,11 +132,11 @@ def _shapes(values: list[Array], layout: _Layout) -> list[tuple[int, ...]]:
 
 
 def _could_be_square_averages(values: list[Array], layout: _Layout) -> bool:
-    """Whether the arrays that would be averages of squares can be.
+    """Whether the arrays in the place of square averages can be square averages.
 
-    They are not negative, which tells RMSprop's from the averages and momentum buffers of other
-    optimizers; and they start at zero, not at 0.1 as Adagrad's sums do. (A first step with
-    gradients of 1 takes them to 0.1 as well.)
+    Those are never negative, unlike the averages and momentum buffers of other optimizers, and
+    start at zero, not at 0.1 like Adagrad's sums. (A first step with gradients of 1 takes them to
+    0.1 as well.)
     """
     start = 1 + layout.has_rate + layout.variables * layout.kinds.index("square_average")
     averages = values[start : start + layout.variables]
@@ -157,7 +157,7 @@ def _subsets_with_square_average() -> list[set[str]]:
 
 
 def _center(slots: dict[str, Array]) -> None:
-    """Take Keras's E[g²] about the mean; rounding can have left it a little below zero."""
+    """Convert Keras's E[g²] to the variance, which rounding may have left below zero."""
     slots["square_average"] = np.maximum(
         slots["square_average"] - slots["gradient_average"] ** 2, 0.0
     )

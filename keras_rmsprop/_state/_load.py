@@ -1,4 +1,4 @@
-"""What becomes of a state that is loaded: what every variable shall hold, and the report of it."""
+"""Plan a load: the new value of every variable, and the report."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +17,20 @@ from keras_rmsprop._variables._roster import ParameterVariables
 
 
 class _Entries(NamedTuple):
-    # Variables that now hold what the state held, converted where its convention differs.
+    # Variables restored from the state, converted if its convention differs.
     restored: tuple[str, ...]
-    # Variables that the state did not have, and that start afresh.
+    # Variables that the state did not have, and that start fresh.
     initialized: tuple[str, ...]
-    # Entries of the state that the optimizer has no use for.
+    # Entries of the state that the optimizer does not need.
     dropped: tuple[str, ...]
 
 
 class LoadReport(_Entries):
-    """What became of a loaded state, by the names that `state_dict` gives.
+    """The result of a load, by the names of `state_dict`.
 
-    A tuple of `restored`, `initialized` and `dropped`. Beside it `notes` are sentences that say
-    what else there is to know: which variables were matched by name or shape, because others
-    were saved than there are, and which shapes did not fit.
+    A tuple of `restored`, `initialized` and `dropped`. In addition, the sentences in `notes` say
+    which variables were matched by name or shape, because the saved variables differed, and which
+    shapes did not fit.
     """
 
     notes: tuple[str, ...]
@@ -42,28 +42,28 @@ class LoadReport(_Entries):
         dropped: tuple[str, ...],
         notes: tuple[str, ...] = (),
     ) -> "LoadReport":
-        """Make a report of these entries."""
+        """Create a report of these entries."""
         report = super().__new__(cls, restored, initialized, dropped)
         report.notes = notes
         return report
 
 
 class LoadPlan(NamedTuple):
-    """What a load is going to assign, and the report of it."""
+    """The assignments of a load, and its report."""
 
     assignments: list[tuple[Any, Any]]
     report: LoadReport
 
 
 class Loads:
-    """What an optimizer remembers of loads, in an object that Keras does not track."""
+    """Holds the report of the last load, in an object that Keras does not track."""
 
     def __init__(self) -> None:
         self.report: LoadReport | None = None
 
 
 def plan_load(holder: Holder, state: State) -> LoadPlan:
-    """Decide what every variable of a built optimizer is to hold, without assigning anything.
+    """Decide the new value of every variable of a built optimizer, without assigning it.
 
     Raises: ValueError if a counter or the rate is too large for its variable.
     """
@@ -83,7 +83,7 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
     steps = holder.accumulation_steps
     calls, skipped, factors = holder.roster.counters
     in_step = steps == state.accumulation_steps
-    # With other accumulation steps the steps made so far still count as steps.
+    # With different accumulation steps, convert the count so that completed steps stay completed.
     count = state.calls
     if count is not None and not in_step:
         count = count // state.accumulation_steps * steps
@@ -135,7 +135,7 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
         if entry is not None and value is not None:
             del saved_own[source, label]
         name = own_name(label, position, names)
-        # What it starts from only the subclass knows.
+        # Only the subclass knows the initial value, so keep the current one.
         assign(variable, name, value, functools.partial(array_of, variable))
 
     saved_names = state.names or tuple(f"variable {i}" for i in range(len(state.slots)))
@@ -144,8 +144,8 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
         for position, slots in enumerate(state.slots)
         for kind in slots
         if f"{position}.{kind}" not in used
-        # Became part of the square average, where that is no longer about the mean or decays
-        # at every step.
+        # Not dropped if merged into the square average: the mean when uncentering, the progress of
+        # rows when settling.
         and not (
             kind in ("gradient_average", *Progress._fields) and f"{position}.square_average" in used
         )
@@ -156,7 +156,7 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
 
 
 def _identities(state: State) -> list[Identity]:
-    """What tells the saved variables."""
+    """Return what identifies the saved variables."""
     names = state.names or (None,) * len(state.slots)
     return [
         Identity(name, next((v.shape for k, v in slots.items() if k not in Progress._fields), None))
@@ -165,7 +165,7 @@ def _identities(state: State) -> list[Identity]:
 
 
 def _identities_here(holder: Holder, names: Sequence[str]) -> list[Identity]:
-    """What tells the optimizer's variables."""
+    """Return what identifies the optimizer's variables."""
     return [
         Identity(name, tuple(parameter.weight.shape))
         for name, parameter in zip(names, holder.roster.parameters, strict=True)
@@ -173,7 +173,7 @@ def _identities_here(holder: Holder, names: Sequence[str]) -> list[Identity]:
 
 
 def _notes(pairs: _pairing.Pairs, names: Sequence[str]) -> list[str]:
-    """Say which variables were matched by something else than their positions."""
+    """Return notes on variables that were not matched by position."""
     matched = {"names": pairs.by_name, "shapes": pairs.by_shape}
     return [
         f"other variables were saved than there are; these were matched by their {what}: "
@@ -186,7 +186,7 @@ def _notes(pairs: _pairing.Pairs, names: Sequence[str]) -> list[str]:
 def _misfits(
     state: State, pairs: _pairing.Pairs, names: Sequence[str], holder: Holder
 ) -> list[str]:
-    """Say which variables start afresh because those in their places have other shapes."""
+    """Return notes on variables that start fresh because the saved shapes differ."""
     if len(state.slots) != len(names):
         return []
     identities = zip(names, _identities(state), _identities_here(holder, names), strict=True)
@@ -198,7 +198,7 @@ def _misfits(
 
 
 def _counted(count: int | None, variable: Any, name: str) -> int | None:
-    """Return a count, or refuse it: assigned to its variable it must stay what it is."""
+    """Return a count, or refuse it if it overflows its variable's dtype."""
     dtype = backend.standardize_dtype(variable.dtype)
     if count is not None and count > np.iinfo(dtype).max:
         raise ValueError(
@@ -208,7 +208,7 @@ def _counted(count: int | None, variable: Any, name: str) -> int | None:
 
 
 def _held(rate: float | None, variable: Any) -> float | None:
-    """Return a rate, or refuse it: assigned to its variable it must not become infinite."""
+    """Return a learning rate, or refuse it if it overflows its variable's dtype."""
     dtype = backend.standardize_dtype(variable.dtype)
     if rate is not None and rate > float(np.finfo(np.float32).max) and dtype != "float64":
         raise ValueError(
@@ -219,16 +219,16 @@ def _held(rate: float | None, variable: Any) -> float | None:
 
 
 def _fitting(value: Array | None, variable: Any) -> Array | None:
-    """Return an array as the value of a variable, None if it has another shape."""
+    """Cast an array to the variable's dtype; None if the shapes differ."""
     if value is None or value.shape != tuple(variable.shape):
         return None
-    # A value beyond the narrower dtype becomes infinite, as it does in training.
+    # Values that overflow a narrower dtype become infinite, as in training.
     with np.errstate(over="ignore", invalid="ignore"):
         return value.astype(backend.standardize_dtype(variable.dtype), copy=False)
 
 
 def message(report: LoadReport) -> str | None:
-    """Say in words what was not restored, or None if everything was."""
+    """Return a warning about what was not restored, or None if everything was."""
     parts = []
     if report.initialized:
         parts.append(f"these start afresh: {some(report.initialized)}")
@@ -245,43 +245,43 @@ def message(report: LoadReport) -> str | None:
 def _converted(
     state: State, source: int, holder: Holder, here: int, own: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """Return a variable's slots in the optimizer's own convention.
+    """Convert a variable's slots to the optimizer's convention.
 
     Args:
-        state: what is loaded.
-        source: the variable's position in it.
+        state: the loaded state.
+        source: the variable's position in `state`.
         holder: the optimizer.
-        here: the variable's position there.
-        own: the variables that hold its slots, by kind.
+        here: the variable's position in `holder`.
+        own: its slot variables, by kind.
     """
     slots = state.slots[source]
     converted = dict(slots)
     counts = [kind for kind in own if kind in Progress._fields]
     if set(counts) != set(slots) & set(Progress._fields) or (state.rho[source] != holder.rho[here]):
         _settle(converted, state.rho[source])
-        # What is up to date may count from zero.
+        # Settled rows may count from zero.
         converted |= {kind: np.zeros(tuple(own[kind].shape)) for kind in counts}
     if state.centered and not holder.centered and "square_average" in converted:
-        # E[g²] is the second moment about the mean, and the mean's square.
+        # E[g²] is the variance plus the squared mean.
         mean = converted["gradient_average"]
         converted["square_average"] = converted["square_average"] + mean**2
     if "momentum" in converted and state.lr_in_momentum != holder.lr_in_momentum:
         rate = state.rate_of(source)
         buffer = converted.pop("momentum")
-        # One buffer holds steps, the other directions; without a rate there is no telling.
+        # One buffer is the other times the learning rate, so converting needs a nonzero rate.
         if rate:
             converted["momentum"] = buffer / rate if state.lr_in_momentum else buffer * rate
     return converted
 
 
 def _settle(slots: dict[str, Array], rho: float) -> None:
-    """Bring rows whose decay is put off up to date, and take their progress away."""
+    """Apply the deferred decay of rows, and remove their progress from the slots."""
     fields = [slots.pop(field, None) for field in Progress._fields]
     progress = Progress(*fields)
     if progress.row_updates is None or "square_average" not in slots:
         return
     coefficients = Coefficients.of(rho=rho, momentum=0.0, epsilon=0.0)
-    # torch's tensors and NumPy's arrays do not multiply.
+    # torch tensors and NumPy arrays cannot be multiplied.
     kinds = ("square_average", "gradient_average")
     s, m = (ops.convert_to_tensor(slots[kind]) if kind in slots else None for kind in kinds)
     averages = Parameter(None, s, m)
@@ -292,9 +292,9 @@ def _settle(slots: dict[str, Array], rho: float) -> None:
 
 
 def _fresh(holder: Holder, kind: str, parameter: ParameterVariables) -> Array:
-    """The value with which a slot starts that a state did not have."""
+    """Return the initial value of a slot that a state did not have."""
     if kind == "average":
-        # The average of the weights starts as a copy of them, as it does on the first step.
+        # As on the first step, the average starts as a copy of the weights.
         return array_of(parameter.weight).astype(wide(array_of(parameter.weight)))
     if kind in Progress._fields:
         return np.zeros(tuple(parameter.weight.shape[:1]) if kind in ROW_FIELDS else ())

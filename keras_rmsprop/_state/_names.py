@@ -1,4 +1,4 @@
-"""The state as arrays by name, for `state_dict` and `load_state_dict`."""
+"""Convert the state to and from named arrays, for `state_dict` and `load_state_dict`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -39,8 +39,8 @@ def to_dict(state: State) -> dict[str, Array]:
 def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
     """Read the arrays that `to_dict` named, for an optimizer with the same variables.
 
-    Raises: ValueError naming entries that are missing or unknown, if `strict`, or that do not
-        fit or that no optimizer can have.
+    Raises: ValueError naming entries that are missing or unknown (if `strict`), do not fit, or
+        have impossible values.
     """
     here = state_of(holder)
     names = here.names or ()
@@ -71,7 +71,7 @@ def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
     )
     state = here._replace(
         calls=None if calls is None else int(calls),
-        # Which options the state was made with shows in its slots.
+        # The slots show which options the state was made with.
         accumulation_steps=here.accumulation_steps if _any_has(slots, "accumulator") else 1,
         centered=_any_has(slots, "gradient_average"),
         learning_rate=None if rate is None else float(rate),
@@ -91,7 +91,7 @@ def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
 
 
 def _given(value: Any, own: Array | None, subject: str) -> Array:
-    """Return an entry of a user's as an array, or refuse it."""
+    """Return a user's entry as an array, or refuse it."""
     array = np.asarray(value)
     if own is not None and array.shape != own.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Can an optimizer have this state, or is it damaged?"""
+"""Check that an optimizer can have a state, and that it is not damaged."""
 
 import sys
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from keras_rmsprop._state._form import Array, State
 
 
 def why_impossible(state: State) -> str | None:
-    """Why no optimizer can have this state, None if one can.
+    """Return why no optimizer can have this state, or None if one can.
 
-    Averages that are infinite or NaN are possible: a training that diverges saves them.
+    Infinite or NaN averages are possible: diverged training saves them.
     """
     fields = {
         "calls": state.calls is None or is_count(state.calls),
@@ -52,7 +52,7 @@ def _why_impossible_slots(slots: Mapping[str, Array], centered: bool) -> str | N
         return "the slots have different shapes"
     square_average = slots.get("square_average")
     if square_average is None:
-        # A float8 scale has an accumulator at most.
+        # A float8 scale has at most an accumulator.
         unexplained = set(slots) & {"gradient_average", *Progress._fields}
         return "there are averages without one of squares" if unexplained else None
     if np.any(square_average < 0):
@@ -77,7 +77,7 @@ def _why_impossible_progress(slots: Mapping[str, Array], shape: tuple[int, ...])
         return "a row has seen more updates than were made"
     if counts is not None and not counts < 2**63:
         return "there are too many updates"
-    # Sums of logarithms of numbers up to 1, of which a row has seen the first ones.
+    # Partial sums of logarithms of numbers <= 1: they only decrease, and rows lag behind.
     if logs is not None and not (np.all(row_logs <= 0) and np.all(row_logs >= logs)):  # type: ignore[operator]
         return "a row has seen more corrections than were made"
     return None
@@ -89,14 +89,14 @@ def is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number, not below zero."""
+    """Whether a value is a finite number >= 0."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Any integer is below infinity, but a float holds none above its own largest.
+    # The bound is not infinity, because a large int does not fit into a float.
     return is_number and 0 <= value <= sys.float_info.max
 
 
 def damage(reason: str) -> ValueError:
-    """The error that refuses a file for this reason."""
+    """Return the error that refuses a damaged file."""
     return ValueError(
         f"The optimizer state in the file is damaged: {reason}. Nothing of it was loaded, and the "
         "optimizer is as it was; use an earlier checkpoint."
@@ -105,5 +105,5 @@ def damage(reason: str) -> ValueError:
 
 def is_numeric(value: Array) -> bool:
     """Whether an array holds numbers."""
-    # NumPy knows the kinds of its own dtypes; bfloat16 and float8 are others'.
+    # bfloat16 and float8 are not NumPy's own dtypes, and their kind does not say "float".
     return value.dtype.kind in "iuf" or value.dtype.name.startswith(("bfloat", "float8"))

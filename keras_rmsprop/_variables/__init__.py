@@ -1,1 +1,1 @@
-"""Which variables an optimizer has: their order, what each was made for, and who they are."""
+"""The variables of an optimizer: their order, purpose and identity."""

@@ -1,4 +1,4 @@
-"""What does a config say of variables that only `build` will show?"""
+"""Config entries about variables, kept until `build` provides the variables."""
 
 import functools
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from keras_rmsprop._variables import _exclusions, _members
 
 Arguments = ParamSpec("Arguments")
 
-# The entries of a config, and the attributes of an optimizer that take them in.
+# The config entries, and the attributes of the optimizer that receive them.
 _ENTRIES = {_exclusions.KEY: "_exclusions", _members.KEY: "_members"}
 
 
 def taken_from_arguments(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Make an `__init__` take the entries of a config that a subclass's `from_config` passes on."""
+    """Make an `__init__` accept the config entries that a subclass's `from_config` passes on."""
 
     @functools.wraps(function)
     def taking(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:

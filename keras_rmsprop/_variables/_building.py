@@ -1,4 +1,4 @@
-"""Which slots does a build make for a variable, and in which order do they stand?"""
+"""Create and collect the slots of each variable."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ Column = Sequence[Variable | None]
 
 
 def parameters_of(variables: Sequence[Variable], *columns: Column) -> Iterator[ParameterVariables]:
-    """Put together what belongs to each variable.
+    """Yield each variable with its slots.
 
     Args:
-        variables: the variables that are built.
+        variables: the variables being built.
         columns: for each kind of slot, in the order of `ParameterVariables`, the slots of all
-            variables; empty where there is no such kind.
+            variables; empty if that kind is not used.
     """
     absent = [None] * len(variables)
     for owners in zip(variables, *(column or absent for column in columns), strict=True):
@@ -35,12 +35,12 @@ def chosen(
     wanted: Sequence[bool],
     add: Callable[[list[Variable]], Sequence[Variable | None]],
 ) -> list[Variable | None]:
-    """Create a slot for some of the variables; empty if for none.
+    """Create a slot for some of the variables; empty if none wants one.
 
     Args:
-        variables: the variables that are built.
-        wanted: for each whether it gets one.
-        add: creates the slots of variables.
+        variables: the variables being built.
+        wanted: for each variable, whether it gets a slot.
+        add: creates the slots of the given variables.
     """
     if not any(wanted):
         return []
@@ -51,12 +51,12 @@ def chosen(
 def progress_of(
     optimizer: Any, variables: Sequence[Variable], lazy: Sequence[bool]
 ) -> list[ProgressVariables | None]:
-    """Create the variables that say how far each row of each table has come.
+    """Create the variables that hold the `Progress` of each lazy table, None for other variables.
 
     Args:
-        optimizer: whose variables they become.
-        variables: the variables that are built.
-        lazy: for each whether its rows decay late, if it is a table.
+        optimizer: the optimizer that they are added to.
+        variables: the variables being built.
+        lazy: for each variable, whether its rows are updated lazily, if it is a table.
     """
 
     def added(variable: Variable, field: str) -> Variable | None:

@@ -1,7 +1,7 @@
-"""Which variables were excluded from weight decay, in a form that outlives the process?
+"""The variables excluded from weight decay, in a form that can be saved.
 
-Keras knows an excluded variable by the identity of the object, which a saved model has no use
-for. Here it is known by its position among the built ones, or by its path.
+Keras identifies an excluded variable by its object's id, which is useless in a saved model. Here it
+is identified by its position among the built variables, or by its path.
 """
 
 import re
@@ -10,14 +10,14 @@ from typing import Any
 
 from keras_rmsprop._variables import _pairing
 
-# The entry of a config that holds what was excluded; there is none where nothing was.
+# The config entry with the exclusions; absent if there are none.
 KEY = "exclude_from_weight_decay"
 
 
 def check_patterns(names: Sequence[str]) -> None:
-    """Check that patterns of names can be searched for.
+    """Check that name patterns are valid regular expressions.
 
-    Raises: ValueError that names the one that cannot.
+    Raises: ValueError that names the first invalid one.
     """
     for name in names:
         try:
@@ -30,27 +30,27 @@ def check_patterns(names: Sequence[str]) -> None:
 
 
 class Exclusions:
-    """What `exclude_from_weight_decay` was called with last.
+    """The arguments of the last `exclude_from_weight_decay` call.
 
-    A plain object, so that neither Keras nor TensorFlow track the variables that it holds.
+    A plain object, so that neither Keras nor TensorFlow tracks the variables that it holds.
     """
 
     def __init__(self) -> None:
         self.variables: list[Any] = []
         self.names: list[str] = []
-        # What a config says, until `build` shows the variables that it means.
+        # The config entry, until `build` provides the variables that it refers to.
         self._awaited: dict[str, Any] | None = None
 
     def set(self, variables: Sequence[Any], names: Sequence[str]) -> None:
-        """Take in what a call excludes, in the place of what an earlier one did."""
+        """Replace the exclusions by those of a new call."""
         self.variables, self.names, self._awaited = list(variables), list(names), None
 
     def config(self, built: Sequence[Any], key: Callable[[Any], Any]) -> dict[str, Any]:
-        """Return the part of a config that says what is excluded, empty if nothing is.
+        """Return the config entry with the exclusions, empty if there are none.
 
         Args:
             built: the variables that the optimizer was built with, empty if it is not built.
-            key: gives what identifies a variable.
+            key: returns what identifies a variable.
         """
         if self._awaited is not None:
             return {KEY: self._awaited}
@@ -63,7 +63,7 @@ class Exclusions:
         return {KEY: {"names": self.names, "variables": variables, "count": len(built)}}
 
     def await_build(self, config: dict[str, Any]) -> None:
-        """Take in the part of a config that `config` gave."""
+        """Take the exclusions from a config entry, to be resolved by the build."""
         names, variables = config.get("names", []), config.get("variables", [])
         check_patterns(names)
         for entry in variables:
@@ -73,7 +73,7 @@ class Exclusions:
         self._awaited = config
 
     def resolve(self, built: Sequence[Any]) -> tuple[list[Any], list[str]] | None:
-        """Return the excluded among these variables, and the names; None if nothing waits."""
+        """Return the excluded variables and names; None if no config entry is pending."""
         if self._awaited is None:
             return None
         by_position = self._awaited.get("count") == len(built)

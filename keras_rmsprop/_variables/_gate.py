@@ -1,8 +1,8 @@
-"""How does another thread read the state while steps are made, and get that of one step?
+"""A lock that lets one thread read a consistent state while another makes steps.
 
-A step holds the gate while it writes, and a reader while it reads. A step does not wait for
-another step: the replicas of a TensorFlow strategy are threads that wait for each other within
-one, and would wait forever.
+Steps hold the gate while they write, readers while they read. A step never waits for another step:
+the replicas of a TensorFlow strategy are threads that wait for each other within a step, so they
+would deadlock.
 """
 
 import contextlib
@@ -11,30 +11,31 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-# Longer than any step and any read of a state; who has waited so long goes on. In seconds.
+# Longer than any step or read, in seconds. A thread that has waited this long proceeds anyway.
 PATIENCE = 60.0
 
-# How long to wait before a look at who holds the gate.
+# The interval in seconds at which to check who holds the gate.
 POLL = 0.001
 
 
 class Gate:
-    """Keeps steps and readers of one optimizer apart; a copy has a gate of its own."""
+    """Keeps steps and readers of one optimizer apart; a copied optimizer gets its own gate."""
 
     def __init__(self) -> None:
         self._mutex = threading.RLock()
-        # Whether it is a step that holds the mutex, and how many lie within one another.
+        # How many nested steps hold the mutex; 0 if a reader holds it.
         self._steps = 0
-        # The threads that make a step without it, while a step of another thread's holds it.
+        # The threads that make a step without the mutex, while another thread's step holds it.
         self._loose: set[int] = set()
 
     def enter(self) -> bool:
-        """Let a step in; returns whether it holds the gate."""
+        """Let a step in; return whether it holds the gate."""
         if not self._mutex.acquire(blocking=False):
             waited, me = 0.0, threading.get_ident()
             while not self._mutex.acquire(timeout=POLL):
                 waited += POLL
-                # Entered before the look: who reads once that step has left must know of this one.
+                # Registered before checking: a reader that enters after the other step has left
+                # must see this one.
                 self._loose.add(me)
                 if self._steps or waited > PATIENCE:
                     return False
@@ -43,7 +44,7 @@ class Gate:
         return True
 
     def leave(self, held: bool) -> None:
-        """Let others in again."""
+        """Leave the gate after a step."""
         if held:
             self._steps -= 1
             self._mutex.release()
@@ -52,7 +53,7 @@ class Gate:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Within the context a step is made."""
+        """Return a context in which to make a step."""
         held = None
         try:
             held = self.enter()
@@ -63,7 +64,7 @@ class Gate:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[None]:
-        """Within the context no step is made by another thread."""
+        """Return a context in which no other thread makes a step."""
         held = self._mutex.acquire(timeout=PATIENCE)
         try:
             waited = 0.0

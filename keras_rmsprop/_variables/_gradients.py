@@ -1,4 +1,4 @@
-"""What `apply` was given: are there gradients, and does each belong to its variable?"""
+"""Check the gradients that `apply` receives against their variables."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ from keras_rmsprop._math._rule import Tensor
 
 
 def check_present(gradients: Sequence[Tensor | None], variables: Sequence[Any]) -> None:
-    """Check that there is a gradient, and one entry for each variable.
+    """Check that there is one entry per variable, and at least one gradient.
 
-    Raises: ValueError, also if all gradients are None.
+    Raises: ValueError if not.
     """
     if len(gradients) != len(variables):
         raise ValueError(
@@ -31,10 +31,10 @@ def check_match(
 
     Args:
         gradients: a gradient or None for each variable.
-        variables: the variables, asked for nothing but their names.
+        variables: the variables; only their names are used.
         keys: what identifies each variable.
-        shapes: the shape of each.
-        shape_of: gives the shape of a gradient, with None where it is not known yet.
+        shapes: the shape of each variable.
+        shape_of: returns a gradient's shape, with None for unknown dimensions.
 
     Raises: ValueError that names the variable.
     """
@@ -59,12 +59,12 @@ def check_match(
 
 
 def name_of(variable: Any) -> str:
-    """A variable's name for a message; a raw tf.Variable has no path."""
+    """Return a variable's path, or its name: a raw tf.Variable has no path."""
     return str(getattr(variable, "path", None) or variable.name)
 
 
 def _fits(received: Sequence[int | None], shape: Sequence[int]) -> bool:
-    """Whether a shape of which not all may be known yet can be `shape`."""
+    """Whether a shape, possibly with unknown dimensions, is compatible with `shape`."""
     return received == shape or (
         len(received) == len(shape)
         and all(a is None or a == b for a, b in zip(received, shape, strict=True))

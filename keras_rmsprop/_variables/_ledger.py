@@ -1,7 +1,7 @@
-"""Which variables has the optimizer made, and for which weights and under which names?
+"""Record which variables the optimizer has created, for which weights and under which names.
 
-Keras keeps an optimizer's variables in one list. To save those that a subclass has added, and to
-take in more weights without losing any, one has to know what each was made for.
+Keras keeps an optimizer's variables in one flat list. Saving a subclass's variables, and adding
+weights without losing any state, requires knowing what each variable was created for.
 """
 
 import contextlib
@@ -13,34 +13,34 @@ from keras_rmsprop._private import DotNotTrackScope
 
 
 class Entry(NamedTuple):
-    """A variable of the optimizer's, and what it was asked for with."""
+    """A variable of the optimizer, and what it was created for."""
 
     variable: Any
-    # The weight it belongs to; None for one that belongs to none.
+    # The weight it belongs to, if any.
     weight: Any
     # None if it was added without a name.
     name: str | None
 
 
 class Ledger:
-    """The variables that `add_variable` has made, in their order.
+    """The variables that `add_variable` has created, in order.
 
-    A plain object, so that neither Keras nor TensorFlow track what it holds: weights among the
+    A plain object, so that neither Keras nor TensorFlow tracks what it holds: weights among the
     optimizer's own variables would be saved and restored twice.
     """
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        # Variables that there were before the first build.
+        # The variables that existed before the first build.
         self.prelude: list[Any] | None = None
-        # For what the variable is that is being made now.
+        # The weight and name for which a variable is being created now.
         self._purpose: tuple[Any, str] | None = None
-        # While the optimizer is built again: the entries not yet asked for again.
+        # During a rebuild: the entries that have not been reused yet.
         self._pool: list[Entry] | None = None
 
     @contextlib.contextmanager
     def made_for(self, weight: Any, name: str) -> Iterator[None]:
-        """Within the context a variable is made for this weight, under this name."""
+        """Return a context in which variables are created for this weight and name."""
         outer, self._purpose = self._purpose, (weight, name)
         try:
             yield
@@ -48,32 +48,32 @@ class Ledger:
             self._purpose = outer
 
     def again(self, name: str | None, shape: Sequence[int]) -> Any:
-        """Return the variable that an earlier build made for the same purpose, None without."""
+        """Return the variable that an earlier build created for the same purpose, or None."""
         weight, name = self._purpose or (None, name)
         for i, entry in enumerate(self._pool or ()):
             if entry.weight is weight and entry.name == name:
-                # One whose shape follows from the number of weights has to be made anew.
+                # A shape may depend on the number of weights; then a new variable is needed.
                 del self._pool[i]  # type: ignore[union-attr, unused-ignore]
                 return entry.variable if tuple(entry.variable.shape) == tuple(shape) else None
         return None
 
     def note(self, variable: Any, name: str | None) -> None:
-        """Enter a new variable."""
+        """Record a new variable."""
         weight, name = self._purpose or (None, name)
         self.entries.append(Entry(variable, weight, name))
 
     def left_over(
         self, before: Sequence[Any], now: Sequence[Any], attributes: Iterable[Any]
     ) -> list[Any]:
-        """Return the variables that a new build has neither asked for nor replaced.
+        """Return the variables that a rebuild has neither reused nor replaced.
 
         Args:
-            before: all that were tracked before it.
-            now: all that are tracked since.
+            before: all variables tracked before the rebuild.
+            now: all variables tracked after it.
             attributes: the values of the optimizer's attributes.
         """
         tracked = set(map(id, now))
-        # One that did not come from `add_variable` has been replaced unless it is still in place.
+        # A variable not made by `add_variable` was replaced unless an attribute still holds it.
         known = {id(entry.variable) for entry in self.entries}
         kept = {id(entry.variable) for entry in self._pool or ()}
         kept |= {id(value) for value in attributes} - known
@@ -84,9 +84,9 @@ class Ledger:
 
     @contextlib.contextmanager
     def reopened(self) -> Iterator[None]:
-        """Within the context a build is given the variables that an earlier one made.
+        """Return a context in which a build reuses the variables of an earlier one.
 
-        On failure the ledger is as it was.
+        On failure the ledger is restored.
         """
         entries, self._pool = list(self.entries), list(self.entries)
         try:
@@ -100,9 +100,9 @@ class Ledger:
 
 @contextlib.contextmanager
 def undone_on_failure(optimizer: Any) -> Iterator[None]:
-    """Within the context the optimizer is built; if that fails, it is as it was before.
+    """Return a context for building the optimizer, which is restored if the build fails.
 
-    What it holds is kept one level deep: its attributes, and the lists, dicts and sets among them.
+    Restores one level deep: the attributes, and the lists, dicts and sets among them.
     """
     attributes = dict(vars(optimizer))
     contents = {
@@ -128,8 +128,8 @@ def undone_on_failure(optimizer: Any) -> Iterator[None]:
 def track_in(optimizer: Any, variables: list[Any], ids: set[int] | None = None) -> None:
     """Make this list the one in which Keras tracks the optimizer's variables.
 
-    A new list rather than the old one changed: TensorFlow saves no checkpoint of a list that has
-    lost or moved entries.
+    The old list is replaced, not modified: TensorFlow cannot save a checkpoint of a list from which
+    entries were removed or moved.
     """
     with DotNotTrackScope():
         optimizer._variables = variables
@@ -139,12 +139,12 @@ def track_in(optimizer: Any, variables: list[Any], ids: set[int] | None = None) 
 
 
 def _refill(optimizer: Any, name: str, kept: Any) -> None:
-    """Give a list, dict or set among the optimizer's attributes back what it held."""
+    """Restore the contents of a list, dict or set among the optimizer's attributes."""
     value = getattr(optimizer, name)
     if len(value) == len(kept) and (isinstance(kept, set) or all(map(operator.is_, value, kept))):
         return
     if not (type(value) is type(kept) or type(value).__module__.startswith("keras.")):
-        # TensorFlow's, which it would not save any more once changed so.
+        # A TensorFlow container: modified this way it could no longer be saved.
         with DotNotTrackScope():
             setattr(optimizer, name, kept)
     elif isinstance(kept, list):

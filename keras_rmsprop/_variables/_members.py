@@ -1,8 +1,8 @@
-"""Which group does each variable belong to?
+"""Assign each variable to a group.
 
-A pattern is matched as Keras matches those of `keras.optimizers.OptimizerMap`: an exact path wins,
-and other patterns must match a whole path. Keras gives the variables of a loaded model other
-paths (the names of outer models are gone), so a config says which variable was in which group.
+Patterns are matched as in `keras.optimizers.OptimizerMap`: an exact path takes precedence, and
+other patterns must match a whole path. The variables of a loaded model have other paths, without
+the names of outer models, so a config records the group of each variable.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._pairing import Identity
 
-# The entry of a config that says which variables were in which group; only where there are any.
+# The config entry with the group of each variable; absent without groups.
 KEY = "group_members"
 _ENTRIES = ("paths", "shapes", "patterns", "known")
 
@@ -30,16 +30,16 @@ class Before(NamedTuple):
 class Members:
     """What a config says of the groups of variables, until `build` shows them.
 
-    A plain object, so that neither Keras nor TensorFlow track what it holds.
+    A plain object, so that neither Keras nor TensorFlow tracks what it holds.
     """
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
 
     def await_build(self, config: Mapping[str, Any]) -> None:
-        """Take in the part of a config that `config` gave.
+        """Take the groups from a config entry, to be used by the build.
 
-        Raises: ValueError if it is not what `config` gives.
+        Raises: ValueError if the entry does not have the form that `config` returns.
         """
         paths, shapes, patterns, known = (config.get(name) for name in _ENTRIES)
         lists = [paths, shapes, patterns]
@@ -53,12 +53,12 @@ class Members:
         self._saved = {name: config[name] for name in _ENTRIES}
 
     def config(self, patterns: Sequence[str], built: Sequence[Any], members: Sequence[int]) -> Any:
-        """Return the part of a config that says which variable is in which group.
+        """Return the config entry with the group of each variable, empty if there is none.
 
         Args:
-            patterns: those of the groups.
+            patterns: the patterns of the groups.
             built: the variables that the optimizer was built with, empty if it is not built.
-            members: the group of each.
+            members: the group of each built variable.
         """
         if not patterns:
             return {}

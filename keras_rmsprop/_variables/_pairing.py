@@ -1,14 +1,14 @@
-"""Which of the saved variables is which of the optimizer's?
+"""Match saved variables to the optimizer's.
 
-Weights are loaded by position, and so is state: names that Keras makes up (`dense_1`) count the
-layers of a process and identify nothing. Where the variables are others than were saved, so that
-positions alone cannot tell, these decide in turn, each only where it leaves no choice:
+State is matched by position, as Keras loads weights: names that Keras generates (`dense_1`) count
+the layers of a process and identify nothing. If the saved variables differ from the optimizer's,
+the following decide in turn, each only where the match is unambiguous:
 
-    names that were given     the same on both sides, once
+    names given by the user   the same on both sides, once
     layers of one shape       the only ones of their shapes on both sides, or all of one side
-                              found among those of the other in their order, in one way only
+                              found among those of the other in order, in only one way
 
-What remains is not the same variable, and starts afresh.
+Variables that remain unmatched start fresh.
 """
 
 import collections
@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 
 
 class Identity(NamedTuple):
-    """What is known of a variable without knowing its values."""
+    """What identifies a variable, apart from its values."""
 
     # None in files of Keras's own class.
     path: str | None
@@ -34,7 +34,7 @@ class Identity(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """For each variable the position of its saved state, None where there is none."""
+    """For each variable the position of its saved state, None if there is none."""
 
     sources: list[int | None]
     # The variables that were matched by name or by shape rather than by position.
@@ -43,12 +43,12 @@ class Pairs(NamedTuple):
 
 
 def path_of(variable: Any) -> str:
-    """Return the path of a variable; a raw one of the backend's has only a name."""
+    """Return the path of a variable, or the name of a raw backend variable."""
     return str(getattr(variable, "path", None) or variable.name)
 
 
 def find_path(path: str, paths: Sequence[str]) -> int | None:
-    """The position of the only one of `paths` that is `path`, with or without the model's name."""
+    """Return the position of `path`, with or without the model's name, if it is unique."""
     for left, right in _in_common_terms((path,), tuple(paths)):
         found = [i for i, other in enumerate(right) if other == left[0]]
         if len(found) == 1:
@@ -92,7 +92,7 @@ def _pair_named(
     once_left, once_right = _once(left), _once(right)
 
     def may_be(i: int, j: int) -> bool:
-        """Whether a saved variable may be one of these, as far as shapes and names tell."""
+        """Whether shapes and names allow that a saved variable is this one."""
         differ = given_left[i] and given_right[j] and left[i] != right[j]
         return _fit(saved[i], here[j]) and not differ
 
@@ -102,7 +102,7 @@ def _pair_named(
         if i is not None and given_right[j] and _fit(saved[i], here[j]):
             sources[j] = i
             by_name.append(j)
-    # Where the numbers are equal, a new head stands in the place of the old one.
+    # With equal numbers of variables, a new head is in the position of the old one.
     if len(saved) == len(here):
         taken = set(sources)
         for i in range(len(here)):
@@ -132,19 +132,19 @@ def _fit(saved: Identity, here: Identity) -> bool:
 
 
 def _once(paths: Sequence[str]) -> dict[str, int]:
-    """The positions of the paths that occur once."""
+    """Return the positions of the paths that occur once."""
     counts = collections.Counter(paths)
     return {path: i for i, path in enumerate(paths) if counts[path] == 1}
 
 
 def _leaf(path: str) -> str:
-    """What a layer calls its variable: `kernel`; nothing for a variable without a layer."""
+    """Return the variable's name within its layer, such as `kernel`; empty without a layer."""
     _, slash, leaf = path.rpartition("/")
     return leaf if slash else ""
 
 
 def _layers(paths: Sequence[str], positions: Sequence[int]) -> list[tuple[int, ...]]:
-    """Those of the positions that stand beside each other and belong to one layer, together."""
+    """Group adjacent positions that belong to the same layer."""
     layers: list[list[int]] = []
     for position in positions:
         parent, slash, _ = paths[position].rpartition("/")
@@ -163,20 +163,20 @@ def _aligned(
     may_be: Callable[[int, int], bool],
     kinds: tuple[Callable[[int], Hashable], Callable[[int], Hashable]],
 ) -> list[tuple[int, int]]:
-    """Pair layers where there is one way only; returns the pairs of their variables.
+    """Pair layers where this is unambiguous; return the pairs of their variables.
 
     Args:
-        saved: the layers of one side, as the positions of their variables.
-        here: those of the other.
-        may_be: whether one variable can be the other.
-        kinds: for each side, what of a variable must be equal for that.
+        saved: the saved layers, as the positions of their variables.
+        here: the optimizer's layers, likewise.
+        may_be: whether a saved variable can be one of the optimizer's.
+        kinds: for each side, a key of a variable that must be equal for that.
     """
 
     @functools.cache
     def alike(a: int, b: int) -> bool:
         return kinds_saved[a] == kinds_here[b] and all(map(may_be, saved[a], here[b]))
 
-    # Layers of other shapes need not be looked at: there can be thousands.
+    # Compare only layers of equal shapes: there can be thousands of layers.
     kinds_saved = [tuple(map(kinds[0], layer)) for layer in saved]
     kinds_here = [tuple(map(kinds[1], layer)) for layer in here]
     places_saved, places_here = _places(kinds_saved), _places(kinds_here)
@@ -199,7 +199,7 @@ def _places(kinds: Sequence[Hashable]) -> dict[Hashable, list[int]]:
 
 
 def _only(found: Iterator[int]) -> int | None:
-    """The number that is found, None unless it is the only one."""
+    """Return the only item, or None if there is not exactly one."""
     first, second = next(found, None), next(found, None)
     return first if second is None else None
 
@@ -207,7 +207,7 @@ def _only(found: Iterator[int]) -> int | None:
 def _only_embedding(
     saved: Sequence[int], here: Sequence[int], alike: Callable[[int, int], bool]
 ) -> dict[int, int]:
-    """Find all of the shorter side in the longer in order; nothing unless in one way only."""
+    """Embed the shorter side in the longer, in order; empty unless there is only one way."""
     if len(saved) > len(here):
         flipped = _only_embedding(here, saved, lambda b, a: alike(a, b))
         return {b: a for a, b in flipped.items()}
@@ -227,14 +227,14 @@ def _leftmost(
 
 
 def _is_given(path: str, made_up: set[str]) -> bool:
-    """Whether somebody chose the names in a path, and not Keras."""
-    # The last part is what the layer calls its variable: the same in each process.
+    """Whether the names in a path were chosen by a user rather than generated by Keras."""
+    # The last part is the variable's name within its layer, the same in every process.
     *layers, leaf = path.split("/")
     return all(re.sub(r"_\d+$", "", name) not in made_up for name in layers or [leaf])
 
 
 def _class_names() -> set[str]:
-    """The names that Keras makes up, without their numbers: those of classes."""
+    """Return the names that Keras generates from classes, without their numbers."""
     names, classes = {"variable"}, [keras.layers.Layer]
     while classes:
         each = classes.pop()
@@ -246,24 +246,24 @@ def _class_names() -> set[str]:
 def most_common_terms(
     saved: tuple[str, ...], here: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Take paths to where most are known to both sides."""
+    """Return both sides' paths, without the models' names if more of them agree that way."""
     return max(_in_common_terms(saved, here), key=lambda terms: len(set(terms[0]) & set(terms[1])))
 
 
 def _in_common_terms(
     saved: tuple[str, ...], here: tuple[str, ...]
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Paths as they are, and without the model's name, which a loaded model takes off."""
+    """Return the paths as they are, and without the model's name, which loading may remove."""
     shorter = _without_prefix(saved), _without_prefix(here)
     terms = [(saved, here), (shorter[0], here), (saved, shorter[1])]
-    # The variables of a single layer each: their prefix is its name, and not the model's.
+    # If a path would have no layer left, the prefix is a layer's name, not the model's.
     if all("/" in path for side in shorter for path in side):
         terms.append(shorter)
     return terms
 
 
 def _without_prefix(paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Take the first part off paths that all have in common."""
+    """Remove the first part of the paths if they all share it."""
     parts = [path.partition("/") for path in paths]
     if len({first for first, _, _ in parts}) == 1 and all(rest for _, _, rest in parts):
         return tuple(rest for _, _, rest in parts)

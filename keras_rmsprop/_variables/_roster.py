@@ -1,8 +1,7 @@
-"""Which variables was the optimizer built with, where is each, and which slots has it?
+"""The variables that the optimizer was built with, in order, with their slots.
 
-A `Parameter` holds tensors, and a `ParameterVariables` the variables that these are the values
-of; so do the counters and the progress of rows. What a configuration does not need is None in
-both, and `read` of the variables is the one place that passes it over.
+A `Parameter` holds tensors, and `ParameterVariables` the variables that hold them; likewise for
+`Counters` and `Progress`. Fields that a configuration does not need are None in both.
 """
 
 import operator
@@ -14,7 +13,7 @@ from keras_rmsprop._math._lazy import Progress
 from keras_rmsprop._math._rule import Parameter, Tensor
 from keras_rmsprop._math._step import Counters
 
-# A keras.Variable, or a raw one of the backend's.
+# A keras.Variable, or a raw backend variable.
 Variable = Any
 Read = Callable[[Variable], Tensor]
 
@@ -64,27 +63,27 @@ def _read_each(variables: Iterable[Variable | None], read: Read) -> list[Tensor 
 
 
 def existing(*groups: Iterable[Any]) -> list[Any]:
-    """What there is in these groups of variables or tensors, one after the other."""
+    """Return all items of the groups that are not None, in a flat list."""
     return [each for group in groups for each in group if each is not None]
 
 
 def is_overwritten(variable: Variable) -> bool:
-    """Whether a variable takes its gradient as its value, as float8 scales do."""
+    """Whether a variable takes its gradient as its value, as a float8 scale does."""
     return bool(getattr(variable, "overwrite_with_gradient", False))
 
 
 def is_fixed(variable: Variable) -> bool:
-    """Whether a variable holds integers, which have no gradient to follow."""
-    # Keras's variables give their dtype by its standard name, which is worth not asking for anew.
+    """Whether a variable is not floating-point, so that no step changes it."""
+    # A Keras variable's dtype is already a standard name; standardizing it again is slow.
     dtype = variable.dtype
     return not _step.is_floating(dtype if isinstance(dtype, str) else _step.dtype_of(variable))
 
 
 class Roster:
-    """The built variables in their order, with the variables that hold their slots.
+    """The built variables in order, with the variables that hold their slots.
 
-    Keras finds a variable's position by a key that it computes anew each time, which costs
-    milliseconds a step with many variables. Here it is the identity of the object.
+    Keras finds a variable's position by a key that it recomputes every time, which takes
+    milliseconds per step with many variables. Here the key is the object's id.
     """
 
     def __init__(
@@ -99,27 +98,25 @@ class Roster:
         self.counters = counters
         self.shapes = [tuple(p.weight.shape) for p in self.parameters]
         self.weights = [p.weight for p in self.parameters]
-        # The group of each: 0 for those that no pattern matches, from 1 on the patterns'.
+        # The group of each parameter: 0 if no pattern matches it, otherwise counted from 1.
         self.members = tuple(members) or (0,) * len(self.parameters)
-        # The weights with their slots, one after the other, and the counters: all that a step
-        # may change, but for the progress of rows.
+        # The weights with their slots, and the counters: all that a step may change except the
+        # progress of rows.
         self.variables = existing(*self.parameters, counters)
-        # Such as float8 scales, which take their gradient as their value.
         self.overwritten = tuple(map(is_overwritten, self.weights))
-        # Integers, which no step moves.
         self.fixed = frozenset(i for i, weight in enumerate(self.weights) if is_fixed(weight))
         self._positions = {id(weight): i for i, weight in enumerate(self.weights)}
 
     def lists(self, variables: Sequence[Variable]) -> bool:
-        """Whether `variables` are all those of the build, the very objects and in its order."""
+        """Whether `variables` are exactly the built variables, in the same order."""
         return len(variables) == len(self.weights) and all(
             map(operator.is_, variables, self.weights)
         )
 
     def position(self, variable: Variable) -> int | None:
-        """The position of `variable`, or None if it is not the very object of the build."""
+        """Return the position of `variable`, or None if it is not one of the built objects."""
         position = self._positions.get(id(variable))
-        # A copied optimizer has other objects, and an id may be taken again.
+        # A copied optimizer has other objects, and ids can be reused.
         if position is not None and self.weights[position] is variable:
             return position
         return None

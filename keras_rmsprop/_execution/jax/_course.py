@@ -1,15 +1,15 @@
-"""What the compiled steps of one optimizer leave to the next.
+"""Compiled steps that double-buffer the slots.
 
-A compiled step gives no buffer away that a variable holds: it reads the variables' arrays, and
-writes into those that the step before it replaced, which are donated where nobody else holds them.
-An interrupt, an error or another thread therefore finds every variable with an array to read, and
-all of them change at one moment.
+A compiled step never donates a buffer that a variable holds. It reads the variables' arrays and
+donates the arrays that the previous step replaced, if nothing else references them. So an
+interrupt, an error or another thread always finds a readable array in every variable, and all
+variables change at once.
 
-The arrays to write into are one more copy of the slots. They are kept where that copy takes at most
-an eighth of the memory of the device; elsewhere each step takes new memory, as it does for the
-weights everywhere. Where and how often the copy is kept changes no number. The environment variable
-`KERAS_RMSPROP_JAX_SECOND_COPY`, read when an optimizer's first step is compiled, decides otherwise:
-`0` never keeps it, `1` always does.
+The donated arrays amount to a second copy of the slots. It is kept if it takes at most an eighth of
+the device's memory; otherwise each step allocates new arrays, as every step does for the weights.
+Keeping the copy or not does not change the results. The environment variable
+`KERAS_RMSPROP_JAX_SECOND_COPY`, read when an optimizer's first step is compiled, overrides the
+choice: `0` never keeps it, `1` always does.
 """
 
 import logging
@@ -52,15 +52,15 @@ _log = logging.getLogger(__name__)
 
 
 class _Course:
-    """What the compiled steps of one optimizer leave to the next.
+    """State that the compiled steps of one optimizer share.
 
-    It holds arrays, but neither the variables nor their roster, which it must not keep alive.
+    It holds arrays, but not the variables or their roster, which it must not keep alive.
 
     Args:
         roster: the variables.
-        plan: what a step does, with constraints that can be compared.
+        plan: the plan of a step, with constraints wrapped so that they can be compared.
         without: the positions of the parameters that take no gradient.
-        values: what the variables hold.
+        values: the variables' current arrays.
     """
 
     def __init__(
@@ -76,35 +76,35 @@ class _Course:
         self.programs = [Trace.of(plan, fields, without, flag) for flag in (False, True)]
         self.places = self.programs[0].changed()
         self.are_plain = all(map(is_plain, roster.variables))
-        # How many of the arrays that a step changes leave their memory to a later one. Weights do
-        # not: programs take aliases of them that Python cannot see, such as what `jax.device_put`
-        # gives for the device where they are.
+        # How many of the arrays that a step changes are donated later. Weights are not: they may
+        # have aliases that Python cannot see, such as the result of `jax.device_put` to the device
+        # they are already on.
         self.reused = len(set(self.places) - self.programs[0].weights())
         self.keeps = keeps_second_copy(self.of_reused(list(values)))
-        # What the last step made.
+        # The reusable results of the last step, which the variables hold.
         self.made: list[jax.Array] = []
-        # What the step before it made, at most one list. Replaced, so that nobody gives it out.
+        # Those of the step before it, at most one list; no variable holds them any more.
         self.retired: list[list[jax.Array]] = []
-        # The number of calls as the last step left it, where that is known to be above zero.
+        # The counter's array after the last step, if it is known to be above zero.
         self.calls: jax.Array | None = None
 
     def fits(self, plan: _step.Plan, without: tuple[int, ...]) -> bool:
-        """Whether a step has the options of this course."""
+        """Whether a step has the same options."""
         return self.without == without and self.plan == plan
 
     def of_changed(self, all_of: list[Any]) -> list[Any]:
-        """Those of all variables, or of their arrays, that a step changes."""
+        """Select, from all variables or their arrays, those that a step changes."""
         return [all_of[place] for place in self.places]
 
     def of_reused(self, all_of: list[Any]) -> list[Any]:
-        """Those of all variables, or of their arrays, whose memory is written to again."""
+        """Select, from all variables or their arrays, those whose memory is reused."""
         return self.of_changed(all_of)[: self.reused]
 
     def spare(self, values: list[jax.Array]) -> list[jax.Array]:
-        """Return arrays to write into, one for each that is reused; none if none are kept.
+        """Return the arrays to donate, one for each that is reused; empty if none are kept.
 
         Args:
-            values: the arrays that the coming step reads.
+            values: the arrays that the step will read.
         """
         if not self.keeps:
             return []
@@ -112,7 +112,7 @@ class _Course:
             arrays = self.retired.pop()
         except IndexError:
             return allocated(self.of_reused(values))
-        # No variable holds these any more, so that nobody can get hold of one while we count.
+        # No variable holds these any more, so no new reference can appear while we count.
         counts = list(map(sys.getrefcount, arrays))
         if max(counts) > SOLE or any(map(IS_DELETED, arrays)):
             lost = [i for i, n in enumerate(counts) if n > SOLE or IS_DELETED(arrays[i])]
@@ -122,8 +122,8 @@ class _Course:
         return arrays
 
     def keep(self, results: list[jax.Array]) -> None:
-        """Note what a step made; what the one before it made is retired."""
-        # Not what a trace gave that the optimizer cannot see from within.
+        """Record the results of a step and retire those of the previous one."""
+        # Results are tracers if the step ran under an enclosing trace after all.
         if self.keeps and not isinstance(results[-1], jax.core.Tracer):
             if self.made:
                 self.retired = [self.made]
@@ -134,9 +134,12 @@ courses: "weakref.WeakKeyDictionary[Roster, _Course]" = weakref.WeakKeyDictionar
 
 
 def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
-    """Make the step as one compiled call; return why there is no way, nothing done, or None."""
+    """Make the step as one compiled call.
+
+    Returns: None, or the reason why the step cannot be compiled; nothing has changed then.
+    """
     owners, scoped = step.roster.variables, in_stateless_scope()
-    # Keras's `fit` empties the variables and keeps their values in a scope.
+    # Keras's `fit` clears the variables and keeps their values in a stateless scope.
     values = [read(owner) for owner in owners] if scoped else snapshot(owners)
     course = _course_of(step, gradients, values)
     flagged = sum(gradient is None for gradient in gradients) > len(course.without)
@@ -160,7 +163,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
     except _step.TransformError:
         raise
     except ValueError as error:
-        # Such as arrays on different devices. What was deleted is lost op by op as well.
+        # For example, arrays on different devices. With deleted arrays, op by op fails as well.
         if any(is_deleted(value) for value in values):
             raise
         return str(error)
@@ -168,9 +171,10 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
     if scoped:
         write(zip(course.of_changed(owners), results, strict=True))
     else:
-        # An interrupt between these lines costs memory or time and changes no number.
+        # An interrupt between these lines costs memory or time but does not change results.
         store(course.of_changed(owners), results, at_once=course.are_plain)
-        # A first step that `skip_nonfinite` skips counts nothing.
+        # With `jit_compile=True` the first step is compiled, and if `skip_nonfinite` skips it the
+        # counter is still zero.
         course.calls = None if step.mode is True else step.roster.counters.calls._value
         course.keep(results)
     if seconds > _plain.LONG_COMPILATION and compilations() > compiled:
@@ -181,19 +185,19 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
 def _into_spare(
     course: _Course, program: Trace, values: list[jax.Array], *rest: Any
 ) -> list[jax.Array]:
-    """Call the compiled step with memory to write into."""
+    """Call the compiled step, donating the spare arrays."""
     reuses = bool(course.retired)
     try:
         return compiled_step(program, course.spare(values), values, *rest)
     except (ValueError, jax.errors.JaxRuntimeError):
         if not reuses:
             raise
-        # Perhaps an alias that JAX made of a retired array, unseen, came back as a value.
+        # Perhaps one of the values is a hidden alias of a retired array, made by JAX.
         return compiled_step(program, allocated(course.of_reused(values)), values, *rest)
 
 
 def _course_of(step: Step, gradients: Gradients, values: Sequence[jax.Array]) -> _Course:
-    """The course of these variables, begun anew where the options are others."""
+    """Return the shared state of these variables' steps, new if the options have changed."""
     plan, weights = step.plan, step.roster.weights
     without: tuple[int, ...] = ()
     if any(gradient is None for gradient in gradients):
@@ -211,18 +215,18 @@ def _course_of(step: Step, gradients: Gradients, values: Sequence[jax.Array]) ->
 
 
 def _takes_no_gradient(variable: Any) -> bool:
-    """Whether no step has a gradient of this variable, such as an integer or a float8 scale."""
+    """Whether the variable never has an ordinary gradient, such as an integer or a float8 scale."""
     return variable.overwrite_with_gradient or variable._dtype not in _plain.FLOATING
 
 
 def _with_dummies(
     weights: Sequence[Any], without: tuple[int, ...], gradients: Gradients
 ) -> tuple[list[Any], list[Any]]:
-    """Put an array in the place of each missing gradient; return flags that say which are there.
+    """Replace each missing gradient by a dummy array; return flags that say which are present.
 
-    The dummy is the weight itself, which costs nothing and has the dtype that a gradient mostly
-    has. A gradient of another dtype is cast where that loses nothing, so that the dtypes, which
-    the compiled program depends on, follow from the set of gradients as little as may be.
+    The dummy is the weight itself: it costs nothing and usually has the gradient's dtype. A
+    gradient of another dtype is cast to it if that is lossless, so that the compiled program,
+    which depends on the dtypes, depends as little as possible on which gradients are missing.
     """
     filled: list[Any] = []
     flags: list[Any] = []

@@ -1,4 +1,4 @@
-"""The derivative of a step where the rule itself has none."""
+"""Give the rule a square root that is differentiable at zero."""
 
 import jax
 import keras
@@ -19,12 +19,12 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 def _sqrt(x: jax.Array) -> jax.Array:
     """Compute the square root, with 0 as its derivative at 0."""
-    # Outside a trace nothing is differentiated, and the detour costs as much as the root.
+    # Outside a trace nothing is differentiated, and `custom_jvp` costs as much as the root.
     is_traced = isinstance(x, jax.core.Tracer)
     root: jax.Array = _differentiable_sqrt(x) if is_traced else keras.ops.sqrt(x)
     return root
 
 
 def install() -> None:
-    """Have the rule take this square root, whose derivative at 0 is 0."""
+    """Make the rule use this square root."""
     _rule.sqrt = _sqrt

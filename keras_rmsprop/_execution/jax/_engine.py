@@ -1,4 +1,4 @@
-"""How a step runs on JAX: op by op or traced, or as one compiled call."""
+"""Run a step on JAX: op by op, traced, or as one compiled call."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ from keras_rmsprop._variables._roster import Roster
 
 _log = logging.getLogger(__name__)
 
-# Of whose steps the log says that they run op by op; each step tries anew.
+# The rosters whose steps have been logged as running op by op; each step tries to compile again.
 _logged: "weakref.WeakSet[Roster]" = weakref.WeakSet()
 
 
@@ -26,7 +26,7 @@ def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
     insists = step.mode is True
     if _is_traced(step, gradients) or (in_stateless_scope() and not insists):
-        # What surrounds the step decides how it runs.
+        # The surrounding code decides how the step runs.
         _run_op_by_op(step, gradients, step.rate.ask())
         return
     reason = _why_op_by_op(step)
@@ -46,13 +46,13 @@ def run(step: Step, gradients: Gradients) -> None:
 
 
 def _is_traced(step: Step, gradients: Gradients) -> bool:
-    """Whether the step is part of a trace, such as that of a user's `jit`."""
+    """Whether the step is being traced, for example by a user's `jit`."""
     given = (read(step.roster.counters.calls), *gradients)
     return any(isinstance(x, jax.core.Tracer) for x in given)
 
 
 def _why_op_by_op(step: Step) -> str | None:
-    """Why no step of this configuration can be compiled, None if it can."""
+    """Return why no step of this configuration can be compiled, or None if it can."""
     reason = _plain.why_op_by_op(step)
     if reason is None and jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         reason = "JAX is set to run without `jit` (`jax_disable_jit`)"
@@ -62,11 +62,11 @@ def _why_op_by_op(step: Step) -> str | None:
 
 
 def _compiles_unasked(step: Step, gradients: Gradients) -> bool:
-    """Whether a step that can be compiled is, where the user leaves it to us.
+    """Whether to compile a step without `jit_compile=True`, given that it can be compiled.
 
-    It depends on the configuration, the saved state and the set of gradients only, never on what
-    the process did before: otherwise a resumed run would round differently from one that was not
-    stopped.
+    This depends only on the configuration, the saved state and the set of gradients, never on
+    the process's history: otherwise a resumed run would round differently from an uninterrupted
+    one.
     """
     if step.mode is False or not _is_worth_all(step.roster, gradients):
         return False
@@ -75,27 +75,28 @@ def _compiles_unasked(step: Step, gradients: Gradients) -> bool:
     if course is not None and course.calls is calls:
         # Known to be above zero, without waiting for the device.
         return True
-    # One-step uses need not pay for a compilation.
+    # A program that makes a single step should not pay for a compilation.
     return int(calls) >= step.plan.accumulation_steps
 
 
 def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
-    """Whether a compiled step, which goes over all variables, pays for the gradients given.
+    """Whether a compiled step, which processes all variables, pays off for the gradients given.
 
-    Op by op a step goes over those that have one, at about eight times the cost for each.
+    Op by op, a step processes only the variables with a gradient, at about eight times the cost
+    of each.
     """
     if all(gradient is not None for gradient in gradients):
         return True
-    # Handing over a small tensor costs as much as computing this many elements.
+    # Passing a small tensor costs as much as computing this many elements.
     work = [math.prod(shape) + 16384 for shape in roster.shapes]
     given = sum(n for n, g in zip(work, gradients, strict=True) if g is not None)
     return 8 * given >= sum(work)
 
 
 def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
-    """Compute a step whole and then write it."""
+    """Compute a whole step, then write it."""
     if step.hook is not None:
-        # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
+        # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, read, assign)
     else:
         write(run_plainly(step, gradients, rate, read))

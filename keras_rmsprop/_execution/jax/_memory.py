@@ -1,4 +1,4 @@
-"""Memory for a compiled step to write into: how much there is, and new arrays."""
+"""Memory for the second copy of the slots: how much the device has, and new arrays."""
 
 import contextlib
 import functools
@@ -11,12 +11,12 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-# What `sys.getrefcount` gives for an object that only a list holds.
+# What `sys.getrefcount` returns for an object that only a list references.
 SOLE = max(map(sys.getrefcount, [object()]))
 
 
 def allocated(like: Sequence[jax.Array]) -> list[jax.Array]:
-    """Return new arrays of the same shapes, dtypes and places."""
+    """Return new arrays of the same shapes and dtypes, on the same devices."""
     if len(like) > 8 and not any(array.committed for array in like):
         return _zeros(tuple((array.shape, array.dtype) for array in like))
     return [jnp.zeros(x.shape, x.dtype, device=x.sharding if x.committed else None) for x in like]
@@ -28,10 +28,9 @@ def _zeros(avals: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
 
 
 def keeps_second_copy(arrays: Sequence[jax.Array]) -> bool:
-    """Whether steps over these arrays keep one more copy of them to write into.
+    """Whether steps over these arrays keep a second copy of them to donate (see `_course`).
 
-    See the docstring of `_course`. Where Python runs without a global lock, references cannot
-    be counted.
+    Never in a free-threaded Python, where reference counts are not reliable.
     """
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return False
@@ -47,7 +46,7 @@ def keeps_second_copy(arrays: Sequence[jax.Array]) -> bool:
 
 @functools.cache
 def _memory_of(device: Any) -> int:
-    """The bytes of memory a device has in all; for a CPU, those the process may take."""
+    """Return a device's total memory in bytes; for a CPU, what the process may use."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
@@ -55,7 +54,7 @@ def _memory_of(device: Any) -> int:
     with contextlib.suppress(ValueError, OSError, AttributeError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for name in _CGROUP_LIMITS:
-        # Without a limit the file holds a word.
+        # Without a limit the file contains the word "max".
         with contextlib.suppress(ValueError, OSError):
             limits.append(int(pathlib.Path(name).read_text()))
     return min(limits, default=sys.maxsize)

@@ -1,4 +1,4 @@
-"""A step as a compiled program, which all optimizers of like variables and options share."""
+"""Compiled steps, shared by all optimizers with the same shapes and options."""
 
 import functools
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from keras_rmsprop._math._rule import Parameter
 
 
 class Trace:
-    """What a compiled step does, as far as it does not depend on arrays: one for each trace.
+    """The static argument of a compiled step: everything that does not depend on arrays.
 
-    Two that do the same are one object (see `of`): JAX looks programs up in C++, which an
-    interrupt in a comparison written in Python would upset.
+    Equal arguments give the same object (see `of`). JAX looks programs up in C++, and an interrupt
+    in a Python `__eq__` would break that lookup.
 
     Args:
         plan: what the step does.
-        fields: for each parameter, and last for the counters, which fields there are.
+        fields: for each parameter, and last for the counters, which fields are present.
         without: the positions of the parameters that take no gradient.
-        flagged: whether gradients may be missing; a flag says so for each of the others.
+        flagged: whether other gradients may be missing, with a flag for each.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Trace:
     @staticmethod
     @functools.cache
     def of(*arguments: Any) -> "Trace":
-        """Return the one program with these arguments."""
+        """Return the one instance with these arguments."""
         return Trace(*arguments)
 
     def changed(self) -> list[int]:
-        """The places in the flat list of arrays that a step changes, those of weights last.
+        """Return the indices of the arrays in the flat list that a step changes, weights last.
 
-        JAX gives the memory that is donated to the first outputs that it fits.
+        JAX assigns donated memory to the first outputs that it fits.
         """
         overwrites = self.plan.ema_overwrite_frequency is not None
         moved = {"average"} | ({"weight"} if overwrites else set())
@@ -59,7 +59,7 @@ class Trace:
         return sorted(places, key=self.weights().__contains__)
 
     def weights(self) -> set[int]:
-        """The places of the weights in the flat list of arrays."""
+        """Return the indices of the weights in the flat list of arrays."""
         names = [
             name
             for there in self.fields[:-1]
@@ -69,7 +69,7 @@ class Trace:
         return {place for place, name in enumerate(names) if name == "weight"}
 
     def unflatten(self, values: Sequence[jax.Array]) -> tuple[list[Parameter], _step.Counters]:
-        """Sort a flat list of arrays into parameters and counters."""
+        """Restore the parameters and counters from a flat list of arrays."""
         rest = iter(values)
         *parameters, counters = (
             [next(rest) if is_there else None for is_there in there] for there in self.fields
@@ -86,8 +86,8 @@ def _whole_step(
     learning_rate: jax.Array,
     numbers: jax.Array,
 ) -> list[jax.Array]:
-    """Make one step; the outputs stand in the order of `spare`, so that buffers line up."""
-    del spare  # Nothing but memory.
+    """Compute one step; the outputs are in the order of `spare`, so that the buffers match."""
+    del spare  # Only its memory is used.
     flagged: dict[int, jax.Array] = {}
     if program.flagged:
         positions = [i for i, g in enumerate(gradients) if g is not None]
@@ -111,23 +111,23 @@ def _whole_step(
     return [results[place] for place in program.changed()]
 
 
-# The program is static; JAX keeps one compiled step for each, which all optimizers share.
+# JAX caches one compiled step per static argument and input types, shared by all optimizers.
 compiled_step = jax.jit(_whole_step, static_argnums=0, donate_argnums=1, keep_unused=True)
 
 
 def compilations() -> int:
-    """How many programs JAX keeps for us."""
+    """Return how many compiled steps JAX has cached."""
     return int(compiled_step._cache_size())  # type: ignore[attr-defined]
 
 
 class Constraint:
-    """A constraint that equals any other of its type and settings.
+    """A constraint that equals any other of the same type and settings.
 
-    JAX keeps what it has compiled; models that are built one after the other share it.
+    So models built one after another share a compiled step.
     """
 
     def __init__(self, constraint: Any) -> None:
-        # A copy: the program goes on with these settings when those of the user's object change.
+        # A copy: the cached program keeps these settings even if the user's object changes.
         self._constraint = type(constraint).from_config(constraint.get_config())
         self._identity = (type(constraint), repr(constraint.get_config()))
 
@@ -146,10 +146,10 @@ def _unpack(numbers: jax.Array, groups: int) -> _step.Numbers:
 
 
 def widest_float() -> np.dtype[Any]:
-    """The widest float dtype that JAX holds as it is configured."""
+    """Return the widest float dtype of JAX's configuration."""
     return jax.dtypes.canonicalize_dtype(np.float64)
 
 
 def as_array(rate: float | jax.Array) -> jax.Array | np.ndarray[Any, Any]:
-    # A Python float would be traced as a weakly typed scalar, and a schedule's array not.
+    # A Python float would be traced as weakly typed, unlike a schedule's array.
     return rate if isinstance(rate, jax.Array) else np.asarray(rate, widest_float())

@@ -1,4 +1,4 @@
-"""JAX's variables and gradients: what they hold, and how values are assigned."""
+"""Read, convert and assign JAX variables and gradients."""
 
 import collections
 import itertools
@@ -19,12 +19,12 @@ Gradients = Sequence[jax.Array | None]
 
 
 def read(variable: keras.Variable) -> jax.Array:
-    """Return the variable's current value, the traced one inside a stateless scope."""
+    """Return the variable's current value; inside a stateless scope, the scope's."""
     return variable.value
 
 
 def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
-    """Assign each value to its variable; outside a stateless scope all of them or none."""
+    """Assign each value to its variable; outside a stateless scope, all of them or none."""
     pairs = list(pairs)
     if in_stateless_scope():
         for variable, value in pairs:
@@ -37,16 +37,16 @@ def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
 
 
 def snapshot(variables: Iterable[Any]) -> list[jax.Array]:
-    """Return what variables hold, of one moment between two steps, whichever thread asks.
+    """Return the variables' arrays, all from between the same two steps, from any thread.
 
-    It is one call in C, as is the one in which a step stores its results. Not for a stateless
-    scope, which holds values of its own.
+    This is a single C call, as is storing a step's results. Not for stateless scopes, which hold
+    their own values.
     """
     return list(map(_VALUE, variables))
 
 
 def copy(value: jax.Array) -> jax.Array:
-    """Return an array of its own, so that donating one buffer does not take the other."""
+    """Return a copy with its own buffer, so that donating one does not delete the other."""
     return value.copy()
 
 
@@ -56,11 +56,11 @@ def shape_of(gradient: Any) -> tuple[int, ...]:
 
 
 def dense(gradient: Any, variable: keras.Variable) -> jax.Array:
-    """Return the gradient, whatever Keras takes for one, as one value per weight."""
+    """Return any gradient that Keras accepts as a dense array."""
     if isinstance(gradient, jax.Array):
         return gradient
     if isinstance(gradient, JAXSparse):
-        # Adds up what is given for one place more than once.
+        # Sums repeated indices.
         return gradient.todense()
     # Lists and numbers have no dtype of their own.
     dtype = None if hasattr(gradient, "dtype") else variable.dtype
@@ -72,24 +72,24 @@ IS_DELETED = operator.methodcaller("is_deleted")
 
 
 def is_deleted(value: Any) -> bool:
-    """Whether an array's buffer has been given away; a tracer has none."""
+    """Whether an array has been deleted or donated; never for a tracer."""
     return not isinstance(value, jax.core.Tracer) and value.is_deleted()
 
 
 def is_plain(variable: Any) -> bool:
-    """Whether assigning to a variable is to set an attribute, with no Python in between."""
+    """Whether assigning to a variable just sets an attribute, without running Python code."""
     setter: object = type(variable).__setattr__
     return setter is object.__setattr__ and variable._layout is None
 
 
 def store(owners: Sequence[Any], values: Sequence[jax.Array], at_once: bool) -> None:
-    """Give each variable its array.
+    """Store an array in each variable.
 
     Args:
         owners: the variables.
-        values: an array for each, as it will hold it.
-        at_once: whether the variables are plain. Then it is one call in C, in which Python
-            handles no signal and lets no other thread run.
+        values: their arrays, already converted.
+        at_once: whether all variables are plain (see `is_plain`). They are then stored in a
+            single C call, during which Python handles no signals and runs no other thread.
     """
     if at_once:
         collections.deque(map(setattr, owners, itertools.repeat("_value"), values), maxlen=0)
@@ -100,9 +100,9 @@ def store(owners: Sequence[Any], values: Sequence[jax.Array], at_once: bool) -> 
 
 
 def _as_held(variable: Any, value: Any) -> jax.Array:
-    """The value as `assign` would hold it.
+    """Convert the value as `assign` would.
 
-    Raises: ValueError if it has another shape than the variable.
+    Raises: ValueError if its shape is not the variable's.
     """
     array: jax.Array = variable._convert_to_tensor(value, dtype=variable._dtype)
     if array.shape != tuple(variable.shape):

@@ -27,7 +27,7 @@ __all__ = [
 GIVES_ROWS = True
 STEPS_IN_GRAPHS = True
 is_recorded = _interface.is_recorded
-# AutoGraph would rewrite the whole package on the first trace, to no effect but seconds lost: it
-# branches on no tensor.
+# AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing: the
+# code never branches on a tensor.
 as_written = tf.autograph.experimental.do_not_convert
 outside_trace = tf.init_scope

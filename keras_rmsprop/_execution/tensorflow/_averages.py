@@ -1,4 +1,4 @@
-"""Averages that are wider than their weights, swapped by `keras.callbacks.SwapEMAWeights`."""
+"""Let `keras.callbacks.SwapEMAWeights` swap weights with averages of a wider dtype."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from keras_rmsprop._variables._roster import (
 
 
 def swapping_strategy(strategy: Any, parameters: Sequence[ParameterVariables]) -> Any:
-    """Return a strategy by which `SwapEMAWeights` can swap weights with wider averages."""
+    """Return a strategy with which `SwapEMAWeights` can swap weights and wider averages."""
     is_mixed = any(p.average is not None and p.average.dtype != p.weight.dtype for p in parameters)
     if is_mixed and not isinstance(strategy, _BetweenDtypes):
         return _BetweenDtypes(strategy)
@@ -19,11 +19,11 @@ def swapping_strategy(strategy: Any, parameters: Sequence[ParameterVariables]) -
 
 
 class _BetweenDtypes:
-    """A distribution strategy that updates variables of one dtype by variables of another.
+    """A distribution strategy that can update variables from variables of another dtype.
 
-    `keras.callbacks.SwapEMAWeights` swaps weights and averages by sums of the two, through the
-    optimizer's strategy. That needs one dtype, and it would round. Here the sums are those of the
-    bits in the narrower dtype, which lose nothing.
+    `keras.callbacks.SwapEMAWeights` swaps weights and averages by adding and subtracting them,
+    through the optimizer's strategy. That needs equal dtypes, and it would round. Here both are
+    taken in the narrower dtype and their bits are added as integers, which is exact.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -47,7 +47,7 @@ class _Extended:
     def update(
         self, variable: Any, function: Callable[..., Any], args: Any = (), **options: Any
     ) -> Any:
-        """Run the function of each copy of the variable and of the arguments' copies."""
+        """Run the function on each copy of the variable and of the arguments."""
 
         def on_copy(copy: Any, *others: Any, **named: Any) -> Any:
             dtypes = {copy.dtype, *(getattr(other, "dtype", copy.dtype) for other in others)}
@@ -60,7 +60,7 @@ class _Extended:
 
 
 class _InDtype:
-    """A variable as one of another dtype, whose sums and differences are those of its bits."""
+    """A view of a variable in another dtype that adds and subtracts bits as integers."""
 
     def __init__(self, variable: tf.Variable, dtype: tf.DType) -> None:
         self._variable = variable
@@ -71,14 +71,14 @@ class _InDtype:
         return tf.bitcast(tf.cast(self._variable, self._dtype), self._integer)
 
     def assign_add(self, other: "_InDtype") -> None:
-        """Assign the sum."""
+        """Add the other variable's bits."""
         self.assign(tf.bitcast(self._bits() + other._bits(), self._dtype))
 
     def __sub__(self, other: "_InDtype") -> tf.Tensor:
         return tf.bitcast(self._bits() - other._bits(), self._dtype)
 
     def assign(self, value: "tf.Tensor | _InDtype") -> None:
-        """Assign a value of the common dtype, or that of a variable."""
+        """Assign a value of the common dtype, or a variable's value."""
         if isinstance(value, _InDtype):
             value = tf.cast(value._variable, self._dtype)
         self._variable.assign(tf.cast(value, self._variable.dtype))

@@ -1,4 +1,4 @@
-"""One step as the changes that it makes: which variables get which values or rows."""
+"""Compute one step as a list of changes: variables with their new values or rows."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,12 +20,12 @@ from keras_rmsprop._variables._roster import (
 
 
 class StepVariables(NamedTuple):
-    """The variables that a step reads and writes, or something in the place of each."""
+    """The variables that a step reads and writes, or a stand-in for each."""
 
     parameters: Sequence[ParameterVariables]
     counters: CounterVariables
     progress: Sequence[ProgressVariables | None]
-    # None for a schedule or callable, whose rate a step is given.
+    # None for a schedule or callable: the step then receives the rate as an argument.
     rate: Any
 
     @classmethod
@@ -57,7 +57,7 @@ def changes_of_step(
     flags: dict[int, tf.Tensor] | None = None,
     nest: _step.Nest | None = None,
 ) -> Pairs:
-    """Run one step and return each variable that changes with its new value or rows."""
+    """Compute one step; return each variable that changes with its new value or rows."""
     tables = {
         i: open_table(
             numbers.groups[plan.members[i]].coefficients,
@@ -72,7 +72,7 @@ def changes_of_step(
         if progress is not None and gradient is not None
     }
     before = [
-        # A table without a gradient stays as it is and need not be read: that may be a copy.
+        # A table without a gradient does not change; reading it could copy it.
         _NOTHING if progress is not None else p.read(read)
         for p, progress in zip(state.parameters, state.progress, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""How a step runs on TensorFlow: op by op, as one XLA-compiled call, or in a replica."""
+"""Run a step on TensorFlow: op by op, as one compiled call, or in a replica."""
 
 import contextlib
 from typing import Any
@@ -26,10 +26,10 @@ from keras_rmsprop._execution.tensorflow._values import (
 )
 from keras_rmsprop._private import in_stateless_scope
 
-# Inside a graph of the user's, a step is a compiled call of its own only for few and large
-# tensors: at most `NESTED_TENSORS`, with `NESTED_ELEMENTS` elements on average. Such a tensor
-# gains a factor of two to three and takes a tenth of a second to compile. More of them would delay
-# the first batch noticeably (three take 0.3 s, half of the rest of it); small ones gain little.
+# Inside a user's graph, a step is a nested compiled call only for few and large tensors: at most
+# `NESTED_TENSORS`, with `NESTED_ELEMENTS` elements on average. Such a tensor gets two to three
+# times faster and takes 0.1 s to compile. More tensors would delay the first batch noticeably
+# (three take 0.3 s, half of the time the batch takes otherwise); small ones gain little.
 NESTED_ELEMENTS = 2**18
 NESTED_TENSORS = 2
 
@@ -37,7 +37,7 @@ NESTED_TENSORS = 2
 def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
     in_replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
-    # A stateless scope keeps whole values, and a sum over replicas is dense.
+    # A stateless scope holds whole values, and a sum over replicas is dense.
     keeps_rows = not (in_replica or in_stateless_scope())
     compiles = _is_to_compile(step, gradients)
     gradients, checks = _take_rows(step, gradients, keeps_rows)
@@ -54,9 +54,9 @@ def run(step: Step, gradients: Gradients) -> None:
 def _take_rows(
     step: Step, gradients: Gradients, keeps_rows: bool
 ) -> tuple[Gradients, list[tf.Operation]]:
-    """Check gradients that are rows, and sum them up where they are of no use as rows.
+    """Check sparse gradients, and densify those that the step cannot use as rows.
 
-    Returns: the gradients, and the operations that must succeed before anything is written.
+    Returns: the gradients, and the checks that must pass before anything is written.
     """
     if not any(map(is_sparse, gradients)):
         return gradients, []
@@ -92,12 +92,12 @@ def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
 
 
 def _is_to_compile(step: Step, gradients: Gradients) -> bool:
-    """Whether this step is to run as one compiled call.
+    """Whether to run this step as one compiled call.
 
-    It depends on the configuration and the saved state only, never on what the process did
-    before: otherwise a resumed run would round differently from one that was not stopped.
+    This depends only on the configuration and the saved state, never on the process's history:
+    otherwise a resumed run would round differently from an uninterrupted one.
 
-    Raises: ValueError if the user insists and it cannot.
+    Raises: ValueError if `jit_compile=True` and the step cannot be compiled.
     """
     if step.mode is False or is_inside_xla():
         return False
@@ -112,7 +112,7 @@ def _is_to_compile(step: Step, gradients: Gradients) -> bool:
 
 
 def _obstacle(step: Step) -> str | None:
-    """Why this step cannot be compiled, as far as that can change from step to step."""
+    """Return why this step cannot be compiled, for reasons that can change between steps."""
     if tf.distribute.has_strategy() or is_distributed(step.roster.counters.calls._value):
         return OF_A_STRATEGY
     if tf.config.functions_run_eagerly():
@@ -126,18 +126,18 @@ def _obstacle(step: Step) -> str | None:
 
 def _gains_by_compiling(step: Step, gradients: Gradients) -> bool:
     if tf.executing_eagerly():
-        # One-step uses need not pay for a compilation.
+        # A program that makes a single step should not pay for a compilation.
         return _has_stepped(step)
     shapes = step.roster.shapes
     if len(shapes) > NESTED_TENSORS or any(map(is_sparse, gradients)):
-        # A step with rows would be the same graph again.
+        # With sparse gradients the program is an ordinary graph, like the surrounding one.
         return False
     elements = sum(tf.TensorShape(shape).num_elements() for shape in shapes)
     return bool(elements >= NESTED_ELEMENTS * len(shapes))
 
 
 def _has_stepped(step: Step) -> bool:
-    """Whether `iterations` is above zero, asked without a look at tapes, scopes and strategies."""
+    """Whether a step has been made, read without checking tapes, scopes and strategies."""
     counter = step.roster.counters.calls._value
     calls = read_variable_op(counter.handle, counter.dtype).numpy()
     return bool(calls >= step.plan.accumulation_steps)

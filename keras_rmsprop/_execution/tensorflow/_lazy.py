@@ -1,4 +1,4 @@
-"""Tables whose rows decay late: which rows a step reads, brings up to date and writes."""
+"""Lazy tables: read the rows that a step needs, bring them up to date and write them back."""
 
 from typing import Any, NamedTuple
 
@@ -15,14 +15,14 @@ from keras_rmsprop._variables._roster import (
 
 
 class Table(NamedTuple):
-    """A variable whose rows decay late, with the rows that a step works on."""
+    """A variable with lazy rows, and the rows that a step works on."""
 
     # The variables that hold the weight, its slots and its progress.
     owners: ParameterVariables
     progress_owners: ProgressVariables
-    # Which rows, (n,); None for all of them, which a dense gradient needs.
+    # The ids of the rows, (n,); None for all rows, as a dense gradient needs.
     ids: tf.Tensor | None
-    # These rows, up to date.
+    # The rows, up to date.
     parameter: Parameter
     progress: Progress
     gradient: tf.Tensor
@@ -36,7 +36,7 @@ def open_table(
     gradient: tf.Tensor | tf.IndexedSlices,
     static_shapes: bool,
 ) -> Table:
-    """Read the rows that have a gradient and decay them by what they have missed."""
+    """Read the rows that have a gradient, and apply the decay that they missed."""
     rows = Rows(None, gradient, None)
     if is_sparse(gradient):
         rows = sum_rows(gradient, owners.weight.shape[0], static_shapes)
@@ -59,15 +59,15 @@ def close_table(
     t: tf.Tensor,
     made: tf.Tensor,
 ) -> list[tuple[Any, tf.Tensor | tf.IndexedSlices]]:
-    """Pair each variable of the table with its new value, or with the new rows of it.
+    """Pair each variable of the table with its new value or rows.
 
     Args:
         form: the choices that shape the equations.
         coefficients: the numbers in the equations.
-        table: as the step found it.
+        table: the table before the step.
         after: the rows after the step.
         t: the optimizer's step, 1 for the first.
-        made: 1, or 0 if the step was left without effect.
+        made: 1, or 0 if the step was skipped.
     """
     progress = count(form, coefficients, table.progress, t, made)
     owners = {**table.owners._asdict(), **table.progress_owners._asdict()}
@@ -86,7 +86,7 @@ def close_table(
 
 
 def _read_rows(owner: Any, ids: tf.Tensor | None) -> tf.Tensor | None:
-    """Read a variable, or rows of it without reading the others."""
+    """Read a whole variable, or only the rows with these ids."""
     if owner is None:
         return None
     return tf.convert_to_tensor(owner) if ids is None else tf.gather(tf_variable(owner), ids)

@@ -1,8 +1,7 @@
-"""Names of TensorFlow that are not part of its documented interface, and what they are for.
+"""All private names of TensorFlow that the package uses.
 
-Nothing else in the package uses a private name of TensorFlow's. Where a release lacks one, the
-package imports all the same, and steps take the slower public way that stands here;
-tests/test_private_names.py takes each away in turn.
+If a release lacks one, the package still imports, and steps take the slower public path defined
+here. tests/test_private_names.py removes each name in turn.
 """
 
 import logging
@@ -31,15 +30,15 @@ def _missing(name: str, instead: str) -> None:
 
 
 try:
-    # The class of tensors that hold a value now. (To make one and take its type would initialize
-    # TensorFlow, after which a program can no longer set up its devices.)
+    # The class of eager tensors. (Taking the type of a new tensor would initialize TensorFlow,
+    # after which a program can no longer configure its devices.)
     from tensorflow.python.framework.ops import EagerTensor
 except ImportError:
     EagerTensor = ()
     _missing("EagerTensor", "all tensors are taken for those of a graph")
 
 try:
-    # What runs a function of a graph by its name, without a check of each argument.
+    # Runs a graph function by name, without checking each argument.
     from tensorflow.python.eager import context as _context
 except ImportError:
     _context = None
@@ -51,41 +50,41 @@ except ImportError:
     _missing("is_op_determinism_enabled", "steps are made as if it were on, op by op")
 
     def is_op_determinism_enabled() -> bool:
-        """Return True: TensorFlow does not say, and only a compiled step would need it off."""
+        """Return True, the safe answer: it only prevents compiled steps."""
         return True
 
 
 try:
-    # Whether XLA compiles a graph with all that surrounds it.
+    # Tells whether a graph is part of one that XLA compiles.
     from tensorflow.python.ops import control_flow_util as _control_flow_util
 except ImportError:
     _control_flow_util = None
     _missing("control_flow_util", "any graph is taken for one that XLA compiles")
 
 try:
-    # The value of a variable, without a look at tapes, scopes and strategies.
+    # Reads a variable without checking tapes, scopes and strategies.
     from tensorflow.python.ops.gen_resource_variable_ops import read_variable_op
 except ImportError:
     _missing("read_variable_op", "the public op of that name is called")
 
     def read_variable_op(resource: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        """Return what the variable behind a handle holds."""
+        """Return the value of the variable with this handle."""
         return tf.raw_ops.ReadVariableOp(resource=resource, dtype=dtype)
 
 
 def is_graph_inside_xla(graph: Any) -> bool:
-    """Whether a graph that is being traced is compiled by XLA with all that surrounds it."""
+    """Whether a graph that is being traced is part of one that XLA compiles."""
     in_xla = getattr(_control_flow_util, "GraphOrParentsInXlaContext", None)
     return True if in_xla is None else bool(in_xla(graph))
 
 
 def merge_call(do: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Do something once for the replicas of this process, with the strategy and arguments."""
+    """Call `do(strategy, *arguments)` once for all replicas of this process."""
     internal = getattr(tf, "__internal__", None)
     if internal is None:
         return tf.distribute.get_replica_context().merge_call(do, args=tuple(arguments))
-    # Where replicas do not run in threads of their own, it asks for no merging, which TensorFlow
-    # refuses under conditions.
+    # If replicas do not run in separate threads, this needs no merge call, which TensorFlow does
+    # not allow inside conditionals.
     call = internal.distribute.interim.maybe_merge_call
     return call(do, tf.distribute.get_strategy(), *arguments)
 
@@ -93,7 +92,7 @@ def merge_call(do: Callable[..., Any], arguments: Sequence[Any]) -> Any:
 if hasattr(EagerTensor, "_shape_tuple"):
 
     def shape_of_eager(tensor: Any) -> tuple[int, ...]:
-        """Return the shape, without the detour over TensorShape."""
+        """Return the shape without creating a TensorShape."""
         shape: tuple[int, ...] = tensor._shape_tuple()
         return shape
 
@@ -108,7 +107,7 @@ else:
 if hasattr(EagerTensor, "_datatype_enum"):
 
     def dtype_number_of_eager(tensor: Any) -> int:
-        """Return TensorFlow's number of the dtype: two of these compare as fast as integers."""
+        """Return the dtype's enum number; integers are fast to compare."""
         number: int = tensor._datatype_enum()
         return number
 
@@ -116,15 +115,15 @@ else:
     _missing("EagerTensor._datatype_enum", "dtypes are asked for by `dtype`")
 
     def dtype_number_of_eager(tensor: Any) -> int:
-        """Return TensorFlow's number of the dtype."""
+        """Return the dtype's enum number."""
         return int(tensor.dtype.as_datatype_enum)
 
 
 class Caller:
     """Calls a concrete function with flat arguments.
 
-    The public call would record the step on any tape that watches the weights, and give out every
-    intermediate result for a gradient that nobody can take of an assignment.
+    The public call would record the step on any tape that watches the weights, and output every
+    intermediate result for a backward pass, although assignments have no gradient.
     """
 
     def __init__(self, concrete: Any) -> None:
@@ -140,9 +139,9 @@ class Caller:
         """Call the function.
 
         Args:
-            given: the tensors that it takes.
-            variables: the variables that it takes.
-            handles: of these.
+            given: its tensor arguments.
+            variables: its variable arguments.
+            handles: the handles of `variables`.
         """
         function = self._function
         if function is None or _context is None:
@@ -156,7 +155,7 @@ class Caller:
 
 
 def is_on_default_device() -> bool:
-    """Whether ops run on the default device; False where there is no way to find out."""
+    """Whether ops run on the default device; False if that cannot be determined."""
     if _context is None:
         return False
     return not _context.context().device_name

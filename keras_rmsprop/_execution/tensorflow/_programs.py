@@ -1,4 +1,4 @@
-"""Steps as compiled programs, which all optimizers of like variables and options share."""
+"""Compiled steps, shared by all optimizers with the same shapes and options."""
 
 import functools
 import logging
@@ -42,15 +42,14 @@ _log = logging.getLogger(__name__)
 
 OF_A_STRATEGY = "a distribution strategy runs the step or holds its variables"
 
-# How many programs are kept for all optimizers together, and how many an optimizer keeps for
-# itself, one for each set of options and of gradients' dtypes that it has met. The one made
-# first goes first, so that memory stays bounded.
+# The maximum number of programs kept for all optimizers together, and of entries that each
+# optimizer keeps, one per combination of options and gradient dtypes. The oldest is dropped first.
 CAPACITY = 32
 
-# Zeros in the place of missing gradients are kept up to this number of elements.
+# Zeros that stand in for missing gradients are cached up to this number of elements.
 KEPT_ZEROS = 2**16
 
-# What TensorFlow raises when a graph, a dtype or a device is beyond XLA.
+# The errors that TensorFlow raises if XLA does not support a graph, a dtype or a device.
 _NOT_COMPILABLE = (
     tf.errors.InvalidArgumentError,
     tf.errors.UnimplementedError,
@@ -61,7 +60,7 @@ _NOT_COMPILABLE = (
 
 
 class _Bound:
-    """An optimizer's variables as arguments of compiled programs, with what it has called."""
+    """An optimizer's variables as arguments of compiled programs, and the programs it uses."""
 
     def __init__(self, step: Step) -> None:
         self.calls: dict[_Key, _Program | None] = {}
@@ -73,7 +72,7 @@ class _Bound:
             self.obstacle = error.message
             _log.debug("%s runs op by op: %s", step.name, error.message)
             return
-        # The default device is not named, so that a graph can be exported to another machine.
+        # None for the default device, so that a graph can be exported to another machine.
         self.device = None if device == _default_device() else device
         state = tf.nest.map_structure(
             lambda v: None if v is None else tf_variable(v), StepVariables.of(step)
@@ -83,8 +82,8 @@ class _Bound:
         self.layout: StepVariables = tf.nest.map_structure(
             lambda v: None if v is None else tf.TensorSpec(v.shape, v.dtype), state
         )
-        # The variables whose gradients may be missing without another program: not the tables,
-        # and none without slots, such as float8 scales.
+        # The variables whose gradients may be missing without a new program: all but lazy tables
+        # and variables without slots, such as float8 scales.
         self.flagged = [
             i
             for i, (parameter, progress) in enumerate(
@@ -97,11 +96,11 @@ class _Bound:
         self._own_dtypes = [
             (parameter.weight.dtype.as_datatype_enum,) for parameter in self.layout.parameters
         ]
-        # Kept zeros by the position of a variable or by shape, and by dtype.
+        # Cached zeros, keyed by (position or shape, dtype).
         self._zeros: dict[tuple[Any, int], tf.Tensor] = {}
 
     def packed(self, numbers: _step.Numbers) -> tf.Tensor:
-        """The numbers as one tensor, made anew only where one has changed."""
+        """Return the numbers as one tensor, cached until one of them changes."""
         if not tf.executing_eagerly():
             return tf.constant(_pack(numbers), tf.float64)
         if numbers != self._numbers:
@@ -112,14 +111,14 @@ class _Bound:
     def with_zeros(
         self, gradients: Gradients, dtypes: tuple[tuple[int, ...], ...]
     ) -> list[tf.Tensor | tf.IndexedSlices | None]:
-        """Put zeros in the place of missing gradients.
+        """Replace missing gradients by zeros.
 
-        They take their variable's dtype, like gradients, or that of the others where those come
-        in one that is not their variables'. So the dtypes are the same whichever are missing.
+        The zeros have their variable's dtype, or, if all gradients present share another one,
+        that dtype. So the dtypes do not depend on which gradients are missing.
 
         Args:
             gradients: a gradient or None for each variable.
-            dtypes: as `_flatten` gives them.
+            dtypes: as `_flatten` returns them.
         """
         given = {dtypes[i] for i in self.flagged} - {()}
         as_variables = all(dtypes[i] in ((), self._own_dtypes[i]) for i in self.flagged)
@@ -137,19 +136,19 @@ class _Bound:
             shape = tuple(self.layout.parameters[i].weight.shape)
             zeros = tf.zeros(shape, tf.as_dtype(dtype))
             if tf.executing_eagerly() and math.prod(shape) <= KEPT_ZEROS:
-                # One serves all of its shape.
+                # Share one tensor between all variables of this shape.
                 zeros = self._zeros.setdefault((shape, dtype), zeros)
                 self._zeros[i, dtype] = zeros
         return zeros
 
 
-# They live here and not in an attribute, because TensorFlow would track them into checkpoints,
-# and they must not keep a model alive.
+# Not an attribute of the optimizer: TensorFlow would track it into checkpoints. Weak keys, so that
+# no model is kept alive.
 _bound: "weakref.WeakKeyDictionary[Roster, _Bound]" = weakref.WeakKeyDictionary()
 
 
 def bound_to(step: Step) -> _Bound:
-    """Return the variables of a step as arguments, kept from step to step."""
+    """Return the step's variables as arguments, cached between steps."""
     bound = _bound.get(step.roster)
     if bound is None or bound.rate is not step.rate.variable:
         with tf.init_scope():
@@ -158,35 +157,35 @@ def bound_to(step: Step) -> _Bound:
 
 
 class _Key(NamedTuple):
-    """What a compiled step depends on beside its variables and the numbers that it is given."""
+    """What a compiled step depends on, besides its variables and numbers."""
 
     plan: _step.Plan
     constraints: tuple[Hashable, ...]
-    # The dtypes of each gradient's tensors, as TensorFlow numbers them: none, one, or two where
-    # it is rows and their ids.
+    # The dtype numbers of each gradient's tensors: none if it is missing, one if it is dense, two
+    # (rows and ids) if it is sparse.
     gradient_dtypes: tuple[tuple[int, ...], ...]
-    # Whether only a flag for each gradient says if it is there.
+    # Whether gradients may be missing, with a flag for each.
     flagged: bool
-    # None where the rate is the optimizer's variable, which the step reads itself.
+    # None if the rate is the optimizer's variable, which the step reads itself.
     rate_dtype: tf.DType | None
-    # Whether XLA compiles it. With rows of tables it is an ordinary graph by default: as fast,
-    # and XLA would compile again for each number of ids.
+    # Whether XLA compiles it. With sparse gradients it is an ordinary graph by default: as fast,
+    # and XLA would recompile for each number of ids.
     xla: bool
 
 
 def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
-    """Make the step as one compiled call; return False, nothing done, if there is no way."""
+    """Make the step as one compiled call; return False, with nothing changed, if that fails."""
     bound, plan = bound_to(step), step.plan
     if rate is step.rate.source:
         rate = None
     else:
-        # By itself a Python float would become a float32 tensor.
+        # By default a Python float would become a float32 tensor.
         rate = tf.convert_to_tensor(rate, tf.float64 if isinstance(rate, float) else None)
     flags: list[tf.Tensor] = []
     arguments, dtypes = _flatten(gradients)
     if () in dtypes:
         there = [dtypes[i] != () for i in bound.flagged]
-        # The choice follows from the set of gradients alone.
+        # Depends only on which gradients are present.
         if any(there) and not all(there):
             yes, no = _flags()
             flags = [yes if is_there else no for is_there in there]
@@ -212,9 +211,10 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
 
 
 def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) -> bool:
-    """Call a program that the optimizer has not called yet, and compile it if need be.
+    """Call a program that the optimizer has not called before, compiling it if necessary.
 
-    It is remembered only once that has succeeded: whatever stops it, the next step tries again.
+    The program is cached only after the call has succeeded, so that an interrupted step is
+    retried.
     """
     start = time.perf_counter()
     program = None
@@ -229,7 +229,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
     except _NOT_COMPILABLE as error:
         if not key.xla:
             raise
-        # XLA compiles before it runs anything, so the variables are as they were.
+        # XLA compiles before it runs anything, so the variables are unchanged.
         if step.mode is True:
             _plain.refuse(f"XLA does not take it ({error})")
         _remember(bound.calls, key, None)
@@ -245,7 +245,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
     return True
 
 
-# The programs of all optimizers: those of one serve all others of the same shapes and options.
+# The programs of all optimizers.
 _programs: "OrderedDict[Hashable, _Program]" = OrderedDict()
 _programs_lock = threading.Lock()
 
@@ -257,17 +257,17 @@ def _remember(cache: dict[Any, Any], key: Hashable, value: Any) -> None:
 
 
 def _shared_key(bound: _Bound, key: _Key) -> Hashable:
-    """What a program depends on, without anything that belongs to one optimizer."""
+    """Return what a program depends on, without anything specific to one optimizer."""
     kinds = tuple(c if c is None else type(c) for c in key.plan.constraints)
     plan = key.plan._replace(constraints=kinds)
     return key._replace(plan=plan), bound.layout, keras.config.floatx()
 
 
 class _Program:
-    """A whole step, traced once; the variables that it is made on are arguments of the call.
+    """A whole step, traced once, that takes its variables as arguments.
 
-    The polymorphic wrapper of `tf.function` would look at every argument on every call, which
-    costs milliseconds with many variables.
+    `tf.function` would inspect every argument on every call, which takes milliseconds with many
+    variables; a concrete function does not.
     """
 
     def __init__(self, bound: _Bound, key: _Key) -> None:
@@ -303,7 +303,7 @@ class _Program:
         specs += [tf.TensorSpec([], tf.bool) for _ in flagged]
         for owners, dtypes in zip(layout.parameters, key.gradient_dtypes, strict=True):
             shape = owners.weight.shape
-            # The number of rows is free.
+            # The number of rows may vary.
             shapes = [[None, *shape[1:]], [None]] if len(dtypes) == 2 else [shape]
             specs += [
                 tf.TensorSpec(shape, tf.as_dtype(dtype))
@@ -312,8 +312,7 @@ class _Program:
         if key.rate_dtype is not None:
             specs.append(tf.TensorSpec([], key.rate_dtype))
         function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
-        # Variables that a traced function is given become arguments, those that it finds
-        # elsewhere would be captured.
+        # Variables passed to the function become arguments; others would be captured.
         self._run = Caller(function.get_concrete_function(specs, bound.variables))
 
     def call(self, bound: _Bound, given: list[tf.Tensor]) -> None:
@@ -326,7 +325,7 @@ class _Program:
         if bound.device is None and tf.executing_eagerly() and is_on_default_device():
             self._call(bound, given)
             return
-        # Unlike an op on a variable, a compiled call does not go to where its variables are.
+        # Unlike an op on a variable, a compiled call is not placed with its variables.
         with tf.device(bound.device):
             self._call(bound, given)
 
@@ -335,17 +334,17 @@ class _Program:
 
 
 def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:
-    """The tensors of all gradients in a row, and the dtypes of each gradient's."""
+    """Return the tensors of all gradients in a flat list, and the dtypes of each gradient."""
     tensors: list[tf.Tensor] = []
     dtypes: list[tuple[int, ...]] = []
     for g in gradients:
         if isinstance(g, EagerTensor):
-            # Comparing types and dtypes as Python objects costs as much as a small step.
+            # Comparing dtypes as Python objects takes as long as a small step.
             tensors.append(g)
             dtypes.append((dtype_number_of_eager(g),))
         else:
             parts = () if g is None else (g.values, g.indices) if is_sparse(g) else (g,)
-            # Rows may have been put together from NumPy's arrays.
+            # The user may have built the `IndexedSlices` from NumPy arrays.
             converted = [tf.convert_to_tensor(part) for part in parts]
             tensors += converted
             dtypes.append(tuple(part.dtype.as_datatype_enum for part in converted))
@@ -364,21 +363,21 @@ def _eager_flags() -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _flags() -> tuple[tf.Tensor, tf.Tensor]:
-    """What says that a gradient is there, and that it is not."""
+    """Return the flags of a gradient that is present and of one that is missing."""
     if tf.executing_eagerly():
         return _eager_flags()
     return tf.constant(True), tf.constant(False)
 
 
 def _pack(numbers: _step.Numbers) -> list[float]:
-    """The numbers of a step in a row, so that they travel as one tensor."""
+    """Return the numbers of a step as a flat list, to be passed as one tensor."""
     return [float(x) for x in tf.nest.flatten(numbers)]
 
 
 def _placement(step: Step) -> str:
     """Return the device that all variables are on.
 
-    Raises: UnimplementedError if there are several, or XLA cannot take the variables.
+    Raises: UnimplementedError if they are on several, or XLA does not support them.
     """
     owners = existing(*step.roster.parameters)
     dtypes = {_step.dtype_of(v) for v in owners}
@@ -400,14 +399,14 @@ def _placement(step: Step) -> str:
 
 @functools.cache
 def _default_device() -> str:
-    """The device of ops for which none is named."""
+    """Return the device on which ops run by default."""
     with tf.init_scope(), tf.device(None):
         return tf.zeros(()).device
 
 
 @functools.cache
 def _has_xla(device: str) -> bool:
-    """Whether XLA compiles for the device; a step nested in a graph would find out too late."""
+    """Whether XLA can compile for the device; a step in a graph would fail only when it runs."""
     try:
         with tf.device(device):
             tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))

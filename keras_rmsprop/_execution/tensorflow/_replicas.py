@@ -1,4 +1,4 @@
-"""A step in a replica of a distribution strategy."""
+"""Run a step in a replica of a distribution strategy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,15 +15,15 @@ from keras_rmsprop._math import _step
 def run_in_replica(step: Step, gradients: Gradients) -> None:
     """Make one step in a replica of a distribution strategy.
 
-    Every replica sums the gradients of all, computes the same results from its own copies, and
-    one merge call, without any condition around it, writes each copy.
+    The gradients are all-reduced, every replica computes the same results from its own copies,
+    and one unconditional merge call writes all copies.
     """
     replica = tf.distribute.get_replica_context()
-    # Widened first: a sum can be beyond a half precision that holds each of its terms.
+    # Widened first: a sum of half-precision gradients can overflow.
     given = [_step.widen(g) for g in gradients if g is not None]
     if step.plan.accumulation_steps > 1:
-        # One tensor object in all replicas passes for a value that is summed already. Keras sums
-        # what it has accumulated, which is each replica's own.
+        # TensorFlow does not sum a tensor object that all replicas share. Keras sums accumulated
+        # gradients, of which each replica has its own.
         given = list(map(tf.identity, given))
     sums = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, given))
     summed = [None if g is None else next(sums) for g in gradients]
@@ -40,7 +40,7 @@ def run_in_replica(step: Step, gradients: Gradients) -> None:
 
 
 def _rate_for_all_replicas(step: Step) -> Any:
-    """Ask for the learning rate once a step: a callable may give a new one each time."""
+    """Get the learning rate once per step: a callable may return a new one on each call."""
     if step.rate.variable is not None and not step.rate.is_overridden:
         return step.rate.variable
     return merge_call(lambda _: step.rate.ask(), [])

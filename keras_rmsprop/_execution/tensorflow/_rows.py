@@ -1,13 +1,13 @@
-"""Gradients of embedding rows: how does a `tf.IndexedSlices` become a right answer?
+"""Sparse gradients of embedding tables: check and sum the rows of a `tf.IndexedSlices`.
 
-TensorFlow gives the gradient of a gather as rows and their ids, and an id that occurs twice in
-the batch occurs twice there. The gradient is the sum over equal ids; anything that is not
-linear in it, such as its square or its norm, is wrong before the sum is taken.
+TensorFlow returns the gradient of a gather as rows and their ids; an id that occurs twice in the
+batch occurs twice there. The gradient is the sum over equal ids, so anything nonlinear in it, such
+as its square or norm, must be computed after summing.
 
 The sums are taken in float32 or wider: in bfloat16 a sum of ones stops at 256.
 
-An id that is none of the variable's rows is an error, and nothing is changed. Inside a user's XLA,
-which can raise nothing, such rows are dropped.
+An id outside the table is an error, and nothing changes. In a user's XLA-compiled function, which
+cannot raise, such rows are dropped.
 """
 
 from typing import Any, NamedTuple
@@ -23,17 +23,17 @@ from keras_rmsprop._math import _step
 class Rows(NamedTuple):
     """The rows of a table that have a gradient."""
 
-    # (n,), the ids in the dtype they came in; in [0, number of rows], where the upper end stands
-    # for a row that the variable does not have. None for all rows.
+    # (n,), the ids in their original dtype, in [0, number of rows], where the upper end marks a
+    # row that the variable does not have. None for all rows.
     ids: tf.Tensor | None
-    # (n, ...), the whole gradient of each of these rows, float32 or wider.
+    # (n, ...), the full gradient of each row, float32 or wider.
     gradient: tf.Tensor
-    # (n,), 1 where an id occurs for the first time and 0 where it repeats, in the gradient's
-    # dtype: what a row counts in a sum over all. None if no id repeats.
+    # (n,), the row's weight in sums over all rows, in the gradient's dtype: 1 at the first
+    # occurrence of an id, 0 at repeats. None if no id repeats.
     share: tf.Tensor | None
 
 
-# Looked up once: `tf` is a wrapper that makes each look at it slow.
+# Looked up once: attribute access on the lazily loaded `tf` module is slow.
 _IndexedSlices = tf.IndexedSlices
 
 
@@ -43,7 +43,7 @@ def is_sparse(gradient: Any) -> bool:
 
 
 def is_inside_xla() -> bool:
-    """Whether the code being traced is compiled by XLA with all that surrounds it."""
+    """Whether the code being traced is part of a graph that XLA compiles."""
     if tf.executing_eagerly():
         return False
     graph = tf.compat.v1.get_default_graph()
@@ -54,7 +54,7 @@ def shape_of_rows(slices: tf.IndexedSlices) -> tuple[int | None, ...]:
     """Return the shape of the dense gradient, with None where it is not known."""
     rows = slices.dense_shape
     if rows is not None:
-        # A tuple, where it was put together by hand.
+        # A tuple if a user built it.
         rows = tf.get_static_value(rows) if tf.is_tensor(rows) else rows
     count = None if rows is None else rows[0]
     return (None if count is None else int(count), *np.shape(slices.values)[1:])
@@ -63,15 +63,15 @@ def shape_of_rows(slices: tf.IndexedSlices) -> tuple[int | None, ...]:
 def checked_rows(
     slices: tf.IndexedSlices, variable: keras.Variable | tf.Variable
 ) -> tuple[tf.IndexedSlices, tf.Operation | None]:
-    """Check the ids, as far as the way in which the step is run allows.
+    """Check that all ids are rows of the variable, as far as the execution mode allows.
 
     Args:
-        slices: rows and their ids, as tensors or what converts to them.
-        variable: whose rows they are.
+        slices: rows and their ids, as tensors or convertible to them.
+        variable: the table.
 
-    Returns: the slices as tensors, and in a graph the operation that fails if an id is none of
-        the variable's rows; what must not happen then has to wait for it.
-    Raises: ValueError, executing eagerly.
+    Returns: the slices as tensors, and in a graph the operation that fails if an id is out of
+        range; writes must depend on it.
+    Raises: ValueError if an id is out of range, when executing eagerly.
     """
     values, ids = tf.convert_to_tensor(slices.values), tf.convert_to_tensor(slices.indices)
     count = variable.shape[0]
@@ -114,13 +114,12 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
     Args:
         slices: rows of shape (n, ...) and their ids, which may repeat; n may be 0.
         count: how many rows the variable has.
-        static_shapes: whether the result must have n rows whatever the ids, as XLA asks. The
-            rows then come in the order of their ids, and each occurrence of an id holds the
-            whole sum, so that in whatever order they are written the result is the same. Rows
-            that the variable does not have get the id `count`, which XLA does not write, a
-            gradient of zeros and no share.
+        static_shapes: whether the result must have n rows whatever the ids, as XLA requires. The
+            rows are then sorted by id, and each occurrence of an id holds the full sum, so that
+            the order of writes does not matter. Rows that the variable does not have get the id
+            `count`, which XLA does not write, a zero gradient and a share of 0.
 
-    Returns: one row for each distinct id, or n rows.
+    Returns: one row per distinct id, or n rows.
     """
     ids, values = slices.indices, _step.widen(slices.values)
     if not static_shapes:
@@ -139,5 +138,5 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
 
 
 def _for_rows(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Reshape one flag a row so that it goes with the rows of `values`."""
+    """Reshape one flag per row to broadcast against `values`."""
     return tf.reshape(flags, (-1,) + (1,) * (len(values.shape) - 1))

@@ -1,4 +1,4 @@
-"""TensorFlow's variables and gradients: what they hold, and how values are assigned."""
+"""Read, convert and assign TensorFlow variables and gradients."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,19 +22,19 @@ from keras_rmsprop._private import in_stateless_scope
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 
-# Variables with their new values, or with new values of some of their rows.
+# Variables with their new values, or with new values for some of their rows.
 Pairs = list[tuple[Any, tf.Tensor | tf.IndexedSlices]]
 
 
 def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
-    """Return the variable's current value; in a replica, that of the replica's own copy."""
+    """Return the variable's current value; in a replica, the value of its own copy."""
     return tf.convert_to_tensor(variable)
 
 
 def write(pairs: Iterable[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
-    """Assign each value to its variable, or the rows of it that are given.
+    """Assign each value, or the given rows, to its variable.
 
-    Executing eagerly, all or none of them are assigned.
+    When executing eagerly, all or none of them are assigned.
     """
     if not tf.executing_eagerly() or in_stateless_scope():
         for variable, value in pairs:
@@ -49,10 +49,10 @@ def write(pairs: Iterable[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
 
 
 def _subtracted(variable: Any, value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor | None:
-    """What a graph's value takes from the variable's own value, None if it is anything else.
+    """If a graph's value is `variable - x`, return x, otherwise None.
 
-    The same as one operation in place of three, and with the same bits; in a graph of small
-    tensors each operation costs more than its arithmetic.
+    `assign_sub` then replaces three operations by one, with bitwise the same result. In a graph of
+    small tensors each operation costs more than its arithmetic.
     """
     if is_sparse(value) or value.op.type != "Sub" or value.consumers():
         return None
@@ -67,10 +67,10 @@ def _subtracted(variable: Any, value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor
 
 
 class _Place(NamedTuple):
-    """What an assignment overwrites."""
+    """The target of an assignment."""
 
     variable: Any
-    # Which rows; None for all.
+    # The rows to overwrite; None for all.
     ids: tf.Tensor | None
 
     @classmethod
@@ -78,7 +78,7 @@ class _Place(NamedTuple):
         return cls(variable, value.indices if is_sparse(value) else None)
 
     def keep(self) -> tf.Tensor | tf.IndexedSlices:
-        """Return what is there now; TensorFlow's tensors do not change when a variable does."""
+        """Return the current value; a tensor does not change when the variable does."""
         variable = tf_variable(self.variable)
         if self.ids is not None:
             return tf.IndexedSlices(tf.gather(variable, self.ids), self.ids)
@@ -88,24 +88,24 @@ class _Place(NamedTuple):
 
 
 def copy(value: tf.Tensor) -> tf.Tensor:
-    """Return the value; TensorFlow's tensors cannot change."""
+    """Return the value; TensorFlow's tensors are immutable."""
     return value
 
 
 def shape_of(gradient: Any) -> tuple[int | None, ...]:
-    """Return the gradient's shape, with None where it is not known yet."""
+    """Return the gradient's shape, with None for unknown dimensions."""
     if isinstance(gradient, EagerTensor):
         return shape_of_eager(gradient)
     if is_sparse(gradient):
         return shape_of_rows(gradient)
     if not hasattr(gradient, "shape"):
-        # Keras takes lists and numbers as well.
+        # Keras accepts lists and numbers as well.
         gradient = tf.convert_to_tensor(gradient)
     return tuple(gradient.shape)
 
 
 def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
-    """Return the gradient as one value per weight, rows of equal ids summed."""
+    """Return the gradient as a dense tensor, with rows of equal ids summed."""
     if isinstance(gradient, EagerTensor):
         return gradient
     if is_sparse(gradient):
@@ -113,13 +113,13 @@ def dense(gradient: Any, variable: keras.Variable | tf.Variable) -> tf.Tensor:
         with tf.control_dependencies([] if check is None else [check]):
             return densify(gradient, variable.shape)
     if not isinstance(gradient, tf.Tensor):
-        # Keras takes NumPy's arrays, lists and numbers as well.
+        # Keras accepts NumPy arrays, lists and numbers as well.
         has_dtype = hasattr(gradient, "dtype")
         gradient = tf.convert_to_tensor(gradient, None if has_dtype else variable.dtype)
         return gradient if gradient.dtype.is_floating else tf.cast(gradient, variable.dtype)
     if gradient.shape.is_fully_defined():
         return gradient
-    # Otherwise a smaller one would be broadcast, or be taken for something beyond XLA.
+    # Otherwise a smaller gradient would broadcast, or XLA would refuse the unknown shape.
     return tf.ensure_shape(gradient, variable.shape)
 
 

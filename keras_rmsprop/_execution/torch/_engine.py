@@ -1,4 +1,4 @@
-"""How a step runs on torch: in place, many tensors to a call, or op by op."""
+"""Run a step on torch: in place with multi-tensor operations, or op by op."""
 
 from collections.abc import Sequence
 
@@ -37,8 +37,8 @@ from keras_rmsprop._variables._roster import Roster
 def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Make one step."""
     if in_stateless_scope() or torch.compiler.is_compiling():
-        # The caller decides what becomes of the values. Inside torch.compile a counter's value
-        # as a number would mean a new graph each step.
+        # The caller decides what happens to the values. Inside torch.compile, using the counter's
+        # value as a Python number would recompile at every step.
         rate = step.rate.ask()
         if step.hook is not None:
             run_with_hook(step, gradients, rate, copied, assign)
@@ -57,12 +57,12 @@ def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
 
 
 def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
-    """Compute a step whole and then write it."""
+    """Compute a whole step, then write it."""
     _check_devices(step.roster, gradients)
     check_writable(step.roster.variables)
     rate = step.rate.ask()
     if step.hook is not None:
-        # A subclass's `update_step` writes by itself, before anybody knows how the step ends.
+        # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, copied, assign)
     else:
         pairs = run_plainly(step, gradients, rate, read)
@@ -70,7 +70,7 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
 
 
 def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> None:
-    """Refuse gradients that are not where their variables are."""
+    """Refuse gradients that are not on their variables' devices."""
     for variable, gradient in zip(roster.weights, gradients, strict=True):
         if gradient is not None and gradient.device != variable.value.device:
             raise ValueError(
@@ -80,9 +80,9 @@ def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> 
 
 
 def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
-    """Make one step in the variables' own memory; the stages are those of `_step.step`.
+    """Make one step in place, with the stages of `_step.step`.
 
-    What can fail or wait comes first; then everything is written without an interruption.
+    Everything that can fail or wait comes first; then all writes happen with interrupts deferred.
     """
     plan, numbers, roster = step.plan, step.numbers, step.roster
     layout = layout_of(roster, plan)
@@ -95,7 +95,7 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     batch = unscale(plan, numbers, layout.apart(present))
     calls = int(value_of(roster, "calls", read(roster.counters.calls)))
 
-    # Every call asks for the rate, also one that makes no step: a callable may count.
+    # Ask for the rate on every call, even one that makes no step: a callable may count.
     rate = learning_rate(step, calls)
     if plan.skip_nonfinite:
         owners = [layout.parameters[i] for i in chosen.present]
@@ -153,7 +153,7 @@ def _write_step(
     batch: Tensors,
     scales: torch.Tensor | None,
 ) -> None:
-    """Take gradients, the means of those accumulated, through the stages that write weights."""
+    """Run the stages that write weights, from gradients that are already accumulated."""
     parameters = layout.parameters
     if (calls + 1) % plan.accumulation_steps == 0:
         pieces: list[Tensors] = [(g,) for g in batch]
@@ -163,7 +163,7 @@ def _write_step(
             kind = block.kind
             members: Tensors = [pieces[place][k] for place, k in block.sources]
             members = [g if g.dtype is kind.dtype else g.to(kind.dtype) for g in members]
-            # A transform has been given what was clipped.
+            # Gradients with a transform were clipped before it.
             if plan.groups[kind.group].transform is None:
                 places = [place for place, _ in block.sources]
                 members = clip(plan, numbers, members, places, scales)

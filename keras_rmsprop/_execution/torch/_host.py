@@ -1,4 +1,4 @@
-"""Numbers of the device that the host knows without asking, and the learning rate as one."""
+"""Know device scalars, such as the learning rate, on the host without a synchronization."""
 
 import weakref
 from typing import Any, NamedTuple
@@ -13,37 +13,36 @@ from keras_rmsprop._variables._roster import Roster
 
 
 def learning_rate(step: Step, calls: int) -> float:
-    """The rate of this step as a number of the host's."""
+    """Return the learning rate of this step as a Python number."""
     rate = step.rate.source
     if step.rate.is_overridden or not isinstance(rate, _Source):
         return float(tensor_of(step.rate.ask(), read))
     if isinstance(rate, keras.Variable):
         return float(value_of(step.roster, "learning_rate", read(rate)))
-    # Where the counter lives on a device, its value is known here without asking.
+    # On the CPU, from the known counter: a schedule on the device would force a synchronization.
     with keras.device("cpu"):
         return float(rate(keras.ops.convert_to_tensor(calls)))
 
 
-# Where a rate comes from that need not be asked of the optimizer.
+# The sources of a rate that can be evaluated without asking the optimizer.
 _Source = keras.Variable | keras.optimizers.schedules.LearningRateSchedule
 
 
 class _Known(NamedTuple):
-    """The value of a tensor, which holds as long as its version does."""
+    """The value of a tensor, valid as long as the tensor's version is unchanged."""
 
     tensor: torch.Tensor
     version: int
     value: Any
 
 
-# Scalars of an optimizer that live on a device and whose values are known on the host, so that
-# a step need not wait for the device to tell them. A change past torch's count of versions, such
-# as one made through `.data`, is not seen there.
+# Values of scalars on a device, so that a step need not wait for the device to read them. A change
+# that bypasses torch's version counter, such as one through `.data`, goes unnoticed.
 _known: "weakref.WeakKeyDictionary[Roster, dict[str, _Known]]" = weakref.WeakKeyDictionary()
 
 
 def value_of(roster: Roster, name: str, tensor: torch.Tensor) -> Any:
-    """The value of a scalar or a vector, read from a device only if it has changed."""
+    """Return the value of a scalar or vector, read from the device only if it has changed."""
     if not _is_remote(tensor):
         return tensor.tolist()
     known = _known.setdefault(roster, {}).get(name)
@@ -55,12 +54,12 @@ def value_of(roster: Roster, name: str, tensor: torch.Tensor) -> Any:
 
 
 def remember(roster: Roster, name: str, tensor: torch.Tensor, value: Any) -> None:
-    """Note the value that a tensor has from now on."""
+    """Record the current value of a tensor."""
     if _is_remote(tensor):
         known = _Known(tensor, tensor._version, value)
         _known.setdefault(roster, {})[name] = known
 
 
 def _is_remote(tensor: torch.Tensor) -> bool:
-    """Whether reading the tensor means waiting, and its version can tell whether it changed."""
+    """Whether reading the tensor synchronizes, and its version tells whether it has changed."""
     return tensor.device.type != "cpu" and not tensor.is_inference()

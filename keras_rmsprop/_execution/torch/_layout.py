@@ -1,4 +1,4 @@
-"""An optimizer's tensors, sorted for torch's operations on many of them."""
+"""An optimizer's tensors, grouped for torch's multi-tensor operations."""
 
 import itertools
 import operator
@@ -16,113 +16,113 @@ from keras_rmsprop._variables._roster import ParameterVariables, Roster, existin
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
-# On a CPU a larger tensor goes through the whole update in pieces of this many elements, which stay
-# in the cache with their slots and temporaries.
+# On a CPU a larger tensor is updated in pieces of this many elements, which stay in the cache with
+# their slots and temporaries.
 PIECE = 2**20
 
-# Smaller tensors go together, about this many elements at a time; each time costs 0.2 ms.
+# Small tensors are updated together, about this many elements at a time; each pass costs 0.2 ms.
 BLOCK = 2**22
 
-# torch's grain size: operations on more elements are shared among threads. Where other programs
-# occupy the cores, that means to wait for milliseconds, so small tensors are joined to no more.
+# torch's grain size: larger operations are split among threads, which can wait for milliseconds
+# when other programs occupy the cores. So small tensors are joined up to this size only.
 GRAIN = 2**15
 
-# The number of different sets of gradients for which the lists of tensors are kept.
+# The number of different sets of gradients for which the lists of tensors are cached.
 SETS_KEPT = 4
 
 
 class _Member(NamedTuple):
-    """A tensor with its slots, or a piece of one, as it goes through the update."""
+    """A weight with its slots, or a piece of one, as the update processes it."""
 
-    # Which of the optimizer's parameters, and which piece of it.
+    # The index of the parameter, and of the piece within it.
     position: int
     piece: int
     parameter: Parameter
-    # Memory for the roots, of the weight's shape; None on a device, which has its own.
+    # Memory for the roots, of the weight's shape; None for tensors that are not on the CPU.
     root: torch.Tensor | None
 
 
 class _Chunk(NamedTuple):
-    """Small tensors whose roots lie one after the other, see `GRAIN`."""
+    """Small tensors whose roots are adjacent in memory (see `GRAIN`)."""
 
     members: list[_Member]
     roots: torch.Tensor
 
 
 class _Kind(NamedTuple):
-    """What tensors must have in common to go through the update together."""
+    """What tensors must have in common to be updated together."""
 
-    # Of the slots, and of the arithmetic.
+    # The dtype of the slots and of the arithmetic.
     dtype: torch.dtype
-    # The position of their settings in `Plan.groups`.
+    # The index of their settings in `Plan.groups`.
     group: int
     decayed: bool
 
 
 class _Bundle(NamedTuple):
-    """Tensors of one device that can go through the update together."""
+    """Tensors of one kind and device that can be updated together."""
 
     kind: _Kind
     members: list[_Member]
-    # The same members where they are small; otherwise empty.
+    # The same members if they are small; otherwise empty.
     chunks: list[_Chunk]
 
 
 class Block(NamedTuple):
-    """The tensors of a bundle that have a gradient, in lists for torch's operations on many."""
+    """The tensors of a bundle that have a gradient, as lists for multi-tensor operations."""
 
     kind: _Kind
-    # For each tensor its gradient's place among those present, and which piece of it belongs.
+    # For each tensor, its gradient's index among those present, and the index of the piece.
     sources: list[tuple[int, int]]
     weights: Tensors
     square_averages: Tensors
     gradient_averages: Tensors
     momentums: Tensors
-    # For each tensor the memory of its roots; empty on a device.
+    # For each tensor the memory of its roots; empty if not on the CPU.
     roots: Tensors
     # The same memory in as few tensors as `GRAIN` allows; empty for large tensors.
     joined: Tensors
 
 
 class Choice(NamedTuple):
-    """What a step goes through, given which variables have a gradient."""
+    """What a step processes, given the variables that have a gradient."""
 
     present: tuple[int, ...]
     devices: list[torch.device]
-    # The places among the gradients present of those that are split into pieces.
+    # The indices, among the gradients present, of those that are split into pieces.
     split: list[int]
     blocks: list[Block]
 
 
 class Layout(NamedTuple):
-    """An optimizer's tensors sorted, good for as long as they are where they are."""
+    """An optimizer's tensors in bundles, valid as long as their memory does not move."""
 
-    # The variables one after the other, the tensors they held, and where.
+    # The variables in a flat list, their tensors, and the tensors' addresses.
     variables: list[keras.Variable]
     tensors: list[torch.Tensor]
-    # `module.to(...)` puts other memory into the same tensors.
+    # Needed because `module.to(...)` gives the same tensors new memory.
     addresses: list[int]
     # The tensors by parameter.
     parameters: list[Parameter]
     groups: tuple[int, ...]
     decayed: tuple[bool, ...]
     constraints: tuple[Any, ...]
-    # Where the memories begin that a step writes to.
+    # The start addresses of the storages that a step writes to.
     memories: frozenset[int]
-    # Whether a tensor was made under `torch.inference_mode` and can be written to only there.
+    # Whether a tensor was made under `torch.inference_mode` and is writable only there.
     for_inference: bool
-    # The tensors that are cut into pieces, and their strides, which the pieces depend on.
+    # The tensors that are cut into pieces, and their strides, which determine the pieces.
     cut: list[torch.Tensor]
     strides: list[tuple[int, ...]]
-    # With which settings constraints have been tried.
+    # The settings with which constraints have been tried, by parameter.
     tried: dict[int, str]
     bundles: list[_Bundle]
-    # The weights that have a moving average and their averages, those of like dtypes together.
+    # The weights that have a moving average and their averages, grouped by dtype.
     averaged: list[tuple[list[torch.Tensor], list[torch.Tensor]]]
     choices: dict[tuple[int, ...], Choice]
 
     def serves(self, plan: _step.Plan) -> bool:
-        """Whether the tensors are still where they were, and sorted as this plan needs them."""
+        """Whether the layout is still valid, and sorts the tensors as this plan needs."""
         if self.decayed != plan.decayed or self.groups != plan.members:
             return False
         tensors = [v._value for v in self.variables]
@@ -135,7 +135,7 @@ class Layout(NamedTuple):
         )
 
     def apart(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Copy the gradients that lie in memory that the step writes to."""
+        """Copy the gradients that share memory with tensors the step writes to."""
         starts: list[Any] = list(map(torch.Tensor.data_ptr, gradients))
         offsets = list(map(torch.Tensor.storage_offset, gradients))
         if any(offsets):
@@ -151,9 +151,9 @@ class Layout(NamedTuple):
         ]
 
     def choose(self, present: tuple[int, ...]) -> Choice:
-        """Return the part of the tensors that has a gradient.
+        """Return the tensors that have a gradient.
 
-        Raises: what a constraint raises that does not fit its weight.
+        Raises: whatever a constraint raises that does not fit its weight.
         """
         if any(self.constraints):
             self._try_constraints(present)
@@ -161,33 +161,33 @@ class Layout(NamedTuple):
         if choice is None:
             choice = _choice(self, present)
             if len(self.choices) == SETS_KEPT:
-                # The set can be another one at every step, so the oldest has to go.
+                # The set may differ at every step, so drop the oldest.
                 del self.choices[next(iter(self.choices))]
             self.choices[present] = choice
         return choice
 
     def _try_constraints(self, present: tuple[int, ...]) -> None:
-        """Find out before a step writes anything whether the constraints can be applied."""
+        """Check that the constraints can be applied, before the step writes anything."""
         for i in present:
             constraint = self.constraints[i]
             if constraint is None:
                 continue
-            # It may be given other settings later, with which it fails.
+            # Its settings may change later, and it may fail with the new ones.
             settings = repr(constraint.get_config())
             if self.tried.get(i) != settings:
                 constraint(self.parameters[i].weight)
                 self.tried[i] = settings
 
 
-# Sorting the tensors of a large model takes as long as a step of its smaller ones.
+# Grouping the tensors of a large model takes as long as a step of its smaller ones.
 _layouts: "weakref.WeakKeyDictionary[Roster, Layout]" = weakref.WeakKeyDictionary()
 
 
 def layout_of(roster: Roster, plan: _step.Plan) -> Layout:
-    """Return the tensors sorted, kept for as long as they are where they are."""
+    """Return the optimizer's layout, cached as long as it is valid."""
     layout = _layouts.get(roster)
     if layout is None or not layout.serves(plan):
-        # The old one goes first, for it may be all that holds memory that was replaced.
+        # Drop the old one first: it may be the last reference to replaced memory.
         layout = None
         _layouts.pop(roster, None)
         check_writable(roster.variables)
@@ -223,16 +223,16 @@ def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
 
 
 def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
-    """Sort parameters into bundles of like tensors, see `PIECE`, `BLOCK` and `GRAIN`."""
+    """Sort parameters into bundles of similar tensors (see `PIECE`, `BLOCK` and `GRAIN`)."""
     alike: dict[tuple[Any, ...], list[_Member]] = {}
     for index, (p, group, decays) in enumerate(
         zip(parameters, plan.members, plan.decayed, strict=True)
     ):
-        # Variables that take their gradient as value have no slots.
+        # Variables that take their gradient as their value have no slots.
         if p.square_average is not None:
             small = p.weight.numel() <= min(GRAIN, PIECE)
             kind = _Kind(p.square_average.dtype, group, decays)
-            # One group may have buffers for some, such as those whose momentum was 0 in the build.
+            # Only some of a group may have buffers, for example if their momentum was 0 at build.
             has_buffer = p.momentum is not None
             common = (p.weight.device, p.weight.dtype, kind, has_buffer, small)
             alike.setdefault(common, []).extend(_members(index, p))
@@ -250,7 +250,7 @@ def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
 
 
 def _members(index: int, parameter: Parameter) -> list[_Member]:
-    """Make a member of a parameter, or one of each piece of a large one."""
+    """Make one member of a parameter, or one per piece if it is large."""
     parameter = parameter._replace(accumulator=None, average=None)
     tensors, weight = existing(parameter), parameter.weight
     if weight.device.type != "cpu" or weight.numel() <= PIECE:
@@ -264,7 +264,7 @@ def _members(index: int, parameter: Parameter) -> list[_Member]:
 
 
 def _parted(members: list[_Member], limit: int) -> list[list[_Member]]:
-    """Part members, in their order, into lists that reach `limit` elements, or of one member."""
+    """Split members, in order, into lists of at most `limit` elements or a single member."""
     parts: list[list[_Member]] = []
     elements = 0
     for member in members:
@@ -282,7 +282,7 @@ def _elements(members: list[_Member]) -> int:
 
 
 def _rooted(members: list[_Member], scratch: torch.Tensor) -> list[_Member]:
-    """Give each member its part of the memory for roots."""
+    """Assign each member its part of the memory for roots."""
     weights = [member.parameter.weight for member in members]
     sizes = [weight.numel() for weight in weights]
     roots = scratch[: sum(sizes)].split(sizes)
@@ -293,14 +293,14 @@ def _rooted(members: list[_Member], scratch: torch.Tensor) -> list[_Member]:
 
 
 def _chunks(members: list[_Member], scratch: torch.Tensor) -> list[_Chunk]:
-    """Put the members together whose roots an operation may take at once."""
+    """Group the members whose roots one operation may process at once."""
     chunks = _parted(members, GRAIN)
     sizes = [_elements(chunk) for chunk in chunks]
     return list(map(_Chunk, chunks, scratch[: sum(sizes)].split(sizes)))
 
 
 def _averaged(parameters: list[Parameter]) -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Sort weights that have a moving average, with these, by the averages' device and dtype."""
+    """Group weights and their moving averages by the averages' device and dtype."""
     alike: dict[tuple[torch.device, torch.dtype], list[Parameter]] = {}
     for p in parameters:
         if p.average is not None:
@@ -325,7 +325,7 @@ def _choice(layout: Layout, present: tuple[int, ...]) -> Choice:
 
 
 def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> Block:
-    """List members of a bundle by what they have."""
+    """Transpose the members of a bundle into lists of tensors."""
     parameters = [m.parameter for m in members]
     return Block(
         bundle.kind,
@@ -340,13 +340,13 @@ def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> B
 
 
 def _joined(chunks: list[_Chunk], members: list[_Member], places: dict[int, int]) -> Tensors:
-    """The memory of the members' roots in few tensors, which may hold roots of others too."""
+    """Return the memory of the members' roots in few tensors, possibly with other roots too."""
     if sum(len(chunk.members) for chunk in chunks) == len(members):
         return [chunk.roots for chunk in chunks]
     joined: list[torch.Tensor] = []
     for chunk in chunks:
         present = [m for m in chunk.members if m.position in places]
-        # An operation on everything takes less time than one for each unless little is needed.
+        # One operation on the whole chunk is faster than one per member unless few are present.
         if 2 * _elements(present) >= chunk.roots.numel():
             joined.append(chunk.roots)
         else:
@@ -355,5 +355,5 @@ def _joined(chunks: list[_Chunk], members: list[_Member], places: dict[int, int]
 
 
 def pieces_of(tensor: torch.Tensor, size: int) -> Tensors:
-    """The tensor, or where it has more than `size` elements its flat pieces of that size."""
+    """Return the tensor, or its flat pieces of `size` elements if it is larger."""
     return (tensor,) if tensor.numel() <= size else tensor.reshape(-1).split(size)

@@ -1,4 +1,4 @@
-"""The stages of a step in place, each named as in `_math._step` and `_math._rule`."""
+"""The stages of an in-place step, named as in `_math._step` and `_math._rule`."""
 
 import collections
 import itertools
@@ -12,16 +12,16 @@ from keras_rmsprop._execution.torch._values import WIDE
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Form, Parameter, StepCoefficients
 
-# The grain size (see `_layout.GRAIN`) of square roots, which torch leaves to another library.
+# The grain size (see `_layout.GRAIN`) of square roots, which torch delegates to another library.
 ROOT_GRAIN = 2**11
 
-# Norms are taken of pieces of this many elements and joined in float64. torch adds up squares in
-# float32, one after the other, which is off by 1e-6 over a piece, and by 8e-4 over 16 million.
+# Norms are computed over pieces of this many elements and combined in float64. torch sums squares
+# sequentially in float32, with an error of 1e-6 over one piece, and 8e-4 over 16 million elements.
 NORM_BLOCK = 2**14
 
 
 def unscale(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Tensors:
-    """Widen gradients to float32, and divide them by the scale of the loss."""
+    """Widen gradients to float32, and divide them by the loss scale."""
     wide = [g if g.dtype in WIDE else _step.widen(g) for g in gradients]
     return torch._foreach_div(wide, numbers.loss_scale) if plan.scaled_loss else wide
 
@@ -29,7 +29,7 @@ def unscale(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Ten
 def accumulate(
     plan: _step.Plan, parameters: list[Parameter], gradients: Tensors, *, writes: bool = True
 ) -> Tensors:
-    """Return the means so far, with these gradients; the sums become theirs unless told not to."""
+    """Return the means so far, including these gradients; update the sums if `writes`."""
     sums = [p.accumulator for p in parameters]
     same = [g.to(s.dtype) for g, s in zip(gradients, sums, strict=True)]
     if not writes:
@@ -41,13 +41,13 @@ def accumulate(
 def clip_scales(
     plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors
 ) -> torch.Tensor | None:
-    """The factors, one in float64 for each gradient, that clip norms; None without that."""
+    """Return the float64 factor that clips each gradient's norm; None if norms are not clipped."""
     if plan.clip not in ("norm", "global_norm") or not gradients:
         return None
     if plan.clip == "global_norm" and len({g.dtype for g in gradients}) > 1:
-        # The one norm scales the widest gradients too.
+        # One norm scales all gradients, including the widest.
         gradients = [g.to(torch.float64) for g in gradients]
-    # One vector for all norms, so that the scales cost a few operations and not a few for each.
+    # One vector for all norms, so that the scales take a few operations in total.
     pieces = [pieces_of(g, NORM_BLOCK) for g in gradients]
     norms = torch._foreach_norm(list(itertools.chain.from_iterable(pieces)))
     squares = torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms]).square_()
@@ -67,14 +67,14 @@ def clip(
     places: list[int],
     scales: torch.Tensor | None,
 ) -> Tensors:
-    """Clip gradients of one device and dtype, by value or by the scales at their places."""
+    """Clip gradients of one device and dtype, by value or by the scales at `places`."""
     if plan.clip == "value":
         clipped = torch._foreach_clamp_min(gradients, -numbers.clip)
         torch._foreach_clamp_max_(clipped, numbers.clip)
         return clipped
     if scales is None:
         return gradients
-    # A scalar of a wider dtype would widen a gradient that is a scalar too.
+    # A wider 0-d scale would promote a gradient that is also 0-d.
     chosen = scales[places].to(gradients[0].device, gradients[0].dtype)
     return torch._foreach_mul(gradients, chosen.unbind())
 
@@ -87,7 +87,7 @@ def transform(
     gradients: Tensors,
     scales: torch.Tensor | None,
 ) -> Tensors:
-    """Clip the gradients that have a transform, whole as it needs them, and transform them."""
+    """Clip and transform the gradients that have a transform, each as a whole."""
     results = list(gradients)
     for place, i in enumerate(present):
         group = plan.groups[plan.members[i]]
@@ -114,7 +114,7 @@ def advance(
     if group.l2:
         gradients = torch._foreach_add(gradients, weights, alpha=own.l2)
     if kind.decayed:
-        # Not times 1 - decay: rounded to float32, that is off by a hundredth of a decay of 4e-6.
+        # Not times 1 - decay: rounding that to float32 changes a decay of 4e-6 by 1%.
         decay = step.learning_rate * own.weight_decay
         torch._foreach_add_(weights, weights, alpha=-decay)
     _update(group.form, step, block._replace(weights=weights), gradients)
@@ -137,7 +137,7 @@ def _update(form: Form, step: StepCoefficients, block: Block, g: Tensors) -> Non
         torch._foreach_addcmul_(s, g, g, weight)
 
     r = _roots(form, epsilon, block)
-    # By the roots themselves, or times what `_roots` gives in their place.
+    # Divide by the roots, or multiply by their inverses.
     add_quotient = torch._foreach_addcdiv_
     if _inverts(form, block):
         add_quotient = torch._foreach_addcmul_
@@ -157,20 +157,20 @@ def _update(form: Form, step: StepCoefficients, block: Block, g: Tensors) -> Non
 def _inverts(form: Form, block: Block) -> bool:
     """Whether the update multiplies by 1 / r rather than divides by r.
 
-    On a CPU 1 / r comes in one operation, correctly rounded and with `GRAIN`, while torch leaves
-    r alone to a library that neither rounds every root alike nor leaves it to one thread.
+    On a CPU torch computes 1 / r in one operation, correctly rounded and within `GRAIN`. It
+    delegates r to a library that rounds roots inconsistently and uses several threads.
     """
     return form.epsilon_inside_sqrt and bool(block.roots)
 
 
 def _roots(form: Form, epsilon: float, block: Block) -> Tensors:
-    """`_rule.root` for a block, or its inverse, see `_inverts`.
+    """Compute `_rule.root` for a block, or its inverse (see `_inverts`).
 
-    Where r can be zero it becomes infinite, and its inverse zero, so that g / r is zero.
+    If r can be zero, a zero becomes infinity (and its inverse zero), so that g / r is zero.
     """
     averages, inside = block.square_averages, form.epsilon_inside_sqrt
     roots: Tensors = block.roots
-    # What the operations go over one by one.
+    # The tensors that the operations process one by one.
     memories: Tensors = block.joined or block.roots
     if not block.roots and inside:
         roots = memories = torch._foreach_add(averages, epsilon)
@@ -201,7 +201,7 @@ def _roots(form: Form, epsilon: float, block: Block) -> Tensors:
 
 
 def _each(operation: Callable[[torch.Tensor], torch.Tensor], tensors: Tensors) -> None:
-    """Do an operation on each tensor in place, with nothing of Python's between them."""
+    """Apply an in-place operation to each tensor, without Python code in between."""
     collections.deque(map(operation, tensors), maxlen=0)
 
 
@@ -212,7 +212,7 @@ def average_weights(
     weights: list[torch.Tensor],
     averages: list[torch.Tensor],
 ) -> None:
-    """Advance moving averages of one dtype; the first ones are copies of the weights."""
+    """Advance moving averages of one dtype; the first step copies the weights."""
     if done == 0:
         torch._foreach_copy_(averages, weights)
     else:
@@ -230,10 +230,10 @@ def _scale(tensors: Tensors, factor: float) -> None:
     if first.device.type != "cpu":
         torch._foreach_mul_(tensors, factor)
     else:
-        # A number would be made a tensor anew for each of the list, which takes twice as long as
-        # a small one's product.
+        # torch would convert a number to a tensor once per list element, which takes twice as
+        # long as multiplying a small one.
         dtype = torch.promote_types(first.dtype, torch.float32)
-        # Not on the default device, which may be another.
+        # The default device may be another one.
         torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype, device=first.device))
 
 

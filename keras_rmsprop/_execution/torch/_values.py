@@ -1,4 +1,4 @@
-"""torch's variables and gradients: what they hold, and how values are assigned."""
+"""Read, convert and assign torch variables and gradients."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,12 +11,12 @@ from keras_rmsprop._math import _step
 
 
 def read(variable: keras.Variable) -> torch.Tensor:
-    """Return the variable's current value; the tensor is the variable's own memory."""
+    """Return the variable's current value; the tensor shares the variable's memory."""
     return variable.value
 
 
 def copied(variable: keras.Variable) -> torch.Tensor:
-    """The variable's value in memory of its own."""
+    """Return a copy of the variable's value."""
     return read(variable).clone()
 
 
@@ -27,20 +27,20 @@ def write(pairs: Iterable[tuple[Any, torch.Tensor]]) -> None:
 
 
 def copy(value: torch.Tensor) -> torch.Tensor:
-    """Return the value; assigning it copies it into the variable's own memory."""
+    """Return the value; assigning copies it into the variable's memory anyway."""
     return value
 
 
 def dense(gradient: Any, variable: keras.Variable) -> torch.Tensor:
-    """Return the gradient as one floating-point value per weight.
+    """Return the gradient as a dense floating-point tensor.
 
     Raises: ValueError if it is complex.
     """
     if not isinstance(gradient, torch.Tensor):
-        # NumPy's arrays, lists and numbers.
+        # NumPy arrays, lists and numbers.
         gradient = keras.ops.convert_to_tensor(gradient)
     if gradient.layout is not torch.strided:
-        # Making it dense adds up what is given several times, in half precision badly.
+        # `to_dense` sums repeated indices, inaccurately in half precision.
         gradient = gradient.to(_widened(gradient.dtype)).to_dense()
     if gradient.dtype not in _FLOATING:
         gradient = _as_floating(gradient, variable)
@@ -56,7 +56,7 @@ def _widened(dtype: torch.dtype) -> torch.dtype:
 
 
 def _as_floating(gradient: torch.Tensor, variable: Any) -> torch.Tensor:
-    """A gradient of integers, or of fewer than 16 bits, in the dtype of the variable's slots."""
+    """Cast a gradient of integers, or of fewer than 16 bits, to the dtype of the slots."""
     if gradient.is_complex():
         raise ValueError(
             f"The gradient of {variable.path!r} is complex, received dtype {gradient.dtype}. "
@@ -67,7 +67,7 @@ def _as_floating(gradient: torch.Tensor, variable: Any) -> torch.Tensor:
 
 
 def check_writable(variables: list[keras.Variable]) -> None:
-    """Refuse memory that torch does not write to, which a step would find out half-way.
+    """Refuse variables whose memory torch cannot write to, before the step writes anything.
 
     Raises: RuntimeError, as torch does.
     """
