@@ -1,14 +1,14 @@
 """Measure everything on the machine at hand and print the table.
 
-    python -m benchmarks                      all backends, a good two hours
-    python -m benchmarks --quick              a minute or two, for a sign of life
+    python -m benchmarks                      all backends, a little over two hours
+    python -m benchmarks --quick              a minute or two, as a smoke test
     python -m benchmarks --backend jax --only steps/eager
     python -m benchmarks --only cliffs --into benchmarks/published
 
-`--into` replaces the rows of an earlier run that this one measures too, and keeps the others.
+`--into` updates the results of an earlier run: rows measured now are replaced, others kept.
 
-A process per backend; results go to benchmarks/output as table, JSON and picture. A published run
-is in benchmarks/published. It begins:
+Each backend runs in its own process. Results go to benchmarks/output as table, JSON and picture. A
+published run is in benchmarks/published. It begins:
 
     tensorflow | steps | eager | plain [ms]
       case    contender      median  quartiles        ours is             quartiles    target
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the results")
     parser.add_argument("--into", type=Path, help="folder of earlier results, to be updated")
     options = parser.parse_args(arguments)
-    # Not in the processes that measure: each would import this module, and these with it.
+    # Imported here, because the measuring processes import this module but do not need these.
     from benchmarks import machine, plot, report
 
     about = machine.describe()

@@ -1,24 +1,25 @@
-"""How exact are the steps? Print the worst errors, and compare the centered form with its peers.
+"""Print the worst errors of the steps, and compare the centered form with its peers.
 
     python -m benchmarks.accuracy                  the active backend, one or two minutes
     python -m benchmarks.accuracy --all            one process for each backend
 
-Three tables, also written as JSON into the folder given by --output. The exit status is 1 if any
-error is beyond its tolerance.
+Three tables, also written as JSON to the folder given by --output. The exit status is 1 if any
+error exceeds its tolerance.
 
-Every variant of the rule beside the float64 reference, and each convention beside its framework,
-the worst of a group in one precision:
+Every variant of the rule compared with the float64 reference, and each convention with its
+framework, the worst of a group in one precision:
 
     weights      |difference| over the distance travelled, of weights and their moving averages
     slots        |difference| over the largest value seen, of all other slots
-    share        |difference| over what "the same" allows: an ulp of the weight per step more
+    share        |difference| over what "the same" allows, which includes an ulp of the weight
+                 per step
 
-The variance of a near-constant gradient with so much relative noise, in float32, beside the truth
-in long double:
+The variance of a near-constant gradient with the given relative noise, in float32, compared with
+the true value in long double:
 
-    error        the worst, relative to the truth; none for a constant gradient, whose variance
-                 fades to nothing
-    below zero   the share of the variance's elements, of all steps, that fell below zero
+    error        the worst, relative to the true value; none for a constant gradient, whose
+                 variance decays to zero
+    below zero   the fraction of the variance's elements, over all steps, that fell below zero
     NaN after    the first step that made a weight NaN
 """
 
@@ -52,7 +53,7 @@ from yardsticks.variants import RULE, Variant, option_variants, rule_variants
 
 Array = NDArray[Any]
 Row = dict[str, Any]
-# Of one variant: dtype, kind of tensor, and the two numbers of its `Difference`.
+# For one variant: dtype, kind of tensor, and the two numbers of its `Difference`.
 Found = list[tuple[str, str, float, float]]
 
 OUTPUT = Path(__file__).parent / "output"
@@ -79,7 +80,7 @@ def run_all(output: Path) -> int:
 
 def run(output: Path) -> int:
     """Print and write the tables of the active backend; return 1 if an error is too large."""
-    # Peers warn of what they do on purpose; the tables have no room for it.
+    # Hide the peers' expected warnings, which would clutter the tables.
     warnings.simplefilter("ignore")
     backend = keras.backend.backend()
     tables = {
@@ -89,7 +90,7 @@ def run(output: Path) -> int:
     }
     print(f"keras_rmsprop {keras_rmsprop.__version__} on {backend}")
     for title, rows in tables.items():
-        # As objects, so that what counts stays whole beside what is missing.
+        # As objects, so that counts stay integers next to missing values.
         frame = pd.DataFrame(rows, dtype=object).fillna("-")
         text = frame.to_string(index=False, float_format="{:.1e}".format)
         print(f"\n{title}\n{text}")
@@ -106,11 +107,11 @@ def run(output: Path) -> int:
     return 0 if worst["share"] <= 1.0 else 1
 
 
-# Every variant beside the float64 reference.
+# Every variant against the float64 reference.
 
 
 def agreement_with_the_reference() -> Iterator[Row]:
-    """Run the tables of variants, the rule's by form and place of the learning rate."""
+    """Compare all variants with the reference; the rule's are grouped by form and momentum."""
     mixed = a_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))
     groups: dict[str, list[Variant]] = {
         f"{form}, {momentum}": []
@@ -135,9 +136,9 @@ def _differences(variant: Variant, *arguments: Any, **options: Any) -> Found:
 
 
 def _worst(group: str, variants: Sequence[Found]) -> Iterator[Row]:
-    """The worst of what was found for each variant, in each precision."""
+    """Yield the worst differences of a group of variants, in each precision."""
     frame = pd.DataFrame(itertools.chain(*variants), columns=["dtype", "kind", "share", "relative"])
-    # The moving average of the weights is measured as they are, against their way.
+    # Like the weights, their moving average is compared with the distance travelled.
     moves = frame["kind"].isin(["weight", "average"])
     for dtype, worst in frame.groupby("dtype"):
         yield {
@@ -163,7 +164,7 @@ CENTERED: dict[str, dict[str, Any]] = {
 
 
 def accuracy_of_the_variance() -> Iterator[Row]:
-    """Run each framework over gradients between 1 and 2 with more and more noise."""
+    """Run each framework on gradients between 1 and 2 with increasing noise."""
     for noise in track(NOISES, "the centered form"):
         rng = np.random.default_rng(0)
         size = rng.uniform(1.0, 2.0, SIZE)
@@ -182,7 +183,7 @@ def accuracy_of_the_variance() -> Iterator[Row]:
 
 
 def variance_in_long_double(gradients: Sequence[Sequence[Array]], rho: float = 0.9) -> list[Array]:
-    """E[g²] - E[g]² after each step, as the textbook has it."""
+    """Return E[g²] - E[g]² after each step, by the textbook formula."""
     v = m = np.zeros(SIZE, np.longdouble)
     beta = np.longdouble(rho)
     truth = []
@@ -197,7 +198,7 @@ def variance_in_long_double(gradients: Sequence[Sequence[Array]], rho: float = 0
 def variance_of(
     framework: str, noise: float, path: Sequence[peers.Snapshot], truth: Sequence[Array]
 ) -> Row:
-    """Measure a path of one weight against the true variances."""
+    """Compare a run of one weight with the true variances."""
     got = np.array([snapshot.slots["square_average"][0] for snapshot in path], np.longdouble)
     want = np.array(truth)
     nan = [bool(np.any(np.isnan(snapshot.weights[0]))) for snapshot in path]
@@ -210,10 +211,10 @@ def variance_of(
     }
 
 
-# Each convention beside its framework.
+# Each convention against its framework.
 
-# What a framework calls rho and epsilon. Both are numbers that float32 holds exactly, because
-# TF1 and tf_keras round theirs to it even for float64 weights.
+# The frameworks' names of rho and epsilon. Their values below are exact in float32, to which TF1
+# and tf_keras round them even for float64 weights.
 RHO_AND_EPSILON = {
     "keras": ("rho", "epsilon"),
     "torch": ("alpha", "eps"),
@@ -229,7 +230,7 @@ FORMS: list[dict[str, Any]] = [
 
 
 def agreement_with_frameworks() -> Iterator[Row]:
-    """Run each convention beside its framework, in float64, with a moving learning rate."""
+    """Compare each convention with its framework, in float64, with a changing learning rate."""
     keras.config.set_floatx("float64")
     names = [name for name in RHO_AND_EPSILON if peers.unavailable(name) is None]
     for name in track(names, "the conventions"):
@@ -239,7 +240,7 @@ def agreement_with_frameworks() -> Iterator[Row]:
 
 def _agreement_with(name: str) -> Iterator[Row]:
     problem = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"))
-    # No framework but Keras skips a missing gradient: there it is zero.
+    # Only Keras accepts missing gradients; use zeros instead.
     gradients = [
         [np.zeros_like(w) if g is None else g for g, w in zip(row, problem.starts, strict=True)]
         for row in problem.gradients

@@ -1,4 +1,4 @@
-"""Neighbours: processes that keep every core busy while something is measured beside them."""
+"""Neighbours: processes that keep every core busy during a measurement."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from benchmarks import machine
 
-# Each ends by itself when its parent has gone, even if that was killed before it began.
+# Each exits by itself once its parent is gone, even if the parent was killed before it started.
 _SPIN = """
 import os, sys
 while os.getppid() == int(sys.argv[1]):
@@ -18,13 +18,13 @@ while os.getppid() == int(sys.argv[1]):
 
 
 def count() -> int:
-    """Two for each core: four on the two cores that the targets are for."""
+    """Return two per core: four on the two cores that the targets assume."""
     return 2 * machine.cores()
 
 
 @contextlib.contextmanager
 def neighbours(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keep so many processes busy in the meantime; they are gone at the end."""
+    """Keep this many processes busy within the context."""
     with contextlib.ExitStack() as stack:
         started = []
         for _ in range(processes):

@@ -1,8 +1,8 @@
-"""Does a step stay fast where programs do what a quiet loop of equal steps does not?
+"""Performance cliffs: programs that are not a quiet loop of equal steps.
 
-Against `keras.optimizers.RMSprop` alone, which has no cliffs: another set of missing gradients at
-every step, busy neighbours, optimizers made one after the other, many tensors in a short run, and
-the first batch of `fit`. What happens once in a process is measured in fresh ones.
+Compared only with `keras.optimizers.RMSprop`, which has no cliffs: a new set of missing gradients
+at every step, busy neighbours, optimizers created one after another, many tensors in a short run,
+and the first batch of `fit`. What happens once per process is measured in fresh processes.
 """
 
 import functools
@@ -31,7 +31,7 @@ PROBLEMS: dict[str, list[tuple[int, ...]]] = {
 SETS = 65
 SEARCHED = 25
 FIRST_STEPS = 30
-# Fresh processes of a contender, in units of the settings': each gives one value only.
+# Fresh processes per contender, as a multiple of the settings' number: each gives only one value.
 PROCESSES = 2
 MIB = 2**20
 
@@ -39,7 +39,7 @@ TIME = Quantity(
     "ms", lambda seen: 1e3 * seen["seconds"],
     lambda ours, peer: peer["seconds"] / ours["seconds"], FASTER,
 )  # fmt: skip
-# Resident bytes at the end, beyond those after the first of what was repeated.
+# Growth of the resident bytes after the first repetition.
 LEFT = Quantity(
     "MiB", lambda seen: seen["left"] / MIB,
     lambda ours, peer: (ours["left"] - peer["left"]) / MIB, MORE,
@@ -50,7 +50,7 @@ MIB_MORE = {"keras": 60.0}
 
 
 def rows(backend: str) -> Iterator[Row]:
-    """Rows of time, and rows of memory from the same scenarios."""
+    """Yield rows of time, and rows of memory from the same scenarios."""
     yield Row("cliffs", "eager", "missing gradients", "24", _measure_missing, quick=True)
     for case in ("24", "160"):
         measure = functools.partial(_measure_busy, backend, case)
@@ -64,7 +64,7 @@ def rows(backend: str) -> Iterator[Row]:
         measure = functools.partial(_measure_alone, scenario, case, quantity, targets)
         yield Row("cliffs", "eager", config, case, measure)
     for model in training.TASKS:
-        # It may come 1.2 times as late.
+        # It may take 1.2 times as long.
         measure = functools.partial(_measure_alone, first_batch, model, TIME, {"keras": 1 / 1.2})
         yield Row("cliffs", "fit", "first batch", model, measure)
 
@@ -83,7 +83,7 @@ def _measure_alone(
     return in_turn(scenario, (case,), tuple(OPTIMIZERS), processes, quantity, targets)
 
 
-# Another set of missing gradients at every step.
+# A new set of missing gradients at every step.
 
 
 def _measure_missing(settings: Settings) -> list[Line]:
@@ -105,7 +105,7 @@ def _measure_missing(settings: Settings) -> list[Line]:
 
 
 def _sets(problem: Problem, gradients: Sequence[Array]) -> Iterator[list[Array | None]]:
-    """For each step the gradients that are there: at least one, and hardly ever the same."""
+    """Yield the gradients of each step, a random half of them, but at least one."""
     rng = random.Random(0)
     while True:
         there = [rng.random() < 0.5 for _ in problem.shapes]
@@ -123,11 +123,11 @@ def _judge_missing(weights: Sequence[Array], problem: Problem, steps: int) -> fl
     return problem.judge(weights, problem.after(next(batches) for _ in range(steps)), steps)
 
 
-# What a fresh process does. Raises DisagreementError where the weights come out wrong.
+# Scenarios for fresh processes. They raise DisagreementError if the weights are wrong.
 
 
 def missing(case: str, name: str) -> Report:
-    """Make many steps, each with another set of gradients."""
+    """Make many steps, each with a new set of gradients."""
     problem = Problem(PROBLEMS[case])
     peer = built(name, problem)
     seen = _repeated(_step_with_missing(peer, problem), SETS, peer.weights)
@@ -136,7 +136,7 @@ def missing(case: str, name: str) -> Report:
 
 
 def search(case: str, name: str) -> Report:
-    """Make optimizers one after the other, and a few steps of each."""
+    """Create optimizers one after another, and make a few steps with each."""
     problem = Problem(PROBLEMS[case])
     gradients = [keras.ops.convert_to_tensor(g) for g in problem.gradients]
     last: peers.OnKeras
@@ -154,7 +154,7 @@ def search(case: str, name: str) -> Report:
 
 
 def first_steps(case: str, name: str) -> Report:
-    """Make a short run's steps."""
+    """Make the steps of a short run."""
     problem = Problem(PROBLEMS[case])
     peer = built(name, problem)
     gradients = peer.tensors(problem.gradients)
@@ -165,7 +165,7 @@ def first_steps(case: str, name: str) -> Report:
 
 
 def first_batch(case: str, name: str) -> Report:
-    """Call `fit` with one batch. That its steps agree is checked where they are timed."""
+    """Call `fit` with one batch. The steps of `fit` are checked in `training`."""
     task = training.TASKS[case]._replace(steps=1)
     model = training.compiled(task.model(keras), keras, OPTIMIZERS[name])
     x, y = task.data()
@@ -173,7 +173,7 @@ def first_batch(case: str, name: str) -> Report:
 
 
 def _repeated(act: Callable[[], object], times: int, wait: Callable[[], object]) -> Report:
-    """Do something again and again; the first time counts as time but not as memory."""
+    """Repeat an action; the first time counts towards the time but not the memory."""
     start = time.perf_counter()
     act()
     wait()

@@ -1,12 +1,12 @@
-"""How does a step's cost grow with an embedding's vocabulary, and with the ids in a batch?
+"""The cost of a step by an embedding's vocabulary, and by the ids in a batch.
 
-The table is 64 wide in float32, the ids follow Zipf's law, and a call is `apply` with the rows
-that a batch of ids gives. Only TensorFlow has such gradients.
+The table is 64 wide in float32, the ids follow Zipf's law, and a call is `apply` with the sparse
+gradient of a batch of ids. Only TensorFlow has such gradients.
 
-Weights are compared with the dense rule. Of the peers only tf_keras makes its steps: Keras
-squares repeated ids before it sums them, the legacy class has its epsilon outside the root, and
-TF1's kernel lets the averages of rows that are not touched go stale. They are timed all the
-same, with their deviation.
+Weights are compared with the dense rule. Of the peers only tf_keras takes the same steps: Keras
+squares repeated ids before summing them, the legacy class has epsilon outside the root, and TF1's
+kernel lets the averages of untouched rows go stale. They are timed nevertheless, and their
+deviation is reported.
 
 On 2 cores, milliseconds per step for 1,024 ids and 1,000,000 rows (see benchmarks/published):
 
@@ -47,14 +47,14 @@ WIDTH = 64
 SIZES = [(rows, 1024) for rows in (10_000, 100_000, 1_000_000, 4_000_000)]
 SIZES += [(1_000_000, ids) for ids in (64, 16_384, 65_536)]
 BATCHES = 4
-# A dense step takes seconds on a larger table, and several contenders' more memory than most
+# On a larger table a dense step takes seconds, and several contenders need more memory than most
 # machines have.
 LARGEST_DENSE = 1_000_000
 
 TARGETS = {"graph": {"keras": 100.0}, "xla": {"keras": 15.0}}
 
-# Beside the largest of the common tables stands ours on a small one: the time is to be flat in
-# the number of rows, within a factor of 1.5.
+# On the largest table ours is compared with itself on a small one: the time must not depend on the
+# number of rows by more than a factor of 1.5.
 LARGE, SMALL = 4_000_000, 100_000
 ON_SMALL = f"ours, {SMALL:,} rows"
 FLAT = 1.0 / 1.5
@@ -65,11 +65,11 @@ Array = NDArray[Any]
 
 
 def rows(backend: str) -> Iterator[Row]:
-    """One row per size and mode, on TensorFlow."""
+    """Yield one row per size and mode, on TensorFlow."""
     modes = ("eager", "graph", "xla") if backend == "tensorflow" else ()
     for mode, (size, ids) in itertools.product(modes, SIZES):
         if mode != "graph" and ids != 1024:
-            continue  # minutes each, and nothing new to see
+            continue  # these take minutes each and show nothing new
         yield Row(
             "embeddings", mode, f"{ids:,} ids", f"{size:,}",
             functools.partial(_measure, mode, size, ids),
@@ -79,7 +79,7 @@ def rows(backend: str) -> Iterator[Row]:
 
 
 class Embedding:
-    """The rows and ids of some batches for a table that starts from ones."""
+    """The rows and ids of a few batches, for a table initialized to ones."""
 
     def __init__(self, size: int, ids: int) -> None:
         rng = np.random.default_rng(0)
@@ -87,12 +87,12 @@ class Embedding:
         # Zipf's law by its inverse: the k-th id is 1 / k times as frequent as the first.
         draws = np.exp(rng.random((BATCHES, ids)) * np.log(size + 1.0)) - 1.0
         self.ids = np.minimum(draws.astype(np.int32), size - 1)
-        # Few digits, so that sums over repeated ids are exact in any order.
+        # Rounded, so that sums over repeated ids are exact in any order.
         self.values = np.round(rng.standard_normal((BATCHES, ids, WIDTH), np.float32) * 64) / 64
         self.touched = np.unique(self.ids)
 
     def expected(self) -> Array:
-        """The touched rows after the checked steps of the dense rule."""
+        """Return the touched rows after the checked steps of the dense rule."""
         reference = Reference([np.ones((len(self.touched), WIDTH))], epsilon=EPSILON)
         for t in range(CHECKED_STEPS):
             gradient = np.zeros((len(self.touched), WIDTH))
@@ -125,7 +125,7 @@ def _measure(mode: str, size: int, ids: int, settings: Settings) -> list[Line]:
             for name, embedding in embeddings.items()
         },
         lambda name, contender: embeddings[name].check(name, contender),
-        # Tables of gigabytes are not built anew.
+        # Tables of gigabytes are not rebuilt.
         dataclasses.replace(settings, builds=0, close_seconds=0.0),
         targets,
     )
@@ -153,7 +153,7 @@ def _contender(name: str, embedding: Embedding, mode: str) -> Contender:
     return Contender(
         lambda: run(*next(batches)),
         tf.test.experimental.sync_devices,
-        # Not the Keras variable, whose whole value would be copied.
+        # Gathering from the Keras variable would copy its whole value.
         lambda: [tf.gather(getattr(table, "_value", table), embedding.touched).numpy()],
     )
 
@@ -170,7 +170,7 @@ def _tf_keras(name: str, ones: Any) -> peers.Peer:
 
 
 class _Kernel:
-    """The sparse kernel behind TF1's optimizer, with averages that start from zero."""
+    """The sparse kernel of TF1's optimizer, with averages that start from zero."""
 
     def __init__(self, ones: Any) -> None:
         import tensorflow as tf

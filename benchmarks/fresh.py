@@ -1,6 +1,6 @@
-"""Fresh processes: one for each backend, and one for whatever happens once in a process only.
+"""Fresh processes: one per backend, and one for each thing that happens only once per process.
 
-In the latter everything counts that a program would meet: tracing, compiling, waking the compiler.
+The latter include every cost that a program has: tracing, compiling, initializing the compiler.
 """
 
 import functools
@@ -16,21 +16,21 @@ from benchmarks.results import OURS, Line, lines_of
 # A fork would inherit the framework's state.
 _CONTEXT = multiprocessing.get_context("spawn")
 
-# What a process saw.
+# The measurements of a process.
 Report = dict[str, float]
 
 
 class ProcessDiedError(Exception):
-    """The process ended otherwise than by the end of its work; the message says how."""
+    """The process failed or was killed; the message says how."""
 
 
 class Quantity(NamedTuple):
-    """A number that reports tell, and how ours is compared with a peer's."""
+    """A number in the reports, and how ours is compared with a peer's."""
 
     unit: str
     of: Callable[[Report], float]
     compared: Callable[[Report, Report], float]
-    # What the comparison counts.
+    # What the comparison measures.
     counts: str
 
 
@@ -42,13 +42,13 @@ def in_turn(
     quantity: Quantity,
     targets: Mapping[str, float] | None = None,
 ) -> list[Line]:
-    """Let contenders run in turn, so many times; one that fails is not tried again.
+    """Run the contenders in turn, repeatedly; one that fails is not tried again.
 
     Args:
-        report: what each process does, given `arguments` and the contender's name.
-        arguments: beside the name.
-        names: of the contenders, ours first.
-        processes: for each contender; each gives one value, and each pair one ratio.
+        report: runs in each process, with `arguments` and the contender's name.
+        arguments: the arguments before the name.
+        names: the contenders, ours first.
+        processes: how many per contender; each gives one value, and each pair one ratio.
         quantity: what is read from the reports.
         targets: bounds of the comparisons.
     """
@@ -75,10 +75,9 @@ def in_turn(
 
 @functools.cache
 def _tell(attempt: int, report: Callable[..., Report], *arguments: str) -> Report | str:
-    """Return what a process saw, or why it saw nothing.
+    """Return the report of a process, or why there is none.
 
-    Rows that read different numbers from the same reports share the processes: an attempt of
-    the same arguments is made once.
+    Cached, so that rows that read different numbers from the same reports share the processes.
     """
     del attempt
     try:
@@ -93,9 +92,9 @@ def _once(report: Callable[..., Report], *arguments: str) -> Iterator[Report]:
 
 
 def stream(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
-    """Run a generator function in a fresh process and yield what it yields, as it does.
+    """Run a generator function in a fresh process and yield its items as they arrive.
 
-    Raises: ProcessDiedError once the process has ended with an error, or was killed.
+    Raises: ProcessDiedError if the process fails or is killed.
     """
     receiver, sender = _CONTEXT.Pipe(duplex=False)
     process = _CONTEXT.Process(target=_send, args=(sender, function, arguments))
@@ -108,7 +107,7 @@ def stream(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[
                 raise item
             yield item
     except (EOFError, OSError):
-        pass  # The end of the process, also amid an item.
+        pass  # The process has ended, perhaps in the middle of an item.
     finally:
         receiver.close()
         process.join()
@@ -119,7 +118,7 @@ def stream(function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[
 def _send(
     sender: Connection, function: Callable[..., Iterator[Any]], arguments: Sequence[Any]
 ) -> None:
-    # Peers warn of what they do on purpose; the table has no room for it.
+    # Hide the peers' expected warnings, which would clutter the table.
     warnings.simplefilter("ignore")
     try:
         for item in function(*arguments):

@@ -1,13 +1,13 @@
-"""The bandwidth limit: how fast can this machine make the plain step at all?
+"""The bandwidth limit: how fast this machine can make a plain step at all.
 
-A plain step has to read weight, square average and gradient and to write the first two: 20
-bytes per float32 parameter. One loop that does all of it in a single pass, on all cores, is
-bound by that traffic. It is written in C; without a C compiler there is no such contender.
+A plain step has to read weight, square average and gradient and write the first two: 20 bytes per
+float32 parameter. A single-pass loop over all cores is bound by that traffic. It is written in C;
+without a C compiler it is left out.
 
 The triad of the STREAM benchmark (McCalpin 1995), a = b + q * c, is the usual measure of a
-machine's bandwidth. It is run over as many elements as move those 20 bytes in STREAM's own
-counting, 12 bytes an element, which leaves out that a line is read before it is written. On an
-accelerator a copy moves as many.
+machine's bandwidth. It runs over as many elements as it takes to move those 20 bytes in STREAM's
+own counting, 12 bytes per element, which ignores that a cache line is read before it is written. On
+an accelerator, a copy moves the same number of bytes.
 """
 
 import concurrent.futures
@@ -29,9 +29,9 @@ from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 RHO = 0.9
 LOOP, TRIAD, COPY = "fused C loop", "STREAM triad", "device copy"
 COMPILER = shutil.which("cc")
-# Below so many parameters the caches are measured and not the memory.
+# With fewer parameters the caches are measured instead of the memory.
 TRIAD_FROM = 10_000_000
-# A thread costs more than a smaller tensor.
+# For smaller tensors a thread costs more than it gains.
 THREADS_FROM = 100_000
 
 _SOURCE = """
@@ -54,7 +54,7 @@ _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-sha
 
 
 def bound(problem: Problem, copy: Callable[[int], Contender] | None) -> Builders:
-    """Return the bound by its name: the loop, or on an accelerator a copy of so many numbers."""
+    """Return the bound by its name: the loop, or on an accelerator a copy."""
     if copy is None:
         return {LOOP: functools.partial(fused_loop, problem)}
 
@@ -67,7 +67,7 @@ def bound(problem: Problem, copy: Callable[[int], Contender] | None) -> Builders
 
 
 def fused_loop(problem: Problem) -> Contender:
-    """The loop over all cores, in place on arrays of its own."""
+    """Return the loop over all cores, in place on its own arrays."""
     _refuse_options(problem)
     weights = [w.copy() for w in problem.start]
     tensors = [
@@ -79,7 +79,7 @@ def fused_loop(problem: Problem) -> Contender:
 
 
 def triad(problem: Problem) -> Contender:
-    """The triad over all cores, moving as many bytes as the plain step."""
+    """Return the triad over all cores, moving as many bytes as the plain step."""
     _refuse_options(problem)
     size = 5 * problem.parameters // 3
     return _over_cores("triad", [tuple(np.ones(size, np.float32) for _ in range(3))], 0.5)
@@ -91,7 +91,7 @@ def _refuse_options(problem: Problem) -> None:
 
 
 def _over_cores(name: str, tensors: Sequence[tuple[Array, ...]], *numbers: float) -> Contender:
-    """Run a function of the library over triples of arrays, the large ones cut into shares."""
+    """Run a function of the library over triples of arrays, splitting large ones over the cores."""
     if COMPILER is None:
         raise NotComparableError("there is no C compiler")
     function, pool, cores = getattr(_library(COMPILER), name), _threads(), machine.cores()

@@ -1,4 +1,4 @@
-"""What was measured on, and with which versions."""
+"""Describe the machine and the versions that were measured."""
 
 import importlib.metadata
 import platform
@@ -13,7 +13,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, str]:
-    """Return the machine and the versions, in words."""
+    """Return the machine and the versions."""
     return {
         "processor": _processor(),
         "cores": str(cores()),
@@ -27,12 +27,12 @@ def describe() -> dict[str, str]:
 def cores() -> int:
     """Count the cores that this process may run on."""
     process = psutil.Process()
-    # macOS lets a process run on all.
+    # macOS has no CPU affinity.
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count()
 
 
 def _processor() -> str:
-    # On Linux neither Python nor psutil knows the brand.
+    # On Linux neither Python nor psutil provides the brand.
     information = Path("/proc/cpuinfo")
     text = information.read_text() if information.exists() else ""
     brand = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)

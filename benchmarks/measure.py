@@ -1,16 +1,16 @@
-"""How contenders are timed side by side: check that they agree, warm up, then in turn.
+"""Time contenders side by side: check that they agree, warm up, then take turns.
 
     A B C  B C A  C A B ...
 
-in one process, each turn a block of calls that ends when the device has finished. A ratio is
-taken within a round, so that what slows the machine for a while slows both sides of it. Each turn
-of single steps begins with one that is not timed, so that none pays for what the turn before it
+All run in one process; each turn is a block of calls that ends when the device has finished. Ratios
+are taken within a round, so that a temporary slowdown of the machine affects both sides. Each turn
+of single steps starts with an untimed one, so that no contender pays for what the previous turn
 left in the caches.
 
-Where a target is close to one, two medians are to be told apart that differ by 3 %. So ours and
-that peer then take more turns, without the others between them, until the median of their ratio
-is known within `PRECISION` or `close_seconds` are over. Meanwhile they are built anew again and
-again: where in memory the arrays happened to come to lie can make a tenth of the time.
+If a target is close to one, medians that differ by 3 % must be distinguished. So ours and that peer
+take more turns, without the others, until the median of their ratio is known within `PRECISION` or
+`close_seconds` are over. Meanwhile they are rebuilt repeatedly: the memory placement of the arrays
+can change the time by 10 %.
 """
 
 import collections
@@ -29,11 +29,11 @@ from benchmarks.results import OURS, Line, lines_of, quartiles
 
 Array = NDArray[np.float32]
 
-# Targets that are so close to one, or to what was seen, that chance could decide.
+# Targets in this range are so close to one that noise could decide.
 CLOSE = (0.5, 2.0)
-# A block should outlast the clock's grain, and be short beside what slows the machine for a while.
+# A block should be long relative to the clock's resolution, and short relative to slowdowns.
 BLOCK_SECONDS = 0.02
-# Standard error of a ratio that a close target is judged by: a fourth of the 3 % in question.
+# The standard error of a ratio with a close target: a quarter of the 3 % in question.
 PRECISION = 0.0075
 
 
@@ -42,17 +42,17 @@ class Settings:
     """How much time a run may take."""
 
     quick: bool = False
-    # Per row: time to fill with rounds, once every contender had `rounds` turns.
+    # Per row: the minimum time and the minimum number of rounds.
     seconds: float = 2.0
     rounds: int = 7
-    # So many times longer where a target is to be judged.
+    # The factor on `seconds` for rows with a target.
     patience: int = 4
-    # Where that is close to one: at most so long with the two alone, at least so many times built
-    # anew, each time for so many seconds.
+    # For targets close to one: the maximum time with the two alone, the minimum number of rebuilds,
+    # and the time for each.
     close_seconds: float = 180.0
     builds: int = 4
     sitting_seconds: float = 8.0
-    # Fresh processes per contender, where each gives one value only.
+    # Fresh processes per contender, if each gives only one value.
     processes: int = 2
 
 
@@ -65,18 +65,18 @@ class Contender(NamedTuple):
     """Something that makes steps."""
 
     step: Callable[[], object]
-    # Returns when the device has finished what was asked of it.
+    # Returns when the device has finished its work.
     wait: Callable[[], object]
-    # None for a bound that only moves as many bytes as a step would.
+    # None for a bound that only moves as many bytes as a step.
     weights: Callable[[], Sequence[Array]] | None
     steps_per_call: int = 1
 
 
-# For each contender's name a function that makes it.
+# For each contender's name a function that creates it.
 Builders = Mapping[str, Callable[[], Contender]]
 
-# How far the contender's weights are from the expected ones, as a fraction of the distance
-# travelled; it may make steps to find out. Raises `DisagreementError` where that is too far.
+# Returns the deviation of a contender's weights from the expected ones, as a fraction of the
+# distance travelled, after making steps. Raises `DisagreementError` if it is too large.
 Check = Callable[[str, Contender], float]
 
 
@@ -85,7 +85,7 @@ class NotComparableError(Exception):
 
 
 class DisagreementError(Exception):
-    """This contender makes other steps than it should, so its speed means nothing."""
+    """This contender makes wrong steps, so its speed is meaningless."""
 
 
 def compare(
@@ -97,10 +97,10 @@ def compare(
     """Build, check and time contenders; one that fails stays in the result with its reason.
 
     Args:
-        builders: makes each contender; ours is called `OURS`.
-        check: whether a contender makes the right steps.
+        builders: creates each contender; ours is called `OURS`.
+        check: checks that a contender makes the right steps.
         settings: how long to measure.
-        targets: for a peer's name, how many times faster ours has to be.
+        targets: by the peer's name, how many times faster ours has to be.
     """
     targets = targets or {}
     close = {peer for peer, target in targets.items() if CLOSE[0] <= target <= CLOSE[1]}
@@ -123,7 +123,7 @@ def compare(
     order = collections.deque(name for name in builders if name == OURS or name in close)
     deadline = time.perf_counter() + settings.close_seconds
     for built in itertools.count():
-        # The first one built gets the memory that was freed last.
+        # Rotate, because the first one built gets the memory that was freed last.
         order.rotate(-1)
         left = [name for name in order if name not in failures]
         if OURS not in left or len(left) < 2:
@@ -149,7 +149,7 @@ def compare(
 
 
 def ratios(sittings: Sequence[Mapping[str, Sequence[float]]], peer: str) -> list[float]:
-    """Divide a peer's time by ours, round by round of the sittings that both took part in."""
+    """Divide a peer's time by ours, for each round of the sittings that include both."""
     return [
         theirs / ours
         for sitting in sittings
@@ -159,10 +159,10 @@ def ratios(sittings: Sequence[Mapping[str, Sequence[float]]], peer: str) -> list
 
 
 def uncertainty(values: Sequence[float]) -> float:
-    """Return the standard error of the median, as a fraction of it, from the quartiles.
+    """Return the relative standard error of the median, estimated from the quartiles.
 
-    The notch of a box plot: McGill, Tukey and Larsen, "Variations of Box Plots", The American
-    Statistician 32 (1978).
+    As for the notches of a box plot: McGill, Tukey and Larsen, "Variations of Box Plots", The
+    American Statistician 32 (1978).
     """
     low, median, high = quartiles(values)
     return 1.25 * (high - low) / (1.35 * math.sqrt(len(values)) * median)
@@ -171,7 +171,7 @@ def uncertainty(values: Sequence[float]) -> float:
 def take_turns(
     contenders: Mapping[str, Contender], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    """Return seconds per step for each round of each contender: so many rounds, or so long."""
+    """Return seconds per step for each contender and round, until both limits are reached."""
     calls = {name: _calls_per_block(contender) for name, contender in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     deadline = time.perf_counter() + seconds
@@ -188,7 +188,7 @@ def take_turns(
 
 
 def seconds_per_step(contender: Contender, calls: int) -> float:
-    """Time a block of calls to its end on the device, without the garbage collector's pauses."""
+    """Time a block of calls until the device has finished, with garbage collection disabled."""
     contender.wait()
     gc.disable()
     start = time.perf_counter()
@@ -201,7 +201,7 @@ def seconds_per_step(contender: Contender, calls: int) -> float:
 
 
 def describe(error: BaseException) -> str:
-    """The reason of a failure in one line."""
+    """Return the reason for a failure in one line."""
     text = " ".join(str(error).split()) or "no message"
     if not isinstance(error, NotComparableError):
         text = f"{type(error).__name__}: {text}"
@@ -209,6 +209,6 @@ def describe(error: BaseException) -> str:
 
 
 def _calls_per_block(contender: Contender) -> int:
-    seconds_per_step(contender, 1)  # warm-up, after that of the check
+    seconds_per_step(contender, 1)  # warm-up, in addition to the check's
     seconds = seconds_per_step(contender, 1) * contender.steps_per_call
     return max(1, min(1000, round(BLOCK_SECONDS / seconds)))

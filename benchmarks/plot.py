@@ -1,4 +1,4 @@
-"""The picture: per backend the ratios, and the cost against tensors and parameters."""
+"""Draw the ratios per backend, and the cost by the number of tensors and parameters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from benchmarks.report import frame_of
 from benchmarks.results import FASTER, Line
 
 CURVES = {"tensors": "tensors of 1,000 parameters", "parameters": "parameters of one tensor"}
-# A figure's quartiles and median, as a sample of three, span what is drawn as its error bar.
+# Quartiles and median are passed as a sample of three, whose range is drawn as the error bar.
 SAMPLE = {"estimator": "median", "errorbar": ("pi", 100)}
 
 
 def save(lines: Sequence[Line], path: Path) -> None:
-    """Draw what the lines hold into a file."""
+    """Draw the lines and save the picture."""
     matplotlib.use("agg")
     frame = frame_of(lines)
     backends = frame["backend"].unique()
@@ -38,7 +38,7 @@ def save(lines: Sequence[Line], path: Path) -> None:
 
 
 def _bars(ax: Any, frame: pd.DataFrame) -> None:
-    """Ratios to Keras with their quartiles; a tick where a target stands."""
+    """Draw the ratios to Keras with their quartiles, and a tick at each target."""
     ratios = frame[(frame["contender"] == "keras") & (frame["quantity"] == FASTER)]
     ratios = ratios.assign(row=ratios["mode"] + " " + ratios["config"] + " " + ratios["case"])
     sample = ratios.melt(["row", "verdict"], ["ratio_low", "ratio", "ratio_high"])
@@ -55,7 +55,7 @@ def _bars(ax: Any, frame: pd.DataFrame) -> None:
 
 
 def _curve(ax: Any, frame: pd.DataFrame) -> None:
-    """Milliseconds per step against the number that the suite varies, with quartiles."""
+    """Draw milliseconds per step against the number that the suite varies, with quartiles."""
     if len(frame):
         sample = frame.melt(["size", "contender"], ["low", "median", "high"])
         sns.lineplot(sample, x="size", y="value", hue="contender", marker="o", ax=ax, **SAMPLE)

@@ -1,8 +1,8 @@
-"""What is stepped on: weights, gradients, options, and where they should lead.
+"""Benchmark problems: weights, gradients, options, and the expected weights.
 
-The expected weights come from the float64 reference in each contender's own convention
-(torch adds epsilon outside the root), so that peers with different rules can stand in one
-table and each is still held to the right result.
+The expected weights come from the float64 reference in each contender's own convention (torch adds
+epsilon outside the root), so that peers with different rules can be compared in one table and each
+is checked against the right result.
 """
 
 import functools
@@ -17,11 +17,11 @@ from keras_rmsprop.reference import Reference
 
 LEARNING_RATE = 0.001
 EPSILON = 1e-7
-# The first step of ours is op by op, the later ones compiled: check both.
+# Our first step runs op by op, later ones are compiled: check both.
 CHECKED_STEPS = 3
-# float32: of the distance travelled, beside the roundings of the weight itself.
+# For float32, relative to the distance travelled, in addition to roundings of the weight itself.
 TOLERANCE = 2e-6
-# Elements of a tensor that are compared where no norm ties them together.
+# About how many elements of a tensor are compared, unless a norm depends on all of them.
 SAMPLE = 1_000_000
 
 _CONV_COUNTS = {16: 20, 32: 20, 64: 22, 128: 18}
@@ -51,9 +51,9 @@ class Problem:
     def __init__(self, shapes: Sequence[tuple[int, ...]], **options: Any) -> None:
         self.shapes = shapes
         self.options = options
-        # How many numbers the weights hold.
+        # The number of elements of all weights.
         self.parameters = sum(map(math.prod, shapes))
-        # It takes seconds for a large tensor.
+        # Cached, because it takes seconds for a large tensor.
         self.expected = functools.cache(self._after_checked_steps)
 
     @functools.cached_property
@@ -64,7 +64,7 @@ class Problem:
 
     @functools.cached_property
     def gradients(self) -> list[Array]:
-        """One gradient per weight, over four decades, so that epsilon tells for some."""
+        """One gradient per weight, spanning four decades, so that epsilon matters for some."""
         rng = np.random.default_rng(1)
         decades = np.float32(-9.0)
         return [
@@ -76,7 +76,7 @@ class Problem:
         ]
 
     def forget(self) -> None:
-        """Drop the arrays, so that only the contenders' own copies take memory."""
+        """Free the arrays, so that only the contenders' own copies take memory."""
         for name in ("start", "gradients"):
             self.__dict__.pop(name, None)
 
@@ -84,7 +84,7 @@ class Problem:
         return self.after([self.gradients] * CHECKED_STEPS, **convention)
 
     def after(self, batches: Iterable[Sequence[Array | None]], **convention: Any) -> list[Array]:
-        """The (sampled) weights after a step for each batch of gradients, by the reference."""
+        """Return the reference's (sampled) weights after one step per batch of gradients."""
         start = [self._sample(w) for w in self.start]
         reference = Reference(start, epsilon=EPSILON, **self.options, **convention)
         for batch in batches:
@@ -92,7 +92,7 @@ class Problem:
         return [np.asarray(w) for w in reference.weights]
 
     def check(self, contender: Contender, **convention: Any) -> float:
-        """Make the checked steps and return the deviation of the weights they lead to."""
+        """Make the checked steps and return the deviation of the resulting weights."""
         if contender.weights is None:
             return 0.0
         for _ in range(CHECKED_STEPS):
@@ -103,13 +103,13 @@ class Problem:
     def judge(
         self, weights: Sequence[Any], expected: Sequence[Array], steps: int = CHECKED_STEPS
     ) -> float:
-        """Return the deviation of weights that so many steps led to.
+        """Return the deviation of the weights after the given number of steps.
 
         Raises: DisagreementError if it is too large.
         """
         got = [self._sample(np.asarray(w)) for w in weights]
         start = [self._sample(w) for w in self.start]
-        # Decay and update each round the weight.
+        # Decay and update both round the weight.
         roundings = steps * (2 if self.options.get("weight_decay") else 1)
         return held_to(largest_deviation(got, expected, start, roundings), TOLERANCE)
 
@@ -120,7 +120,7 @@ class Problem:
 
 
 def held_to(deviation: float, tolerance: float) -> float:
-    """Return a deviation that is small enough.
+    """Return the deviation if it is small enough.
 
     Raises: DisagreementError if it is too large, or NaN.
     """
@@ -134,9 +134,9 @@ def held_to(deviation: float, tolerance: float) -> float:
 def largest_deviation(
     got: Sequence[Array], expected: Sequence[Array], start: Sequence[Array], roundings: int
 ) -> float:
-    """The largest deviation over the tensors, as a fraction of the distance travelled.
+    """Return the largest deviation over the tensors, as a fraction of the distance travelled.
 
-    So many roundings of a float32 weight are not counted.
+    The given number of roundings of a float32 weight is allowed in addition.
     """
     fractions = []
     for a, b, w in zip(got, expected, start, strict=True):
@@ -144,5 +144,5 @@ def largest_deviation(
         rounding = roundings * np.spacing(np.abs(wide).astype(np.float32))
         off = np.max(np.maximum(np.abs(a - wide) - rounding, 0.0), initial=0.0)
         fractions.append(off / max(float(np.max(np.abs(wide - w), initial=0.0)), 1e-30))
-    # NumPy's maximum keeps a NaN.
+    # np.max propagates NaN.
     return float(np.max(fractions, initial=0.0))

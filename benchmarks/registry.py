@@ -1,4 +1,4 @@
-"""Which rows there are: modules of this package with a function `rows(backend)`.
+"""All rows, collected from the modules that have a function `rows(backend)`.
 
 A new suite is a name in `results.SUITES`; its rows may come from any module in `MODULES`.
 """
@@ -15,7 +15,7 @@ MODULES = ("steps", "training", "embeddings", "startup", "cliffs", "groups")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measurement. Its name tells it from all others of the backend."""
+    """One measurement, whose name is unique within the backend."""
 
     suite: str
     mode: str
@@ -24,22 +24,22 @@ class Row:
     measure: Callable[[Settings], list[Line]]
     # Whether `--quick` runs it.
     quick: bool = False
-    # The number that the row varies, where it belongs to a curve.
+    # The number that varies along a curve, if the row belongs to one.
     size: float | None = None
 
     @property
     def name(self) -> str:
-        """What `--only` is matched with."""
+        """The name that `--only` is matched against."""
         return f"{self.suite}/{self.mode}/{self.config}/{self.case}"
 
 
 def rows(backend: str, *, quick: bool, only: str | None) -> Iterator[Row]:
-    """All rows of a backend, or those that were asked for, suite by suite.
+    """Yield the selected rows of a backend, suite by suite.
 
     Args:
-        backend: one of `BACKENDS`, the active one.
-        quick: only the rows marked for it.
-        only: a part of the names wanted, or None for all.
+        backend: the active backend, one of `BACKENDS`.
+        quick: whether to yield only the rows marked for `--quick`.
+        only: a substring of the row names, or None for all.
     """
     modules = [importlib.import_module(f"benchmarks.{module}") for module in MODULES]
     everything = [row for module in modules for row in module.rows(backend)]

@@ -1,4 +1,4 @@
-"""The table: one line per peer, with its target, whether it is met or not."""
+"""Format the table: one line per peer, with its target and whether it is met."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def table(lines: Sequence[Line], machine: Mapping[str, str]) -> str:
 
 
 def _cells(line: Any) -> tuple[str, ...]:
-    """What stands in the table after the case."""
+    """Return the cells after the case."""
     sign = "<=" if line.quantity in AT_MOST else ">="
     return (
         line.contender,

@@ -1,15 +1,15 @@
-"""What a measurement leaves behind: one line for each contender of a row, free of any framework.
+"""The results of measurements: one line for each contender of a row, independent of frameworks.
 
-Lines are flat dictionaries, and a table of them is a `pandas.DataFrame`; what a line lacks is NaN
-there. Beside the names of its row (`ROW`) and the number that the row varies (`size`) it has
+Lines are flat dictionaries that make up a `pandas.DataFrame`, with NaN for missing entries. Besides
+the names of its row (`ROW`) and the number that the row varies (`size`), a line has
 
-    contender, unit              what was measured, of whom
+    contender, unit              who was measured, and in which unit
     median, low, high            the figure with its quartiles, or else
     failure                      the reason why there is none
     deviation                    the largest from the expected weights, of the distance travelled
-    quantity                     what the comparison with ours counts
+    quantity                     what the comparison with ours measures
     ratio, ratio_low, ratio_high ours against this peer, with quartiles
-    target                       the bound on it, if there is one
+    target                       the bound on the ratio, if there is one
 """
 
 import itertools
@@ -23,7 +23,7 @@ Line = dict[str, Any]
 
 # The contender that all others are compared with.
 OURS = "keras_rmsprop"
-# The names of a row, and what tells it from all others of its backend.
+# The columns that identify a row.
 ROW = ("backend", "suite", "mode", "config", "case")
 COLUMNS = (
     *ROW, "size", "contender", "unit", "median", "low", "high", "failure", "deviation",
@@ -36,17 +36,17 @@ SUITES = (
     "groups",
 )  # fmt: skip
 
-# What a comparison counts.
+# What a comparison measures.
 FASTER = "times as fast"
 SMALLER = "times less memory"
 BREAK_EVEN = "steps to break even"
 MORE = "MiB more"
-# Of these, less is better.
+# For these, less is better.
 AT_MOST = (BREAK_EVEN, MORE)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the first quartile, the median and the third; a single value is all three."""
+    """Return the first quartile, the median and the third quartile."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -64,12 +64,12 @@ def lines_of(
     """Return a row's lines.
 
     Args:
-        unit: of the values.
-        outcomes: what each contender's measurements gave, or the reason why there are none.
-        ratios: ours against each peer, measurement by measurement.
-        quantity: what the ratios count.
+        unit: the unit of the values.
+        outcomes: each contender's values, or the reason why there are none.
+        ratios: ours against each peer, one ratio per measurement.
+        quantity: what the ratios measure.
         targets: bounds of the ratios.
-        deviations: of each contender's weights.
+        deviations: the deviation of each contender's weights.
     """
     lines = []
     for name, outcome in outcomes.items():
@@ -90,17 +90,17 @@ def lines_of(
 
 
 def failed(reason: str) -> list[Line]:
-    """Return the lines of a row that gave no figure."""
+    """Return the lines of a row that failed."""
     return lines_of("", {OURS: reason}, {})
 
 
 def row_of(line: Line) -> tuple[str, ...]:
-    """Return what names a line's row."""
+    """Return the names that identify a line's row."""
     return tuple(line[name] for name in ROW)
 
 
 def updated(earlier: Iterable[Line], newer: Iterable[Line]) -> list[Line]:
-    """Replace the rows of an earlier run by newer ones, in the order of a whole run."""
+    """Update the rows of an earlier run with newer ones, in the order of a full run."""
     rows = {
         row: list(lines)
         for run in (earlier, newer)
@@ -111,12 +111,12 @@ def updated(earlier: Iterable[Line], newer: Iterable[Line]) -> list[Line]:
 
 
 def write(path: Path, machine: Mapping[str, str], lines: Iterable[Line]) -> None:
-    """Write a run as JSON, a line of the file for each of the lines."""
+    """Write a run as JSON, with one result per line of the file."""
     rows = ",\n".join(map(json.dumps, lines))
     path.write_text(f'{{"machine": {json.dumps(machine, indent=1)},\n"lines": [\n{rows}\n]}}\n')
 
 
 def read(path: Path) -> tuple[dict[str, str], list[Line]]:
-    """Return the machine of a run, and its lines."""
+    """Read a run: the machine, and the lines."""
     data = json.loads(path.read_text())
     return data["machine"], data["lines"]

@@ -1,11 +1,11 @@
-"""What do the first calls cost, when are they earned back, and how much memory does a step take?
+"""The cost of the first calls, when it pays off, and the memory that a step takes.
 
-Start-up is what the first calls took beyond as many later ones.
+Start-up is the time that the first calls took in excess of the same number of later ones.
 
-Memory is that of one 4096 x 4096 tensor, in units of its size, above what the imported framework
-uses. The weight, its gradient and the square average make 3, the least there can be. On TensorFlow
-its allocator is asked, elsewhere the system. It is the host's memory: where the contenders run on
-an accelerator, the rows are left out.
+Memory is measured for one 4096 x 4096 tensor, in units of its size, above what the imported
+framework uses. Weight, gradient and square average make 3, the minimum. TensorFlow's figure comes
+from its allocator, the others from the system. It is host memory: if the contenders run on an
+accelerator, the rows are left out.
 """
 
 import functools
@@ -21,7 +21,7 @@ from benchmarks.registry import Row
 from benchmarks.results import BREAK_EVEN, OURS, SMALLER, Line
 
 FIRST_CALLS = 5
-# Eager cases, and the many tensors in the compiled modes.
+# The compiled modes are measured with many tensors only.
 CASES_OF = {"eager": ("mlp", "conv160"), "graph": ("conv160",), "xla": ("conv160",)}
 CASES_OF["jit"] = CASES_OF["graph"]
 PEERS = {
@@ -34,12 +34,12 @@ MEMORY_PEERS = {
     "jax": ("keras", "optax jit"),
     "torch": ("keras", "torch", "torch foreach", "torch compiled"),
 }
-# After how many steps at most a compiled step has earned its compilation.
+# The maximum number of steps after which compiling must pay off.
 TARGETS = {("eager", "conv160"): {"keras": 20.0}}
 
 
 def rows(backend: str) -> Iterator[Row]:
-    """The first calls in every mode; the peak of the first calls and that of later ones."""
+    """Yield rows of the first calls in every mode, and of the peaks of first and later calls."""
     on_host = contenders.on(backend).device() == "cpu"
     for mode in contenders.on(backend).MODES:
         for case in CASES_OF[mode]:
@@ -61,7 +61,7 @@ def _first_calls(backend: str, mode: str, case: str, settings: Settings) -> list
 
 
 def break_even(ours: Report, peer: Report) -> float:
-    """The step from which on ours has taken less time in total; infinite if there is none."""
+    """Return the step after which ours has taken less time in total; infinite if there is none."""
     behind = ours["startup"] - peer["startup"]
     if behind <= 0.0:
         return 0.0
@@ -81,9 +81,9 @@ def report(backend: str, mode: str, case: str, name: str) -> Report:
     """Make steps in this process.
 
     Returns:
-        Seconds of start-up and of a steady step, and the peaks of the first calls and of later
-        ones, in sizes of the weights: the bytes above those in use once the framework was
-        imported, so with weights, gradients, slots and temporaries.
+        Seconds of start-up and of a steady step, and the peaks of the first and of later calls, in
+        units of the weights' size: the bytes above those in use after importing the framework,
+        that is weights, gradients, slots and temporaries.
     """
     module = contenders.on(backend)
     module.forget_peak()

@@ -1,6 +1,6 @@
-"""How long is one step, `apply` alone, against each peer?
+"""The time of one step (`apply` alone) against each peer.
 
-And how does it grow with the number of tensors, and with the parameters of one tensor?
+Also by the number of tensors, and by the number of parameters of one tensor.
 """
 
 import functools
@@ -16,13 +16,13 @@ from benchmarks.results import Line
 TENSORS = (1, 3, 10, 30, 100, 300, 1000)
 PARAMETERS = tuple(10**exponent for exponent in range(9))
 
-# How many times faster than a peer ours has to be, at least; a losing row stays in the table. The
-# targets hold on 2 CPU cores. Figures for other machines are shown against the same ones.
+# The minimum speed relative to a peer; rows that miss it stay in the table. The targets are for 2
+# CPU cores. Figures for other machines are compared with the same targets.
 # (backend, mode, config) -> peer -> case -> ratio
 TARGETS: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {
     ("tensorflow", "eager", "plain"): {
         "keras": {"scalar": 10, "mlp": 18, "conv160": 18, "matrix": 3.5},
-        # Of the bandwidth that the loop reaches, or the triad.
+        # Relative to the bandwidth that the loop, or the triad, reaches.
         limit.LOOP: {"matrix": 0.6},
         limit.TRIAD: {"matrix": 0.6},
     },
@@ -39,12 +39,12 @@ TARGETS: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {
         "torch foreach": {"conv160": 0.95, "matrix": 0.95},
     },
 }
-# Where Keras's own step is compiled as a whole already.
+# For modes in which Keras's own step is compiled as a whole.
 NO_SLOWER = {"keras": 0.97}
 
 
 def rows(backend: str) -> Iterator[Row]:
-    """Every case plain in every mode, other options eagerly and for the many tensors; curves."""
+    """Yield all cases in all modes, with other options eagerly or for many tensors; and curves."""
     for mode in contenders.on(backend).MODES:
         quick = ("scalar", "mlp") if mode == "eager" else ("mlp",)
         for config in CONFIGS:
@@ -58,7 +58,7 @@ def rows(backend: str) -> Iterator[Row]:
     curves = [("tensors", n, [(1000,)] * n, n == 10) for n in TENSORS]
     curves += [("parameters", n, [(n,)], n == 10_000) for n in PARAMETERS]
     for suite, count, shapes, is_quick in curves:
-        # torch.compile takes minutes for hundreds of tensors; there is a row of 160 above.
+        # torch.compile takes minutes for hundreds of tensors; the row of 160 covers it.
         without = ("torch compiled",) if len(shapes) > 100 else ()
         measure = functools.partial(_measure_curve, backend, shapes, without)
         yield Row(suite, "eager", "plain", f"{count:,}", measure, quick=is_quick, size=count)
@@ -92,7 +92,7 @@ def time_steps(
     without: tuple[str, ...] = (),
     only: tuple[str, ...] | None = None,
 ) -> list[Line]:
-    """Compare contenders of the backend on one problem: all, but those that are left out."""
+    """Compare the backend's contenders on one problem, all or those selected."""
     if settings.quick:
         without = (*without, "torch compiled")  # minutes of compilation
     builders = contenders.on(backend).builders(mode, problem)

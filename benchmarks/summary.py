@@ -1,9 +1,9 @@
-"""The tables that the README quotes, from a run's results.
+"""Print the README's tables from the results of a run.
 
     python -m benchmarks.summary benchmarks/published/results.json
 
-A cell is the median time of ours and how many times faster that is than the peer's; below 1 the
-peer wins. Where memory is compared it is ours, and how much more than the peer's that is.
+A cell gives our median time and our speed relative to the peer's; below 1 the peer is faster. For
+memory it gives ours, and how much more that is than the peer's.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from benchmarks.results import MORE, OURS, Line, read, row_of
 
-# What is published with the repository.
+# The results published in the repository.
 PUBLISHED = Path(__file__).parent / "published" / "results.json"
 
 
 class Row(NamedTuple):
-    """A line of a table: the names of its cells' rows, `*` for what the columns say."""
+    """A line of a table: the names of its cells' rows, with `*` in place of the column."""
 
     title: str
     names: str
@@ -31,7 +31,7 @@ _SIZES = {"10,000": "10,000 rows"} | {n: n for n in ("100,000", "1,000,000", "4,
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
 _LOOP = "fused C loop"
 
-# For each table its corner, its columns and its lines.
+# For each table its corner cell, its columns and its lines.
 TABLES: tuple[tuple[str, dict[str, str], list[Row]], ...] = (
     (
         "one step, against `keras.optimizers.RMSprop`",
@@ -99,11 +99,11 @@ TABLES: tuple[tuple[str, dict[str, str], list[Row]], ...] = (
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """Return the tables as the README has them."""
+    """Return the tables as they appear in the README."""
     found = {("/".join(row_of(line)), line["contender"]): line for line in lines}
 
     def cell(names: str, peer: str) -> str:
-        """Ours with its unit, and how it compares with the peer's."""
+        """Format our figure with its unit, and the comparison with the peer's."""
         ours, theirs = found.get((names, OURS), {}), found.get((names, peer), {})
         if "median" not in ours:
             return "-"

@@ -1,4 +1,4 @@
-"""Does the optimizer cost `model.fit` anything? Steps of an MLP, a small ResNet, an LSTM."""
+"""Time the steps of `model.fit` for an MLP, a small ResNet and an LSTM."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from benchmarks.registry import Row
 from benchmarks.results import Line
 from benchmarks.steps import NO_SLOWER
 
-# Rounding differences of the optimizer pass through the model into the next gradient.
+# Rounding differences of the optimizer propagate through the model into the next gradient.
 TOLERANCE = 1e-3
 CLASSES = 10
 
@@ -29,7 +29,7 @@ class Task(NamedTuple):
     steps: int = 10
 
     def data(self) -> tuple[Array, Array]:
-        """Return as many random samples as `fit` takes."""
+        """Return random samples for one `fit`."""
         rng = np.random.default_rng(0)
         count = self.batch * self.steps
         x = rng.standard_normal((count, *self.inputs), np.float32)
@@ -65,7 +65,7 @@ TASKS = {
 
 
 def compiled(model: Any, k: ModuleType, optimizer: Callable[..., Any]) -> Any:
-    """Compile a model with an optimizer of the numbers that all contenders have."""
+    """Compile a model with an optimizer that has the common hyperparameters."""
     model.compile(
         optimizer=optimizer(learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON),
         loss=k.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -85,7 +85,7 @@ def _measure(backend: str, case: str, settings: Settings) -> list[Line]:
     x, y = task.data()
     keras.utils.set_random_seed(0)
     start = [np.asarray(w) for w in task.model(keras).get_weights()]
-    # The weights after the first `fit` of the first contender: all have to arrive there.
+    # The weights after each contender's first `fit`: all must agree with the first one's.
     arrived: list[list[Array]] = []
 
     def build(k: ModuleType, optimizer: Callable[..., Any]) -> Contender:

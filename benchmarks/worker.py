@@ -1,4 +1,4 @@
-"""One process per backend, which measures its rows and hands each over as soon as it is done."""
+"""Measure the rows of each backend in its own process, which sends each result when it is ready."""
 
 import gc
 import itertools
@@ -14,7 +14,7 @@ from benchmarks.fresh import ProcessDiedError, stream
 from benchmarks.measure import QUICK, Settings, describe
 from benchmarks.results import Line, failed
 
-# TensorFlow's rows are CPU steps; JAX shares an accelerator's memory.
+# TensorFlow's rows are measured on the CPU; JAX must not reserve all of an accelerator's memory.
 ENVIRONMENT = {
     "tensorflow": {"CUDA_VISIBLE_DEVICES": ""},
     "jax": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
@@ -24,10 +24,10 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def measure_all(backend: str, *, quick: bool, only: str | None) -> tuple[str, list[Line]]:
-    """Measure a backend in a process of its own; return its device and its lines.
+    """Measure a backend in its own process; return its device and its lines.
 
-    If the process dies, as for want of memory, the row it died in says so, and another process
-    goes on after it.
+    If the process dies, for example because it runs out of memory, the failure is recorded for the
+    current row, and a new process continues after it.
     """
     device, lines, done = "not started", list[Line](), 0
     while True:
@@ -47,17 +47,17 @@ def measure_all(backend: str, *, quick: bool, only: str | None) -> tuple[str, li
             lines += [names | line for line in failed(str(error))]
             done += 1
             if begun is None:
-                return device, lines  # The next process would do no better.
+                return device, lines  # A new process would fail as well.
         else:
             return device, lines
 
 
 def work(backend: str, quick: bool, only: str | None, skip: int) -> Iterator[tuple[str, Any]]:
-    """Measure in this process, but for the rows that another had.
+    """Measure in this process, skipping the rows that an earlier one has handled.
 
     Yields: the device, then for each row its names, and its lines once it is measured.
     """
-    # Before any framework is imported.
+    # Must be set before any framework is imported.
     os.environ.update({"KERAS_BACKEND": backend, **QUIET, **ENVIRONMENT[backend]})
     from benchmarks import contenders
 
@@ -75,7 +75,7 @@ def work(backend: str, quick: bool, only: str | None, skip: int) -> Iterator[tup
 
 
 def measure(row: registry.Row, settings: Settings) -> list[Line]:
-    """Measure a row; if that fails as a whole, the reason is its result."""
+    """Measure a row; if it fails as a whole, the result is the reason."""
     try:
         return row.measure(settings)
     except Exception as error:  # the failure is a result

@@ -1,8 +1,8 @@
-"""What the examples share: arguments, tables, progress, pictures and the verdict on the claims.
+"""What the examples share: arguments, tables, progress bars, pictures and checked claims.
 
-An example is a script with a `main(report)`, which `run` calls. Through the report it prints its
-tables, checks its claims and saves its pictures; a claim that does not hold is printed as such
-and makes the script exit with status 1.
+An example is a script with a `main(report)`, which `run` calls. It prints tables, checks claims and
+saves pictures through the report; a claim that fails is printed as such and makes the script exit
+with status 1.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from rich.text import Text
 
 from keras_rmsprop.reference import Reference
 
-# float64, or float32 where Keras works in it.
+# float64, or float32 if Keras works in it.
 Array = NDArray[np.floating[Any]]
 Item = TypeVar("Item")
 
-# One colour per role, told apart by colour-blind readers too (Okabe and Ito).
+# One colour per role, from the colour-blind-safe palette of Okabe and Ito.
 RMSPROP, PEER, OTHER, TARGET = "#0072B2", "#D55E00", "#009E73", "#555555"
 
-# On a new machine matplotlib would report that it looks for fonts.
+# On a new machine matplotlib would log that it searches for fonts.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 mpl.use("agg")
 mpl.rcParams.update(
@@ -61,11 +61,11 @@ mpl.rcParams.update(
 
 
 class Report:
-    """Where an example says what it found.
+    """Prints an example's results and records failed claims.
 
     Attributes:
-        quick: whether a short run was asked for, which need not reach the published figures.
-        failures: the claims that did not hold.
+        quick: whether this is a short run, which need not reach the published figures.
+        failures: the claims that failed.
     """
 
     def __init__(self, output: Path, quick: bool = False) -> None:
@@ -79,7 +79,7 @@ class Report:
         self._console.print(Text(text), soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table, its first column to the left and the others to the right."""
+        """Print a table with the first column left-aligned and the others right-aligned."""
         table = Table()
         for i, column in enumerate(columns):
             table.add_column(column, justify="right" if i else "left")
@@ -89,7 +89,7 @@ class Report:
         self._console.print(table)
 
     def track(self, items: Sequence[Item], description: str) -> Iterator[Item]:
-        """Iterate over `items` under a progress bar."""
+        """Iterate over `items` with a progress bar."""
         with self.progress(description, len(items)) as advance:
             for item in items:
                 yield item
@@ -99,7 +99,7 @@ class Report:
     def progress(self, description: str, total: int) -> Iterator[Callable[[], None]]:
         """Show a progress bar while the block runs; calling the target advances it by one.
 
-        Where the output is no terminal, which could not redraw a bar, the description is all.
+        If the output is not a terminal, only the description is printed.
         """
         on_terminal = self._console.is_terminal
         if not on_terminal:
@@ -117,7 +117,7 @@ class Report:
         self._console.print(verdict + Text(text), soft_wrap=True)
 
     def check_close(self, claim: str, got: ArrayLike, want: ArrayLike, tolerance: float) -> None:
-        """Check that no element differs by more than `tolerance`, NaN included."""
+        """Check that no element differs by more than `tolerance`; NaN fails."""
         largest = float(np.max(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
         figures = f"largest difference {largest:.1e}, allowed {tolerance:.0e}"
         self.check(claim, largest <= tolerance, figures)
@@ -131,15 +131,15 @@ class Report:
         tolerance: float,
         digits: int = 9,
     ) -> None:
-        """Print our figures beside the published ones and check that they agree.
+        """Print our figures next to the published ones and check that they agree.
 
         Args:
-            title: what the figures are of.
-            axis: what the labels are, the heading of the first column.
+            title: the title of the table.
+            axis: the heading of the first column, which holds the labels.
             labels: one for each row.
-            quantities: by name, our figures and the published ones, one of each for each label.
-            tolerance: the largest relative difference allowed, of any figure.
-            digits: how many to print; all are compared.
+            quantities: by name, our figures and the published ones, one of each per label.
+            tolerance: the largest relative difference allowed.
+            digits: how many digits to print; all are compared.
         """
         columns = [
             np.asarray(figures, np.float64).ravel()
@@ -164,7 +164,7 @@ class Report:
             )
 
     def check_same_path(self, claim: str, got: Array, want: Array, tolerance: float) -> None:
-        """Check two paths, row by row, against `tolerance` times the distance travelled."""
+        """Check that two paths differ by at most `tolerance` times the distance travelled."""
         error = path_error(got, want)
         self.check(
             claim,
@@ -173,7 +173,7 @@ class Report:
         )
 
     def save(self, figure: Figure, name: str) -> None:
-        """Save a picture in the output folder and say where."""
+        """Save a picture in the output folder and print its path."""
         self._output.mkdir(parents=True, exist_ok=True)
         path = self._output / name
         figure.savefig(path)
@@ -182,7 +182,7 @@ class Report:
 
 
 def run(main: Callable[[Report], None], description: str | None) -> NoReturn:
-    """Run an example as a script: read its arguments, call it, exit with the verdict."""
+    """Run an example as a script: parse arguments, call `main`, exit with the status."""
     summary = (description or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument(
@@ -204,9 +204,9 @@ def run(main: Callable[[Report], None], description: str | None) -> NoReturn:
 
 
 def use_float64() -> None:
-    """Let Keras work in float64, learning rates included."""
+    """Make Keras work in float64, including learning rates."""
     keras.config.set_floatx("float64")
-    # Layers follow floatx only if none was made before.
+    # Layers follow floatx only if no layer was created before.
     keras.config.set_dtype_policy("float64")
     if keras.backend.backend() == "jax":
         import jax
@@ -220,13 +220,13 @@ def walk(
     start: ArrayLike,
     steps: Iterable[object],
 ) -> Iterator[keras.Variable]:
-    """Let a Keras optimizer move one weight, and yield the weight before and after each step.
+    """Move one weight with a Keras optimizer; yield the weight before and after each step.
 
     Args:
         optimizer: a new optimizer.
-        gradient: the gradient at a weight, both NumPy arrays of `floatx`.
-        start: where the weight starts, any shape.
-        steps: makes one step for each of its items.
+        gradient: maps a weight to its gradient, both NumPy arrays of `floatx`.
+        start: the initial weight, any shape.
+        steps: an iterable with one item per step.
     """
     floatx = keras.config.floatx()
     weight = keras.Variable(np.asarray(start, floatx), dtype=floatx)
@@ -249,12 +249,12 @@ def descend(
 
 
 def value_of(tensor: Any) -> Array:
-    """Return a NumPy copy of a backend's tensor or a variable."""
+    """Return a NumPy copy of a tensor or variable."""
     return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor)))
 
 
 def square_average_of(optimizer: Any) -> Array:
-    """Return the running average of squares that an optimizer of one weight keeps."""
+    """Return the square average of an optimizer with one weight."""
     (slot,) = (slot for slot in optimizer.variables if slot.name.endswith("square_average"))
     return value_of(slot)
 
@@ -267,7 +267,7 @@ def descend_by_reference(
     learning_rate: float,
     **settings: Any,
 ) -> Array:
-    """Return the path that `keras_rmsprop.reference` takes, in float64; see `walk`."""
+    """Return the path of `keras_rmsprop.reference`, in float64 (see `walk`)."""
     reference = Reference([start], **settings)
     path = [reference.weights[0]]
     for _ in steps:
@@ -286,8 +286,8 @@ def descend_by_adagrad(
 ) -> tuple[Array, Array]:
     """Return the path of Adagrad as first published, and its sum of squares after each step.
 
-    The sum starts at 0 and epsilon stands outside the root; `keras.optimizers.Adagrad` starts at
-    0.1 and has epsilon inside.
+    The sum starts at 0 and epsilon is outside the root; `keras.optimizers.Adagrad` starts at 0.1
+    and has epsilon inside.
     """
     path = [np.asarray(start, np.float64)]
     sums = [np.zeros_like(path[0])]
@@ -299,11 +299,11 @@ def descend_by_adagrad(
 
 
 def relative_error(got: ArrayLike, want: ArrayLike) -> float:
-    """Return the largest difference of two figures over the size of the wanted one."""
+    """Return the largest difference relative to `want`."""
     got, want = (np.asarray(figures, np.float64).ravel() for figures in (got, want))
     return float(np.max(np.abs(got - want) / np.abs(want)))
 
 
 def path_error(got: Array, want: Array) -> float:
-    """Return the largest difference of two paths, over the distance travelled by `want`."""
+    """Return the largest difference of two paths, relative to the distance travelled by `want`."""
     return float(np.max(np.abs(got - want)) / np.max(np.abs(want - want[0])))

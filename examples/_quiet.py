@@ -1,8 +1,8 @@
 """Import Keras without the start-up noise of TensorFlow: every example imports this first.
 
-What a reader sees is then the example's own words. TF_CPP_MIN_LOG_LEVEL, at 3 unless it is set,
-silences TensorFlow's native code once that is initialised. The lines that it writes before, while
-it is imported, heed no variable: there file descriptor 2 is redirected. At level 0 all is shown.
+TF_CPP_MIN_LOG_LEVEL, 3 unless it is set, silences TensorFlow's native code once it is initialised.
+The lines that it writes during the import ignore that variable, so file descriptor 2 is redirected
+meanwhile. At level 0 everything is shown.
 """
 
 import os
@@ -37,8 +37,8 @@ def native_stderr_held_back() -> Iterator[None]:
 
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0":
     with native_stderr_held_back():
-        import keras  # noqa: F401 - the backend comes with it
+        import keras  # noqa: F401 - imports the backend, too
 
-        # Keras trains with TensorFlow's help on the other backends too, where it is installed.
+        # If TensorFlow is installed, Keras's trainer imports it on the other backends as well.
         if find_spec("tensorflow"):
             import tensorflow  # noqa: F401

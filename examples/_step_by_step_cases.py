@@ -1,7 +1,7 @@
-"""The published cases of step_by_step.py, in the digits that their own NumPy program gives.
+"""The published cases of step_by_step.py, with all digits of their own NumPy program.
 
-In every case a 2x2 weight gets the same gradient at each step, and epsilon, 1e-8, stands outside
-the root. A row of figures is one step, its numbers the elements [0, 0], [0, 1], [1, 0], [1, 1].
+In every case a 2x2 weight gets the same gradient at each step, and epsilon, 1e-8, is outside the
+root. Each row of figures is one step, with the elements [0, 0], [0, 1], [1, 0], [1, 1].
 """
 
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from _common import Array
 
 EPSILON = 1e-8
 
-# Where the source's random numbers come from, in the order in which it draws them.
+# The source's random numbers, in the order in which it draws them.
 NORMAL, NEXT, LAST = np.random.RandomState(42).randn(3, 2, 2)
 
 
 class Case(NamedTuple):
-    """The settings of a run and what was published of it."""
+    """The settings of a run and its published figures."""
 
     start: Array
     gradient: Array

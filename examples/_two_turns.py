@@ -1,8 +1,8 @@
-"""The source's own program of spiral.py: two arms of two turns, a 2-10-1 network in NumPy.
+"""The original program behind spiral.py: two arms of two turns, a 2-10-1 network in NumPy.
 
-ReLU, then a sigmoid, and the mean binary cross-entropy, full batches. The gradients are those of
-the plain loss; the loss that is reported has 1e-8 added inside both logarithms. All optimizers
-start from the same weights, with an epsilon of 1e-8 under the root.
+ReLU, then a sigmoid, with the mean binary cross-entropy over full batches. The gradients are those
+of the plain loss; the reported loss has 1e-8 added inside both logarithms. All optimizers start
+from the same weights, with an epsilon of 1e-8 under the root.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from keras_rmsprop import RMSprop
 
 SEED, POINTS, HIDDEN, EPOCHS = 42, 300, 10, 2000
 
-# The epochs, counted from 0, before whose step the published losses were taken.
+# The epochs, counted from 0, of the published losses, which were taken before the epoch's step.
 SHOWN = (0, 1, 9, 99, 499, 999, 1499, 1999)
 # fmt: off
 PUBLISHED_LOSSES = {
@@ -35,7 +35,7 @@ PUBLISHED_LOSSES = {
     ),
 }
 # fmt: on
-# After the last step; the share of the points.
+# After the last step, as a fraction of the points.
 PUBLISHED_ACCURACY = {"SGD": 0.51, "Adagrad": 0.5933333333333334, "RMSprop": 0.5566666666666666}
 
 
@@ -52,7 +52,7 @@ class Network(NamedTuple):
         return np.maximum(self.hidden @ points.T + self.hidden_bias, 0.0)
 
     def chance(self, points: Array) -> Array:
-        """Return the chance of the second arm at points of shape (n, 2), shape (n,)."""
+        """Return the probability of the second arm at points of shape (n, 2), shape (n,)."""
         score = self.output @ self.activations(points) + self.output_bias
         return np.asarray(1.0 / (1.0 + np.exp(-score[0])))
 
@@ -70,7 +70,7 @@ class Network(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What a training gives: a loss and an accuracy before each step, and the network."""
+    """The results of a training: loss and accuracy before each step, and the network."""
 
     loss: Array
     accuracy: Array
@@ -91,7 +91,7 @@ def optimizers() -> dict[str, Any]:
 
 
 def spirals() -> tuple[Array, Array]:
-    """Return the points of the two arms, shape (300, 2), and which of the two each is on."""
+    """Return the points of the two arms, shape (300, 2), and the arm of each."""
     random = np.random.RandomState(SEED)
     angle = np.linspace(0.0, 4.0 * np.pi, POINTS // 2)
     radius = np.linspace(0.5, 2.0, POINTS // 2)
@@ -103,7 +103,7 @@ def spirals() -> tuple[Array, Array]:
 
 
 def initial_network() -> Network:
-    """Return the network at its start, the same in every call."""
+    """Return the initial network, the same in every call."""
     random = np.random.RandomState(SEED)
     hidden, output = 0.1 * random.randn(HIDDEN, 2), 0.1 * random.randn(1, HIDDEN)
     return Network(hidden, np.zeros((HIDDEN, 1)), output, np.zeros((1, 1)))
@@ -117,12 +117,12 @@ def loss(chance: Array, arms: Array) -> float:
 
 
 def accuracy(chance: Array, arms: Array) -> float:
-    """Return the share of the points that are classified rightly."""
+    """Return the fraction of the points that are classified correctly."""
     return float(np.mean((chance > 0.5) == arms))
 
 
 def train(optimizer: Any, epochs: Iterable[object]) -> Training:
-    """Let an optimizer of Keras train the network; needs floatx float64."""
+    """Train the network with a Keras optimizer; needs floatx float64."""
     points, arms = spirals()
     network = initial_network()
     variables = [keras.Variable(weight, dtype="float64") for weight in network]

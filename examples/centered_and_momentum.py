@@ -1,9 +1,9 @@
-"""Compare the centered form and momentum with Keras and torch live, and see where they part.
+"""Compare the centered form and momentum with Keras and torch, and see where they differ.
 
-The same noisy gradients, 300 steps under a falling learning rate, in float64: in Keras's
-convention beside `keras.optimizers.RMSprop`, in torch's beside `torch.optim.RMSprop`. Then a
-nearly constant gradient in float32, where the textbook form of the centered average,
-E[g^2] - E[g]^2, falls below zero by rounding and its root is NaN; ours is a sum of squares.
+The same noisy gradients, 300 steps with a falling learning rate, in float64: in Keras's convention
+against `keras.optimizers.RMSprop`, in torch's against `torch.optim.RMSprop`. Then a nearly constant
+gradient in float32, where the textbook form of the centered average, E[g^2] - E[g]^2, falls below
+zero by rounding and its root is NaN; ours is a sum of squares.
 """
 
 from importlib.util import find_spec
@@ -40,19 +40,19 @@ FORMS: dict[str, dict[str, Any]] = {
     "centered": {"centered": True},
     "centered, momentum": {"centered": True, "momentum": 0.9},
 }
-# What sets each peer's rule apart, in our words, and the numbers it starts from.
+# Our options for each peer's rule, and the peer's default numbers.
 CONVENTIONS: dict[str, dict[str, Any]] = {
     "Keras": {},
     "torch": {"epsilon_inside_sqrt": False, "lr_in_momentum": False},
 }
 NUMBERS = {"Keras": {"rho": 0.9, "epsilon": 1e-7}, "torch": {"rho": 0.99, "epsilon": 1e-8}}
 
-# Both peers subtract two averages where we add squares, which costs them a few more bits.
+# Both peers subtract two averages, which loses a few bits; we add squares.
 TOLERANCE = 1e-12
 
 
 def gradients(steps: int) -> Array:
-    """Return noisy gradients, of another size for each weight; shape (steps, 3)."""
+    """Return noisy gradients, of a different size for each weight; shape (steps, 3)."""
     noise = np.random.default_rng(SEED).normal(0.0, 1.0, (steps, len(START)))
     return np.array([0.1, 1.0, 10.0]) * (0.3 + noise)
 
@@ -101,12 +101,12 @@ def path_by_peer(
 
 
 def main(report: Report) -> None:
-    """Compare all forms with all peers, then feed all a nearly constant gradient."""
+    """Compare all forms with all peers, also under a nearly constant gradient."""
     peers = ["Keras", "torch"]
     if find_spec("torch") is None:
         report.say("torch is not installed: compared with Keras only.")
         peers.remove("torch")
-    # First in Keras's own precision, which is where the textbook form fails.
+    # First in Keras's default precision, in which the textbook form fails.
     steady = face_steady_gradient(report, peers)
     use_float64()
     errors, paths = compare(report, peers)
@@ -118,7 +118,7 @@ Paths = dict[tuple[str, str], tuple[Array, Array]]
 
 
 def compare(report: Report, peers: list[str]) -> tuple[Errors, Paths]:
-    """Run every form beside every peer; return the errors and (our path, the peer's)."""
+    """Run every form against every peer; return the errors and (our path, the peer's)."""
     steps = 30 if report.quick else STEPS
     given, learning_rates = gradients(steps), rates(steps)
     paths: Paths = {}
@@ -148,7 +148,7 @@ def face_steady_gradient(report: Report, peers: list[str]) -> dict[str, Array]:
     noise = np.random.default_rng(SEED).normal(0.0, 1e-4, (STEADY_STEPS, 1))
     given = (5.0 * (1.0 + noise)).astype("float32")
     learning_rates = np.full(STEADY_STEPS, 1e-4)
-    # torch's own rho only delays it, so all are given Keras's.
+    # torch's default rho only delays the failure, so all use Keras's.
     options = NUMBERS["Keras"] | FORMS["centered"]
     start = np.zeros(1)
     paths = {"keras_rmsprop": path_by_keras(RMSprop(**options), given, start, learning_rates)}
@@ -164,12 +164,12 @@ def face_steady_gradient(report: Report, peers: list[str]) -> dict[str, Array]:
 
 
 def finite_steps(path: Array) -> int:
-    """Return the last step before which, and at which, the path is finite throughout."""
+    """Return the last step up to which the whole path is finite."""
     return int(np.sum(np.logical_and.accumulate(np.isfinite(path[:, 0])))) - 1
 
 
 def draw(report: Report, errors: Errors, paths: Paths, steady: dict[str, Array]) -> None:
-    """Draw the paths beside the peers', the differences and the nearly constant gradient."""
+    """Draw our paths and the peers', the differences, and the nearly constant gradient."""
     figure, (ways, differences, falls) = plt.subplots(1, 3, figsize=(13, 4.3))
     figure.suptitle("Centered and with momentum, beside Keras and torch")
     for form in FORMS:
@@ -183,7 +183,7 @@ def draw(report: Report, errors: Errors, paths: Paths, steady: dict[str, Array])
 
     places = np.arange(len(FORMS))
     for i, (peer, row) in enumerate(errors.items()):
-        # An exact match has no logarithm; draw it at the rounding of float64.
+        # Zero has no logarithm; draw exact matches at 1e-17.
         heights = np.maximum(row, 1e-17)
         differences.bar(places + 0.4 * i - 0.2, heights, 0.4, bottom=1e-18, label=f"from {peer}")
     differences.axhline(TOLERANCE, color=TARGET, ls=":", lw=1.2, label="allowed")

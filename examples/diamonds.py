@@ -1,21 +1,21 @@
-"""Fit the price of diamonds to their weight, beside tf.keras.optimizers.RMSprop.
+"""Fit the price of diamonds to their weight, compared with tf.keras.optimizers.RMSprop.
 
-Both optimizers train the same one-weight model from the same start on the same batches, once
-through `model.fit` and once through a GradientTape loop, and must stay together. The data are the
-53,940 diamonds of ggplot2 and seaborn: `diamonds.csv` in the folder that the environment variable
-SEABORN_DATA names, otherwise the copy that comes with the package `plotnine`.
+Both optimizers train the same linear model from the same start on the same batches, once with
+`model.fit` and once in a GradientTape loop, and must agree. The data are the 53,940 diamonds of
+ggplot2 and seaborn: `diamonds.csv` in the folder named by the environment variable SEABORN_DATA,
+otherwise the copy that comes with the package `plotnine`.
 
-Price and weight are standardised with the training part's mean and standard deviation, and 20 %
-is held out (random_state 42). Batches of 512, learning rate 0.01, start at slope 1 and
-intercept 0, 50 epochs. Published: a test RMSE of 1550.76 dollars, where least squares gives
-1549.64; slope about 0.927 and intercept about 0.009 in standardised units. The learning rate is
-constant, so a run never settles: with other orders of the batches it ends between about 1549 and
-1559 dollars, and slope and intercept vary by 0.02.
+Price and weight are standardised with the training set's mean and standard deviation, and 20 % is
+held out (random_state 42). Batches of 512, learning rate 0.01, slope 1 and intercept 0 at the
+start, 50 epochs. Published: a test RMSE of 1550.76 dollars, where least squares gives 1549.64;
+slope about 0.927 and intercept about 0.009 in standardised units. The learning rate is constant, so
+a run never settles: with other orders of the batches it ends between about 1549 and 1559 dollars,
+and slope and intercept vary by 0.02.
 """
 
 import os
 
-# The comparison is with tf.keras, and TensorFlow's loop: no other backend will do.
+# The comparison with tf.keras, and the GradientTape loop, need the TensorFlow backend.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import csv
@@ -38,12 +38,12 @@ import keras_rmsprop
 COUNT = 53_940
 BATCH_SIZE, LEARNING_RATE, EPOCHS = 512, 0.01, 50
 SPLIT_SEED = 42
-# The published order is not known. Of the seeds 0 to 5 and 42, four (0, 1, 4, 5) end inside
-# RMSE_WINDOW; 2 and 3 end above it and 42 just below. This is the first that ends inside.
+# The published order is unknown. Of the seeds 0 to 5 and 42, four (0, 1, 4, 5) end inside
+# RMSE_WINDOW, 2 and 3 above it, and 42 just below. This is the first that ends inside.
 ORDER_SEED = 0
 START = (1.0, 0.0)  # slope, intercept, standardised
 
-# What 50 epochs of the real data give: RMSE in dollars, line standardised.
+# After 50 epochs: RMSE in dollars, line standardised.
 PUBLISHED_RMSE, PUBLISHED_LINE = 1550.76, (0.927, 0.009)
 RMSE_WINDOW, LINE_TOLERANCE = (1549.6, 1556.0), 0.01
 LEAST_SQUARES_RMSE = 1549.64
@@ -82,7 +82,7 @@ class Scale(NamedTuple):
 
 
 def load_diamonds() -> Diamonds:
-    """Return the diamonds of the first file that `find_csv` knows."""
+    """Return the diamonds from the file that `find_csv` finds."""
     path, source = find_csv()
     carat, price = read_csv(path)
     train_carat, test_carat, train_price, test_price = train_test_split(
@@ -92,13 +92,13 @@ def load_diamonds() -> Diamonds:
 
 
 def find_csv() -> tuple[Path, str]:
-    """Return where diamonds.csv is, and that in words."""
-    # seaborn's own variable, which names its folder of data.
+    """Return the path of diamonds.csv, and its description."""
+    # seaborn's own variable for its data folder.
     folder = os.environ.get("SEABORN_DATA")
     if folder and (path := Path(folder) / "diamonds.csv").is_file():
         return path, "diamonds.csv in SEABORN_DATA"
     try:
-        # Found by its metadata: importing it would read all of its data sets, and needs pandas.
+        # Located by metadata: importing it would read all of its data sets, and needs pandas.
         plotnine = metadata.distribution("plotnine")
         path = Path(str(plotnine.locate_file("plotnine/data/diamonds.csv")))
         if path.is_file():
@@ -122,9 +122,9 @@ def read_csv(path: Path) -> tuple[Array, Array]:
 
 
 def batches(x: Array, y: Array, epochs: int) -> Iterator[tuple[Array, Array]]:
-    """Yield batches of x and y, float32 of shape (batch, 1), shuffled anew in each epoch.
+    """Yield batches of x and y, float32 of shape (batch, 1), reshuffled in each epoch.
 
-    The seed fixes the order of all of them, so that whoever trains on them gets the same.
+    The seed fixes the order, so that both optimizers get the same batches.
     """
     rng = np.random.default_rng(ORDER_SEED)
     x, y = x.astype("float32")[:, None], y.astype("float32")[:, None]
@@ -136,12 +136,12 @@ def batches(x: Array, y: Array, epochs: int) -> Iterator[tuple[Array, Array]]:
 
 
 def steps_per_epoch(x: Array) -> int:
-    """Return the number of batches that hold all of x once."""
+    """Return the number of batches per epoch."""
     return -(-len(x) // BATCH_SIZE)
 
 
 def line_model() -> keras.Model:
-    """Return the model y = slope * x + intercept at its start."""
+    """Return the model y = slope * x + intercept with its initial weights."""
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     slope, intercept = START
     model.set_weights([np.array([[slope]]), np.array([intercept])])
@@ -156,7 +156,7 @@ def line_of(model: keras.Model) -> Array:
 def train_by_fit(
     optimizer: Any, x: Array, y: Array, epochs: int, after_epoch: Callable[[], None]
 ) -> Array:
-    """Train through `model.fit`; return the line at the start and after each epoch."""
+    """Train with `model.fit`; return the line at the start and after each epoch."""
     model = line_model()
     path = [line_of(model)]
 

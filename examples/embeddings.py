@@ -1,26 +1,26 @@
-"""Learn item prices from baskets: the dense rule's steps at the cost of the rows touched.
+"""Learn item prices from baskets: the dense rule's steps at a cost set by the rows touched.
 
-A basket is four items, drawn by Zipf's law, and the mean of their prices; the model is one
-embedding table, averaged over the basket, and a dense head. It is trained three times on the
-same batches: by `lazy=True`, by the dense rule (`lazy=False`) and by keras.optimizers.RMSprop.
+A basket consists of four items, drawn by Zipf's law, and the mean of their prices. The model is an
+embedding table, averaged over the basket, and a dense head. It is trained three times on the same
+batches: with `lazy=True`, with the dense rule (`lazy=False`) and with keras.optimizers.RMSprop.
 
-Lazy and dense rule must end with the same weights: no weight of the table may differ, at any
-step, by more than 2e-6 of the longest way that a weight of the table has travelled, plus one
-unit in the last place of its largest weight for each step, all in float32. Keras's class gives
-other weights, because it squares the gradients of an item that a batch holds several times
-before it sums them; where no batch holds an item twice, it makes the same steps.
+The lazy and the dense rule must give the same weights: at no step may a weight of the table differ
+by more than 2e-6 of the longest distance that any weight of the table has travelled, plus one ulp
+of its largest weight per step, all in float32. Keras's class gives different weights, because it
+squares the gradients of repeated items before summing them; if no batch repeats an item, it takes
+the same steps.
 
-The time of a step is then taken for tables of 10,000 to 1,000,000 items: that of `lazy=True`
-depends on the items in a batch, that of the other two on the vocabulary. For this the table has
-to be read by `tf.gather` from its variable, as `GatheredEmbedding` does: keras.layers.Embedding
-reads all of it, and TensorFlow copies a table on such a read once rows were written in place
-(not under `jit_compile=True`, which reads the rows alone). The time of `lazy=True` with Keras's
-own layer is shown too.
+A step is then timed for tables of 10,000 to 1,000,000 items: the time depends on the items in a
+batch with `lazy=True`, on the vocabulary with the other two. This requires reading the table with
+`tf.gather` from its variable, as `GatheredEmbedding` does: keras.layers.Embedding reads the whole
+table, which TensorFlow copies on such a read after rows have been written in place (not with
+`jit_compile=True`, which reads only the rows). The time of `lazy=True` with Keras's own layer is
+shown as well.
 """
 
 import os
 
-# Only TensorFlow has gradients that hold just the rows touched.
+# Only TensorFlow has sparse gradients.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import itertools
@@ -53,15 +53,15 @@ COLOURS = {LAZY: RMSPROP, DENSE: OTHER, KERAS: PEER}
 
 
 class GatheredEmbedding(keras.layers.Embedding):
-    """An embedding whose forward pass costs the rows it reads, whatever the optimizer wrote."""
+    """An embedding whose forward pass reads only the rows that it needs."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the rows of the ids."""
-        # Of the variable, not of its value, which would be the whole table.
+        # Gather from the variable; its value would be the whole table.
         return tf.gather(self.embeddings.value, inputs)
 
 
-# What is timed: an optimizer with a layer.
+# The timed pairs of optimizer and layer.
 PLAIN = f"{LAZY}, Keras's layer"
 TIMED_PAIRS: dict[str, tuple[str, type[keras.layers.Embedding]]] = {
     **{name: (name, GatheredEmbedding) for name in OPTIMIZERS},
@@ -72,7 +72,7 @@ TIMED_PAIRS: dict[str, tuple[str, type[keras.layers.Embedding]]] = {
 TRAINED, STEPS = 10_000, 200
 TIMED = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 QUICK_TRAINED, QUICK_STEPS, QUICK_TIMED = 2_000, 40, (2_000, 10_000)
-# Steps until the median is taken, unless the seconds run out first.
+# The number of timed steps, fewer if the seconds run out first.
 WARM_UP, MOST_STEPS, FEWEST_STEPS, SECONDS, QUICK_SECONDS = 2, 100, 5, 0.5, 0.05
 
 
@@ -84,14 +84,14 @@ class Batch(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Trainings side by side."""
+    """The results of trainings on the same batches."""
 
     # For each optimizer and step: the loss.
     losses: dict[str, Array]
     # For each optimizer and step: the largest difference of a weight of the table from the
-    # dense rule's, over the longest way that one has travelled.
+    # dense rule's, relative to the longest distance travelled.
     differences: dict[str, Array]
-    # The same for what "the same weights" allows.
+    # For each step: the difference that "the same weights" allows.
     allowed: Array
 
 
@@ -103,7 +103,7 @@ def zipf_batches(vocabulary: int, count: int) -> list[Batch]:
 
 
 def batches_without_repeats(vocabulary: int, count: int) -> list[Batch]:
-    """Draw baskets so that no batch holds an item twice."""
+    """Draw baskets so that no batch repeats an item."""
     rng = np.random.default_rng(0)
     shape = (count, BASKETS, ITEMS)
     draws = [rng.choice(vocabulary, BASKETS * ITEMS, replace=False) for _ in range(count)]
@@ -111,13 +111,13 @@ def batches_without_repeats(vocabulary: int, count: int) -> list[Batch]:
 
 
 def priced(ids: NDArray[Any], vocabulary: int) -> list[Batch]:
-    """Put the mean price beside each basket; an item's price is standard normal."""
+    """Add the mean price to each basket; an item's price is standard normal."""
     prices = np.random.default_rng(1).standard_normal(vocabulary, np.float32)
     return [Batch(i, prices[i].mean(axis=1, keepdims=True)) for i in ids.astype(np.int32)]
 
 
 class Training:
-    """A model of `vocabulary` items at its start, the same for all, and its optimizer."""
+    """A model of `vocabulary` items, always with the same initial weights, and its optimizer."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Training:
 
 
 def compare(vocabulary: int, batches: list[Batch], names: Iterable[str]) -> Comparison:
-    """Train by the optimizers of these names, the dense rule among them, on the same batches."""
+    """Train with the named optimizers, including the dense rule, on the same batches."""
     trainings = {name: Training(vocabulary, OPTIMIZERS[name]()) for name in names}
     losses: dict[str, list[float]] = {name: [] for name in trainings}
     differences: dict[str, list[float]] = {name: [] for name in trainings}
@@ -185,7 +185,7 @@ def compare(vocabulary: int, batches: list[Batch], names: Iterable[str]) -> Comp
 
 
 def milliseconds(vocabulary: int, pair: str, seconds: float) -> float:
-    """Return the median time of a step, forward and backward pass included."""
+    """Return the median time of a step, including forward and backward pass."""
     name, layer = TIMED_PAIRS[pair]
     training = Training(vocabulary, OPTIMIZERS[name](), layer)
     batches = itertools.cycle(zipf_batches(vocabulary, 8))
@@ -200,7 +200,7 @@ def milliseconds(vocabulary: int, pair: str, seconds: float) -> float:
 
 
 def main(report: Report) -> None:
-    """Train three times, compare the weights, take the times and draw."""
+    """Train three times, compare the weights, time the steps and draw."""
     if keras.backend.backend() != "tensorflow":
         sys.exit("Only TensorFlow has sparse gradients; run it with KERAS_BACKEND=tensorflow.")
     vocabulary, steps = (QUICK_TRAINED, QUICK_STEPS) if report.quick else (TRAINED, STEPS)
@@ -246,7 +246,7 @@ def main(report: Report) -> None:
 
 
 def check_weights(report: Report, zipf: Comparison, even: Comparison) -> None:
-    """Check who makes the dense rule's steps."""
+    """Check which optimizers take the dense rule's steps."""
     for name, compared, which in (
         (LAZY, zipf, "on Zipf's law"),
         (KERAS, even, "without repeats"),
@@ -272,7 +272,7 @@ def check_weights(report: Report, zipf: Comparison, even: Comparison) -> None:
 def draw(
     report: Report, compared: Comparison, timed: tuple[int, ...], times: dict[str, list[float]]
 ) -> None:
-    """Draw the times over the vocabulary, and the differences over the steps."""
+    """Draw the times by vocabulary, and the differences by step."""
     figure, (speed, weights) = plt.subplots(1, 2, figsize=(11, 4.8))
     figure.suptitle("Embeddings: the dense rule's weights at the cost of the rows touched")
     for pair, row in times.items():

@@ -1,8 +1,8 @@
-"""Train a linear layer on one example for ten epochs and meet the published losses.
+"""Train a linear layer on one example for ten epochs and reproduce the published losses.
 
-The input is (1, 2), the target 1, the loss the squared error. The step of each weight depends
-on the gradients' ratios only, so the residual at the start decides all ten losses, not the
-weights that make it.
+The input is (1, 2), the target 1, the loss the squared error. The step of each weight depends only
+on ratios of gradients, so the initial residual determines all ten losses, whichever weights give
+it.
 
 Published: the loss in epochs 1 to 10, with learning rate 0.01 and rho 0.9.
 """

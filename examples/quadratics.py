@@ -1,11 +1,11 @@
-"""Walk down three quadratics beside SGD and Adagrad and meet the published figures.
+"""Minimise three quadratics with RMSprop, SGD and Adagrad and reproduce the published figures.
 
 A round bowl x^2 + y^2; a narrow valley 100 x^2 + y^2, where one learning rate has to serve a
-steep and a flat direction; and x^2 with large steps, where Adagrad's learning rate fades and
-RMSprop's grows as the gradient shrinks, so that it ends by jumping to and fro.
+steep and a flat direction; and x^2 with large steps, where Adagrad's learning rate decays and
+RMSprop's grows as the gradient shrinks, so that it ends up oscillating.
 
-All start at 10 in every direction and run in float64, with rho 0.9 and an epsilon of 1e-8
-outside the root. Published: where the runs are after some of their iterations, counted from 0.
+All start at 10 in every direction and run in float64, with rho 0.9 and an epsilon of 1e-8 outside
+the root. Published: the positions after some of the iterations, counted from 0.
 """
 
 from typing import NamedTuple
@@ -35,13 +35,13 @@ from keras_rmsprop import conventions
 
 RHO, EPSILON = 0.9, 1e-8
 TOLERANCE = 1e-12  # of the distance travelled, against the reference
-# Relative, against the published figures, which are NumPy's in float64. An epsilon inside the
-# root is off by 1e-10 or more, Adagrad without one by 5e-11.
+# Relative, against the published figures, which are from NumPy in float64. With epsilon inside the
+# root the error is 1e-10 or more, with Adagrad without epsilon 5e-11.
 PUBLISHED_TOLERANCE = 1e-12
 
 
 class Problem(NamedTuple):
-    """The function sum(curvature * w**2) with a start and RMSprop's learning rate."""
+    """The function sum(curvature * w**2), with a start and RMSprop's learning rate."""
 
     title: str
     curvature: Array
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
     steps: int
 
     def gradient(self, weights: Array) -> Array:
-        """Return the slope at the weights."""
+        """Return the gradient at the weights."""
         return np.asarray(2.0 * self.curvature * weights)
 
     def value(self, weights: Array) -> Array:
@@ -64,7 +64,7 @@ PARABOLA = Problem("x²", np.array([1.0]), np.array([10.0]), 0.5, 200)
 
 SGD_RATE, ADAGRAD_RATE = 0.001, 1.0
 
-# For each problem what was published of it: the iterations, and the figures after them by name.
+# For each problem the published iterations, and the figures after them by optimizer.
 # fmt: off
 PUBLISHED: dict[str, tuple[tuple[int, ...], dict[str, tuple[float, ...]]]] = {
     "x² + y²: x": (
@@ -107,7 +107,7 @@ PUBLISHED: dict[str, tuple[tuple[int, ...], dict[str, tuple[float, ...]]]] = {
 
 
 class Runs(NamedTuple):
-    """The paths of all runs, from their start on, and the rates of two of them."""
+    """The paths of all runs, including the start, and the effective rates of two of them."""
 
     bowl: Array
     valley: Array
@@ -118,7 +118,7 @@ class Runs(NamedTuple):
     adagrad_rates: Array
 
     def figures(self) -> dict[str, dict[str, Array]]:
-        """Return what PUBLISHED holds, after the same iterations."""
+        """Return our figures for those in PUBLISHED, after the same iterations."""
         paths = {
             "x² + y²: x": {"RMSprop": self.bowl[:, 0]},
             "100x² + y²: its value": {
@@ -159,7 +159,7 @@ def descend_by_package(problem: Problem) -> tuple[Array, Array]:
 
     Needs floatx float64.
     """
-    # torch's convention is the one with epsilon outside the root.
+    # torch's convention has epsilon outside the root.
     optimizer = conventions.torch(problem.learning_rate, alpha=RHO, eps=EPSILON)
     path, rates = [], []
     for weight in walk(optimizer, problem.gradient, problem.start, range(problem.steps)):
@@ -188,7 +188,7 @@ def descend_by_sgd(problem: Problem) -> Array:
 
 
 def main(report: Report) -> None:
-    """Walk down, compare with the published figures and the reference, and draw."""
+    """Run, compare with the published figures and the reference, and draw."""
     use_float64()
     runs = run_all()
     bowl, valley, sgd, parabola, adagrad, parabola_rates, adagrad_rates = runs

@@ -1,8 +1,8 @@
-"""Fit a line to six points in 5,000 full-batch steps and meet the published end.
+"""Fit a line to six points in 5,000 full-batch steps and reproduce the published end.
 
-The gradient is that of half the mean squared error. At a fixed learning rate the run does not
-stop at the minimum but circles it, and the last bit of each rounding decides at which point of
-the cycle step 5,000 falls; two ends are known, and either is right.
+The gradient is that of half the mean squared error. With a fixed learning rate the run does not
+stop at the minimum but cycles around it, and the last bit of each rounding decides which point of
+the cycle step 5,000 hits; two ends are known, and either is correct.
 
 Published: slope and intercept after 5,000 steps, and the root mean squared error there.
 """
@@ -38,12 +38,12 @@ PUBLISHED_RMSE = 5.813195776655382
 OTHER_END = (0.55035247, 5.2425497)
 TOLERANCE = 2e-6
 
-# Before the cycle is reached, rounding has nothing to decide.
+# Rounding does not matter before the cycle is reached.
 SETTLED, SETTLED_TOLERANCE = 200, 1e-12
 
 
 def gradient(line: Array) -> Array:
-    """Return the slope of half the mean squared error, for (slope, intercept)."""
+    """Return the gradient of half the mean squared error at (slope, intercept)."""
     error = line[0] * X + line[1] - Y
     return np.array([np.mean(error * X), np.mean(error)])
 
@@ -59,17 +59,17 @@ def distance_to_known_end(line: Array) -> float:
 
 
 def fit(steps: Iterable[object]) -> Array:
-    """Return the path of (slope, intercept) by the package; needs floatx float64."""
+    """Return the package's path of (slope, intercept); needs floatx float64."""
     return descend(RMSprop(LEARNING_RATE, **OPTIONS), gradient, START, steps)
 
 
 def fit_by_reference(steps: Iterable[object]) -> Array:
-    """Return the path of (slope, intercept) by the reference."""
+    """Return the reference's path of (slope, intercept)."""
     return descend_by_reference(gradient, START, steps, learning_rate=LEARNING_RATE, **OPTIONS)
 
 
 def main(report: Report) -> None:
-    """Fit by the package and by the reference, and compare both with the published end."""
+    """Fit with the package and the reference, and compare both with the published end."""
     use_float64()
     count = SETTLED if report.quick else STEPS
     paths = {
@@ -119,7 +119,7 @@ def main(report: Report) -> None:
 
 
 def draw(report: Report, path: Array, best: Array) -> None:
-    """Draw the lines and the way to them."""
+    """Draw the lines and the path to them."""
     figure, (lines, way) = plt.subplots(1, 2, figsize=(10, 4.2))
     figure.suptitle(f"A line through six points in {len(path) - 1:,} steps of RMSprop")
     ends = np.array([0.0, 60.0])

@@ -1,15 +1,15 @@
 """Train a small network on two spirals with SGD, Adagrad and RMSprop, and see why they differ.
 
-First the source's own program, from `_two_turns.py`: 300 points on two arms of two turns, a 2-10-1
-network (ReLU, sigmoid), 2,000 epochs of one full batch. Published: the losses on the way. No
-optimizer gets far there, and RMSprop, at a hundredth of Adagrad's learning rate, does not beat
-it, whatever is often said.
+First the original program, from `_two_turns.py`: 300 points on two arms of two turns, a 2-10-1
+network (ReLU, sigmoid), 2,000 epochs of one full batch. Published: losses during training. No
+optimizer gets far there, and RMSprop, with a hundredth of Adagrad's learning rate, does not beat
+it, contrary to a common claim.
 
-Then arms of less than one turn, which the same network mostly tells apart, with Keras's layers.
+Then arms of less than one turn, which the same network mostly separates, with Keras's layers.
 
-Last the accumulators behind Adagrad and RMSprop, over 200 noisy gradients: Adagrad adds squares
-up, so that its effective learning rate vanishes; RMSprop averages them. Published: both, and the
-effective learning rates, after some of the steps.
+Last the accumulators of Adagrad and RMSprop, over 200 noisy gradients: Adagrad sums squares, so
+that its effective learning rate vanishes; RMSprop averages them. Published: both accumulators, and
+the effective learning rates, after some of the steps.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -38,9 +38,9 @@ from keras_rmsprop import RMSprop
 
 SEED = 42
 POINTS, HIDDEN, EPOCHS = 300, 10, 2000
-# Relative, for the losses of the source's program, which is NumPy in float64. They come out to
-# 3e-16; a sum of products in another order (BLAS) may cost more over 2,000 steps. Epsilon outside
-# the root, or Keras's default, is off by 1e-4, Adagrad's sum from 0.1 on by 1e-1.
+# Relative, for the losses of the original program, which uses NumPy in float64. They agree to
+# 3e-16; a different order of summation (BLAS) may cost more over 2,000 steps. With epsilon outside
+# the root, or Keras's default, the error is 1e-4; with Adagrad's sum starting at 0.1, it is 1e-1.
 LOSS_TOLERANCE = 1e-9
 
 GRADIENTS, RHO, RATE, EPSILON = 200, 0.9, 0.01, 1e-8
@@ -68,18 +68,18 @@ PUBLISHED_RATES = {
     ),
 }
 # fmt: on
-# Relative. Without epsilon the rates are off by 3e-8, with it outside the root by 8e-9.
+# Relative. The error of the rates is 3e-8 without epsilon, and 8e-9 with it outside the root.
 ACCUMULATOR_TOLERANCE = 1e-12
 
 COLOURS = {"SGD": OTHER, "Adagrad": PEER, "RMSprop": RMSPROP}
 
 
 class Training(NamedTuple):
-    """What a training gives: loss and accuracy before each step, and what the network sees."""
+    """The results of a training: loss and accuracy before each step, and the trained network."""
 
     loss: Array
     accuracy: Array
-    chance: Callable[[Array], Array]  # of the second arm, at points of shape (n, 2)
+    chance: Callable[[Array], Array]  # probability of the second arm at points of shape (n, 2)
 
 
 class Accumulators(NamedTuple):
@@ -90,7 +90,7 @@ class Accumulators(NamedTuple):
 
 
 def optimizers() -> dict[str, Any]:
-    """Return new optimizers, each with a learning rate that is usual for it."""
+    """Return new optimizers, each with a typical learning rate."""
     return {
         "SGD": keras.optimizers.SGD(0.01),
         "Adagrad": keras.optimizers.Adagrad(0.1),
@@ -99,7 +99,7 @@ def optimizers() -> dict[str, Any]:
 
 
 def spirals() -> tuple[Array, Array]:
-    """Return the points of two short arms, shape (300, 2), and which of the two each is on."""
+    """Return the points of two short arms, shape (300, 2), and the arm of each."""
     rng = np.random.default_rng(SEED)
     arm = np.repeat([0.0, 1.0], POINTS // 2)
     radius = np.tile(np.linspace(0.05, 1.0, POINTS // 2), 2)
@@ -108,7 +108,7 @@ def spirals() -> tuple[Array, Array]:
 
 
 def network() -> keras.Model:
-    """Return the network at its start, the same in every call."""
+    """Return the initial network, the same in every call."""
     keras.utils.set_random_seed(SEED)
     return keras.Sequential(
         [
@@ -126,7 +126,7 @@ def train(optimizer: Any, epochs: Iterable[object]) -> Training:
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     history = []
     for _ in epochs:
-        # `train_on_batch` goes on averaging until it is told that an epoch is over.
+        # `train_on_batch` keeps averaging the metrics until they are reset.
         model.reset_metrics()
         history.append(model.train_on_batch(points, arms[:, None]))
     loss, accuracy = np.array(history).T
@@ -134,12 +134,12 @@ def train(optimizer: Any, epochs: Iterable[object]) -> Training:
 
 
 def noisy_gradients() -> Array:
-    """Return the source's 200 gradients, of about 0.2 with a deviation of 0.5."""
+    """Return the source's 200 gradients, with mean 0.2 and standard deviation 0.5."""
     return 0.5 * np.random.RandomState(SEED).randn(GRADIENTS) + 0.2
 
 
 def accumulators() -> dict[str, Accumulators]:
-    """Follow Adagrad and RMSprop over the noisy gradients; needs floatx float64."""
+    """Run Adagrad and RMSprop on the noisy gradients; needs floatx float64."""
     squares = noisy_gradients() ** 2
     sums = np.cumsum(squares)
     optimizer = RMSprop(RATE, rho=RHO, epsilon=EPSILON, initial_square_average=float(squares[0]))
@@ -155,7 +155,7 @@ def accumulators() -> dict[str, Accumulators]:
 
 
 def main(report: Report) -> None:
-    """Run the source's program, the easier spiral and the accumulators."""
+    """Run the original program, the easier spiral and the accumulators."""
     use_float64()
     repeat_the_source(report)
     tell_short_arms_apart(report)
@@ -163,7 +163,7 @@ def main(report: Report) -> None:
 
 
 def repeat_the_source(report: Report) -> None:
-    """Run the source's program and compare its losses."""
+    """Run the original program and compare its losses."""
     # A quick run reaches four of the published epochs.
     epochs = range(100 if report.quick else two_turns.EPOCHS)
     shown = [epoch for epoch in two_turns.SHOWN if epoch in epochs]
@@ -261,7 +261,7 @@ def compare_accumulators(report: Report) -> None:
 
 
 def draw_accumulators(report: Report, both: dict[str, Accumulators]) -> None:
-    """Draw the sum that grows, the average that levels off, and the rates that follow."""
+    """Draw Adagrad's growing sum, RMSprop's average, and the effective rates."""
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2))
     figure.suptitle(f"{GRADIENTS} noisy gradients, learning rate {RATE}")
     count = np.arange(1, GRADIENTS + 1)
@@ -295,7 +295,7 @@ def draw_training(
     runs: Mapping[str, Training],
     published: Mapping[str, tuple[list[int], tuple[float, ...]]] | None = None,
 ) -> None:
-    """Draw loss, accuracy, and where each network sees the border."""
+    """Draw loss, accuracy, and each network's decision boundary."""
     figure = plt.figure(figsize=(11, 7.5))
     figure.suptitle(f"{title}: a 2-{HIDDEN}-1 network, full-batch epochs")
     curves, maps = np.array(figure.subfigures(2, 1, height_ratios=(1, 1.1)), object)
@@ -309,7 +309,7 @@ def draw_training(
         loss_axes.plot([], [], "o", color=TARGET, mfc="white", ms=5, label="published")
     loss_axes.set(title="Loss", xlabel="epoch", ylabel="binary cross-entropy")
     accuracy_axes.set(title="Accuracy", xlabel="epoch", ylabel="points classified rightly (%)")
-    # The free place under RMSprop's curve on the two turns.
+    # For two turns, the free space under RMSprop's curve.
     loss_axes.legend(loc=(0.14, 0.2) if published else "best")
     accuracy_axes.legend(loc="lower right")
 

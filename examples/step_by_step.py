@@ -1,10 +1,10 @@
-"""Follow every number of a few steps on a 2x2 weight and meet the published ones.
+"""Trace every number of a few steps on a 2x2 weight and reproduce the published ones.
 
-First the published cases, beside the figures that their own program gives: five steps, large and
-small gradients, L2 decay, and betas (rho) of 0.9 and 0.5. In them the gradient never changes.
+First the published cases, next to the figures of their own program: five steps, large and small
+gradients, L2 decay, and betas (rho) of 0.9 and 0.5. In these the gradient is constant.
 
-Then gradients that do change, of four sizes: s (the running average of squares), its root, the
-learning rate of each weight and the step; and what L2 decay and another memory change.
+Then varying gradients of four sizes: s (the running average of squares), its root, the learning
+rate of each weight and the step; and the effects of L2 decay and of a smaller beta.
 """
 
 from collections.abc import Iterator
@@ -31,32 +31,32 @@ from keras_rmsprop.reference import Reference
 
 STEPS, LEARNING_RATE, RHO, EPSILON, L2 = 5, 0.01, 0.9, 1e-8, 0.1
 WEIGHT = np.array([[0.5, -0.3], [0.8, 0.1]])
-# The same signs and rhythm in every weight; the sizes span four powers of ten.
+# The same pattern for every weight; the sizes span four powers of ten.
 SIZES = np.array([[10.0, 1.0], [0.1, 0.01]])
 GRADIENTS = np.array([1.0, 0.8, -0.5, 1.2, 0.6])[:, None, None] * SIZES
 TOLERANCE = 1e-12  # of the distance travelled, against the reference
-# Relative, against the published figures, which are NumPy's in float64. An epsilon inside the
-# root is off by 1e-9 or more.
+# Relative, against the published figures, which are from NumPy in float64. With epsilon inside the
+# root the error is 1e-9 or more.
 PUBLISHED_TOLERANCE = 1e-12
 ELEMENTS = [f"[{row}, {column}]" for row in range(2) for column in range(2)]
 
 
 class Trace(NamedTuple):
-    """What happens over the steps; arrays of shape (steps, 2, 2)."""
+    """The quantities of each step; arrays of shape (steps, 2, 2)."""
 
-    weight: Array  # with one more row, the start
+    weight: Array  # one more row, for the start
     square_average: Array
     rate: Array
 
     @property
     def step(self) -> Array:
-        """How far each step moves each weight."""
+        """The change of each weight in each step."""
         return np.diff(self.weight, axis=0)
 
 
 def trace_case(case: cases.Case) -> Trace:
     """Return the steps of the package on a published case; needs floatx float64."""
-    # torch's convention: epsilon outside the root, and a decay that is added to the gradient.
+    # torch's convention: epsilon outside the root, and weight decay added to the gradient.
     optimizer = conventions.torch(
         case.learning_rate, alpha=case.rho, eps=cases.EPSILON, weight_decay=case.l2
     )
@@ -94,7 +94,7 @@ def trace_by_reference(gradients: Array, **options: Any) -> Trace:
 
 
 def main(report: Report) -> None:
-    """Compare with the published steps, then print, compare and draw others."""
+    """Compare the published steps, then trace varying gradients."""
     use_float64()
     published = {name: trace_case(case) for name, case in cases.CASES.items()}
     for name, case in cases.CASES.items():
@@ -118,7 +118,7 @@ def main(report: Report) -> None:
 
 
 def show_changing_gradients(report: Report) -> None:
-    """Print the steps, compare the variations and draw them."""
+    """Print the steps, compare them with the reference and draw them."""
     plain = trace_by_package(GRADIENTS)
     for i, (gradient, average, rate, step, weight) in enumerate(
         zip(GRADIENTS, plain.square_average, plain.rate, plain.step, plain.weight[1:], strict=True)
@@ -152,7 +152,7 @@ def show_changing_gradients(report: Report) -> None:
         ],
     )
 
-    # A gradient of 1 that drops to 0.1: how soon does the average know?
+    # A gradient that drops from 1 to 0.1, to see how fast the average adapts.
     drop = np.where(np.arange(20) < 8, 1.0, 0.1)[:, None, None] * np.ones((2, 2))
     memories = {rho: trace_by_package(drop, rho=rho) for rho in (0.9, 0.5)}
     report.table(
@@ -196,7 +196,7 @@ def show_changing_gradients(report: Report) -> None:
 def draw(
     report: Report, plain: Trace, decayed: Trace, drop: Array, memories: dict[float, Trace]
 ) -> None:
-    """Draw gradients against steps, the rates, the decay and the memories."""
+    """Draw the rates, the steps, the effect of decay and of beta."""
     figure, axes = plt.subplots(2, 2, figsize=(10.5, 7.5))
     figure.suptitle("RMSprop, step by step")
     steps = np.arange(1, STEPS + 1)

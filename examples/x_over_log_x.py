@@ -1,7 +1,7 @@
-"""Minimise x / log(x) from x = 364 in two conventions and meet the published digits.
+"""Minimise x / log(x) from x = 364 in two conventions and reproduce the published digits.
 
-The minimum is at e. A step's length hardly depends on the gradient's, so both runs walk down at
-about lr = 0.3 per step, whatever the slope; they differ in how long the first steps are.
+The minimum is at e. The length of a step hardly depends on the gradient, so both runs descend by
+about lr = 0.3 per step, whatever the slope; they differ in the length of the first steps.
 
 Published: x after iteration 0, 100, ..., 1400, computed in float32.
 """
@@ -26,7 +26,7 @@ from keras_rmsprop import RMSprop
 
 START, LEARNING_RATE, EVERY = 364.0, 0.3, 100
 
-# The options that set each convention's rule apart.
+# The options of each convention.
 CONVENTIONS: dict[str, dict[str, Any]] = {
     "Keras": {"rho": 0.9, "epsilon": 1e-7},
     "torch": {"rho": 0.99, "epsilon": 1e-8, "epsilon_inside_sqrt": False},
@@ -44,13 +44,13 @@ PUBLISHED = {
 }
 # fmt: on
 
-# The digits printed, and the rounding of a float32 run that passes 364 (one ulp is 3e-5). The
-# wrong place of epsilon, or the other framework's, is off by 5e-4 or more.
+# Covers the digits printed, and the rounding of a float32 run from 364 (one ulp is 3e-5). With the
+# wrong position of epsilon, or the other framework's epsilon, the error is 5e-4 or more.
 TOLERANCE = 2e-4
 
 
 def gradient(x: Array) -> Array:
-    """Return the slope of x / log(x)."""
+    """Return the derivative of x / log(x)."""
     log = np.log(x)
     return 1.0 / log - 1.0 / log**2
 
@@ -66,12 +66,12 @@ def published_points(path: Array) -> Array:
 
 
 def walk_down(name: str, steps: Iterable[object]) -> Array:
-    """Return the path of the package in one of the conventions."""
+    """Return the package's path in one of the conventions."""
     return descend(RMSprop(LEARNING_RATE, **CONVENTIONS[name]), gradient, START, steps)
 
 
 def main(report: Report) -> None:
-    """Walk down in both conventions, by the package and by the reference."""
+    """Run both conventions, with the package and the reference."""
     count = 4 if report.quick else len(PUBLISHED["Keras"])
     steps = range((count - 1) * EVERY + 1)
     paths: dict[str, Array] = {}
@@ -98,7 +98,7 @@ def main(report: Report) -> None:
 
 
 def draw(report: Report, paths: dict[str, Array]) -> None:
-    """Draw both walks, over the steps and over the curve."""
+    """Draw both paths, and their first steps."""
     figure, (over_steps, start) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(3, 2))
     figure.suptitle(f"RMSprop on x / log(x) from {START:.0f}, learning rate {LEARNING_RATE}")
     for (name, path), colour in zip(paths.items(), (RMSPROP, PEER), strict=True):

@@ -1,1 +1,1 @@
-"""What the optimizer is held against, for the tests and the benchmarks alike."""
+"""References and peers that the tests and the benchmarks compare the optimizer with."""

@@ -1,7 +1,7 @@
-"""How far does the optimizer stray from the float64 reference? Both run side by side here.
+"""Measure how far the optimizer deviates from the float64 reference, side by side.
 
-"The same" means |difference| <= tolerance * distance travelled + one ulp(w) per step: rounding
-the weight alone costs an ulp, which a tolerance on the bare distance would not allow.
+"The same" means |difference| <= tolerance * distance travelled + one ulp(w) per step. Rounding the
+weight alone costs an ulp, which a tolerance on the distance does not cover.
 """
 
 import warnings
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6}
 
-# What the reference calls its slots, in the order of `optimizer._roster.parameters`.
+# The reference's names of weight and slots, in the order of `optimizer._roster.parameters`.
 SLOTS = ("weight", "square_average", "gradient_average", "momentum", "accumulator", "average")
 
 
@@ -31,11 +31,11 @@ Groups = Mapping[int, Mapping[str, Any]]
 
 
 class Problem(NamedTuple):
-    """Where the weights start, and what they are given."""
+    """Initial weights, learning rates and gradients."""
 
-    # Each of the shape and dtype of its variable.
+    # Each with the shape and dtype of its variable.
     starts: list[Array]
-    # For each step one learning rate, exact in float32, and for each weight a gradient or None.
+    # For each step a learning rate, exact in float32, and for each weight a gradient or None.
     rates: list[float]
     gradients: list[list[Array | None]]
 
@@ -44,10 +44,10 @@ RANKS: tuple[tuple[int, ...], ...] = ((), (2, 3), (2, 2, 2))
 
 
 def a_problem(*weights: tuple[tuple[int, ...], str], steps: int = 32) -> Problem:
-    """Weights of the given shapes and dtypes under noisy gradients and a moving rate.
+    """Return weights of the given shapes and dtypes, noisy gradients and a changing rate.
 
-    The sizes of the gradients spread over two decades, the last weight but one goes without a
-    gradient now and then, one learning rate is zero, and the rate falls to a third half-way.
+    The sizes of the gradients span two decades, the last weight but one has no gradient at some
+    steps, one learning rate is zero, and the rate falls to a third half-way.
     """
     rng = np.random.default_rng(0)
     starts = [np.asarray(rng.normal(0.0, 1.0, shape), dtype) for shape, dtype in weights]
@@ -68,15 +68,15 @@ def a_problem(*weights: tuple[tuple[int, ...], str], steps: int = 32) -> Problem
 
 
 class Difference(NamedTuple):
-    """How far one kind of tensor strayed at most, over all steps and weights."""
+    """The largest deviation of one kind of tensor, over all steps and weights."""
 
-    # |difference| over what "the same" allows; at most 1 to pass.
+    # |difference| relative to what "the same" allows; at most 1 to pass.
     share: float = 0.0
-    # |difference| over the distance travelled (over the largest value seen, for an average).
+    # |difference| relative to the distance travelled (for averages, to the largest value seen).
     relative: float = 0.0
 
     def or_worse(self, other: "Difference") -> "Difference":
-        """The worse of two, each figure by itself."""
+        """Return the worse of the two, each figure separately."""
         return Difference(max(self.share, other.share), max(self.relative, other.relative))
 
 
@@ -92,12 +92,12 @@ def differences(
 
     Args:
         variant: the configuration of both.
-        problem: where they start, and what they are given.
+        problem: the initial weights, learning rates and gradients.
         tolerance: for each dtype, relative to the distance travelled.
         jit_compile: of the optimizer; op by op unless said, since compiling takes seconds.
         groups: by a weight's position, the settings that it has for itself.
 
-    Returns: the worst difference for each dtype and each kind of tensor.
+    Returns: the worst difference for each dtype and kind of tensor.
     """
     driver = Driver(variant, problem, jit_compile, groups)
     reference = reference_of(variant, problem, groups)
@@ -115,7 +115,7 @@ def differences(
             for name in SLOTS:
                 size = float(np.max(np.abs(_size(want, name))))
                 sizes[i, name] = largest[i, name] = max(size, largest.get((i, name), 0.0))
-        # Reading costs as much as stepping, and an error stays for longer than this.
+        # Reading takes as long as stepping, and errors last longer than 8 steps.
         if t % 8 != 7 and t != last:
             continue
         for i, (want, got) in enumerate(zip(reference.parameters, driver.state(), strict=True)):
@@ -136,10 +136,10 @@ def differences(
 
 
 def _size(parameter: ReferenceParameter, name: str) -> Array:
-    """The numbers whose rounding a slot's error is made of."""
+    """Return the values whose rounding causes a slot's error."""
     if name == "square_average":
-        # E[g²] = s + m² is what s is the rest of: however small the variance is, a clipped
-        # gradient carries a rounding error of the gradient's own size.
+        # E[g²] = s + m²: however small the variance s is, a clipped gradient has a rounding error
+        # proportional to the gradient.
         return parameter.square_average + parameter.gradient_average**2
     return np.asarray(getattr(parameter, name))
 
@@ -152,20 +152,20 @@ def _difference(
         return Difference()
     allowed = tolerance * scale + rounding
     if not (off < np.inf and allowed > 0.0):
-        return Difference(np.inf, np.inf)  # A NaN on either side is infinitely far.
+        return Difference(np.inf, np.inf)  # NaN on either side counts as infinitely far.
     return Difference(off / allowed, off / scale if scale else np.inf)
 
 
 def between(
     got: Sequence[Snapshot], want: Sequence[Snapshot], starts: Sequence[Array], tolerance: float
 ) -> dict[tuple[str, int], Difference]:
-    """Compare two courses of the same weights element by element, after every step.
+    """Compare two runs from the same weights element by element, after every step.
 
-    Slots are measured against the largest value seen; the average about the mean against the raw
-    average of squares, from which the frameworks subtract.
+    Slot errors are relative to the largest value seen; for the centered average, to the raw average
+    of squares, from which the frameworks subtract.
 
     Returns: for each kind of tensor and each weight the worst share of what "the same" allows, and
-        how far apart the two ends are.
+        the relative difference at the end.
     """
     found = {}
     for i, start in enumerate(starts):
@@ -189,21 +189,21 @@ def between(
 
 def _worst(off: Array, allowed: Array, scale: Array) -> Difference:
     shares = np.divide(off, allowed, out=np.where(off == 0.0, 0.0, np.inf), where=allowed > 0.0)
-    # NumPy's maximum keeps a NaN, which is infinitely far.
+    # np.max propagates NaN, which counts as infinitely far.
     worst = np.array([np.max(shares), np.max(off[-1]) / np.max(scale[-1])])
     return Difference(*np.where(np.isnan(worst), np.inf, worst).tolist())
 
 
 class NonNegative(keras.constraints.Constraint):
-    """Not Keras's NonNeg, whose `ops.maximum` rounds float64 on torch."""
+    """Replaces Keras's NonNeg, whose `ops.maximum` rounds float64 on torch."""
 
     def __call__(self, w: Any) -> Any:
-        """Return w with zero for what is below."""
+        """Return w with negative elements set to zero."""
         return ops.relu(w)
 
 
 class Driver:
-    """A `keras_rmsprop.RMSprop` of a variant, led through a problem step by step."""
+    """Runs a variant's `keras_rmsprop.RMSprop` through a problem step by step."""
 
     def __init__(
         self, variant: Variant, problem: Problem, jit_compile: Any, groups: Groups | None = None
@@ -240,7 +240,7 @@ class Driver:
             self.optimizer.apply(gradients, self.variables)
 
     def state(self) -> list[dict[str, Array]]:
-        """Each weight with those slots that its optimizer has, as NumPy arrays."""
+        """Return each weight with its slots, as NumPy arrays."""
         return [
             {
                 name: ops.convert_to_numpy(ops.convert_to_tensor(owner))
@@ -271,7 +271,7 @@ class Listed(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def rmsprop(**arguments: Any) -> keras_rmsprop.RMSprop:
-    """The optimizer, without the warning that centered and corrected averages earn."""
+    """Return the optimizer, without the warning about centered and bias-corrected averages."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*makes the first variance exactly")
         return keras_rmsprop.RMSprop(**arguments)

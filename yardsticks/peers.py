@@ -1,4 +1,4 @@
-"""What do the other frameworks' RMSprops do? Each is driven here through one interface.
+"""Run the other frameworks' RMSprops through one interface.
 
     follow("torch", weights, gradients, rates, alpha=0.9, momentum=0.5)
 
@@ -6,16 +6,16 @@ makes one step of the real optimizer for each entry of `gradients`, with that st
 rate, and returns weights and state after every step. The arguments are the framework's own.
 `follow_ours` does the same with a `keras_rmsprop.RMSprop`.
 
-State carries this package's names and meanings, so that it compares directly:
+State has this package's names and meanings, so that it can be compared directly:
 
-    square_average      the average of g²; about the mean, v - m², when centered; divided by
-                        1 - rho**t where the framework corrects for bias
-    gradient_average    m, corrected in the same way; only when centered
+    square_average      the average of g²; if centered the variance, v - m²; divided by
+                        1 - rho**t if the framework corrects for bias
+    gradient_average    m, corrected in the same way; only if centered
     momentum            what is subtracted from the weights: a buffer of steps, or of directions
-                        where the learning rate stays outside (torch); only when momentum > 0
+                        if the learning rate stays outside (torch); only if momentum > 0
 
-Frameworks are imported when they are asked for. `unavailable` says which of them share a
-process with the active backend.
+Frameworks are imported on demand. `unavailable` says which of them cannot run in one process with
+the active backend.
 """
 # The methods are documented once, in `Peer`.
 # ruff: noqa: D102
@@ -39,16 +39,16 @@ class Snapshot(NamedTuple):
 
 
 class Peer(Protocol):
-    """A framework's optimizer with the weights that it moves."""
+    """A framework's optimizer and its weights."""
 
     def set_rate(self, rate: float) -> None:
-        """Let the following steps have the learning rate `rate`."""
+        """Set the learning rate of the following steps."""
 
     def tensors(self, gradients: Sequence[Array]) -> list[Any]:
-        """Turn gradients into the framework's own tensors."""
+        """Convert gradients to the framework's tensors."""
 
     def step(self, gradients: Sequence[Any]) -> None:
-        """Make one step with tensors; nothing is done but that."""
+        """Make one step with tensors, and nothing else."""
 
     def weights(self) -> list[Array]:
         """Copy the weights."""
@@ -68,12 +68,12 @@ def follow(
 
     Args:
         name: a key of `PEERS`.
-        weights: where the weights start; their dtype is that of all arithmetic. With float64
-            Keras needs `floatx` float64 too, and TensorFlow's older optimizers need
-            hyperparameters that float32 holds exactly, because they round them.
+        weights: the initial weights; their dtype is that of all arithmetic. With float64, Keras
+            needs `floatx` float64 too, and TensorFlow's older optimizers need hyperparameters
+            that are exact in float32, to which they round them.
         gradients: for each step an array for each weight.
         rates: for each step the learning rate; by default the one in `arguments`.
-        **arguments: the framework's own.
+        **arguments: the framework's own arguments.
 
     Returns: weights and state after each step.
     """
@@ -91,7 +91,7 @@ def follow_ours(
 
 
 def unavailable(name: str) -> str | None:
-    """Why a peer cannot run beside the active backend, or None if it can."""
+    """Return why a peer cannot run in one process with the active backend, or None."""
     backend = keras.backend.backend()
     if name in TOGETHER[backend]:
         return None
@@ -185,7 +185,7 @@ class Torch:
         return [self.torch.tensor(g, device=self.device) for g in gradients]
 
     def give(self, gradients: Sequence[Any]) -> None:
-        """Leave the gradients where the optimizer looks for them."""
+        """Set the parameters' `grad`."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
 
@@ -253,7 +253,7 @@ class Optax:
         if hasattr(averages, "mu"):
             slots["gradient_average"] = [np.asarray(m) / correction for m in averages.mu]
         if self.has_momentum:
-            # The trace is added to the weights, this package's buffer subtracted from them.
+            # optax adds its trace to the weights; this package subtracts its buffer.
             slots["momentum"] = [-np.asarray(b) for b in trace.trace]
         return _centralized(Snapshot(self.weights(), slots))
 
@@ -294,12 +294,12 @@ class _OnTensorFlow:
         return _centralized(Snapshot(self.weights(), slots))
 
     def slot(self, name: str) -> list[Any]:
-        """The slot variables of one name of this package's."""
+        """Return the slot variables that this package calls `name`."""
         return [self.optimizer.get_slot(v, self.slots[name]) for v in self.variables]
 
 
 class TF1(_OnTensorFlow):
-    """`tf.compat.v1.train.RMSPropOptimizer`, its dense kernels."""
+    """`tf.compat.v1.train.RMSPropOptimizer`, with its dense kernels."""
 
     slots = {  # noqa: RUF012
         "square_average": "rms",
@@ -353,7 +353,8 @@ PEERS: dict[str, Callable[..., Peer]] = {
     "tf_keras": TFKeras,
 }
 
-# Which peers run in one process with a backend: all beside TensorFlow, its own kin elsewhere.
+# The peers that run in one process with each backend: all with TensorFlow, otherwise only those
+# of the same framework.
 TOGETHER: dict[str, tuple[str, ...]] = {
     "tensorflow": tuple(PEERS),
     "jax": ("keras", "optax"),
@@ -363,14 +364,14 @@ TOGETHER: dict[str, tuple[str, ...]] = {
 
 def _tf_keras() -> Any:
     with warnings.catch_warnings():
-        # Whatever tf_keras deprecates while it is imported is its own matter.
+        # Ignore tf_keras's deprecation warnings on import.
         warnings.simplefilter("ignore")
         import tf_keras
     return tf_keras
 
 
 def _centralized(snapshot: Snapshot) -> Snapshot:
-    """Turn the average of g² into the one about the mean, v - m², if there is a mean."""
+    """Convert the average of g² to the variance, v - m², if there is a mean."""
     weights, slots = snapshot
     if "gradient_average" in slots:
         pairs = zip(slots["square_average"], slots["gradient_average"], strict=True)
@@ -383,7 +384,7 @@ def _copies(read: Callable[[Any], Array], tensors: Sequence[Any]) -> list[Array]
 
 
 def _from_keras(variable: Any) -> Array:
-    # Without ops.convert_to_numpy, which copies in a way that NumPy 2 warns of.
+    # Not ops.convert_to_numpy, whose copy triggers a warning in NumPy 2.
     tensor = keras.ops.stop_gradient(variable)
     return _from_torch(tensor) if keras.backend.backend() == "torch" else np.asarray(tensor)
 

@@ -1,4 +1,4 @@
-"""The memory of this process as the system sees it: its resident bytes, now and at their peak."""
+"""The resident memory of this process, current and peak."""
 
 import re
 import resource
@@ -11,21 +11,21 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def now() -> int:
-    """Return the bytes in use."""
+    """Return the current resident bytes."""
     return psutil.Process().memory_info().rss
 
 
-# psutil tells the peak on Windows only.
+# psutil provides the peak on Windows only.
 
 
 def forget_peak() -> None:
-    """Start a new peak at the bytes in use now; only Linux can."""
+    """Reset the peak to the current bytes; works on Linux only."""
     if _CLEAR.exists():
         _CLEAR.write_text("5")
 
 
 def peak() -> int:
-    """Return the peak in bytes."""
+    """Return the peak resident bytes."""
     if _STATUS.exists():
         (kibibytes,) = re.findall(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
         return 1024 * int(kibibytes)

@@ -1,8 +1,8 @@
-"""Which configurations are tested? All of the rule, and Keras's own options pairwise on top.
+"""The tested configurations: all combinations of the rule, and Keras's options pairwise.
 
-Each axis names its levels; the first is the default. A level is the arguments that it takes,
-under the names that `keras_rmsprop.RMSprop` and `keras_rmsprop.reference.Reference` share.
-Levels without arguments are a matter of how an optimizer is driven, see `yardsticks.agreement`.
+Each axis lists its levels; the first is the default. A level consists of arguments, under the names
+that `keras_rmsprop.RMSprop` and `keras_rmsprop.reference.Reference` share. Levels without arguments
+affect how `yardsticks.agreement` runs the optimizer.
 """
 
 import itertools
@@ -15,11 +15,11 @@ Axes = Mapping[str, Mapping[str, dict[str, Any]]]
 class Variant(NamedTuple):
     """One configuration."""
 
-    # The levels that are not defaults, after the form: "centered-lr_outside-l2".
+    # The form and the non-default levels: "centered-lr_outside-l2".
     id: str
     # The level of each axis.
     levels: dict[str, str]
-    # What the levels say together.
+    # The arguments of all levels together.
     arguments: dict[str, Any]
 
 
@@ -32,7 +32,7 @@ RULE: Axes = {
         "lr_outside": {"momentum": 0.8, "lr_in_momentum": False},
         "lr_outside_nesterov": {"momentum": 0.8, "lr_in_momentum": False, "nesterov": True},
     },
-    # Large enough beside gradients of size 1 that its place shows.
+    # Large enough relative to gradients of size 1 that its position matters.
     "epsilon": {
         "eps_inside": {"epsilon": 0.01},
         "eps_outside": {"epsilon": 0.01, "epsilon_inside_sqrt": False},
@@ -86,7 +86,7 @@ def two_groups(variant: Variant) -> dict[int, dict[str, Any]]:
 
 
 def rule_variants() -> list[Variant]:
-    """Every combination of the rule's options, 240 of them."""
+    """Return all 240 combinations of the rule's options."""
     return [
         _variant(RULE, dict(zip(RULE, levels, strict=True)))
         for levels in itertools.product(*RULE.values())
@@ -94,13 +94,13 @@ def rule_variants() -> list[Variant]:
 
 
 def option_variants() -> list[Variant]:
-    """Rows in which any two levels of any two axes, the rule's included, meet at least once."""
+    """Return variants in which every two levels of different axes occur together at least once."""
     axes = {**RULE, **KERAS}
     return [_variant(axes, levels) for levels in all_pairs(axes)]
 
 
 def all_pairs(axes: Axes) -> list[dict[str, str]]:
-    """Cover all pairs of levels with few rows, the next row always by the same greedy choice."""
+    """Cover all pairs of levels with few rows, chosen greedily and deterministically."""
     missing = {
         pair
         for levels in (

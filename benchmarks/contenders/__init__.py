@@ -1,11 +1,11 @@
-"""Who can make the steps of a problem on the active backend.
+"""The contenders on each backend.
 
 Each backend's module has
 
-    MODES                     how a step can be run there: "eager", "graph", "xla", "jit"
-    builders(mode, problem)   for each contender's name a function that makes it
-    device()                  the device that the contenders run on, in words
-    forget_peak(), peak()     the bytes taken on the host at most, since they were last forgotten
+    MODES                     the ways to run a step: "eager", "graph", "xla", "jit"
+    builders(mode, problem)   for each contender's name a function that creates it
+    device()                  the name of the device that the contenders run on
+    forget_peak(), peak()     reset and return the peak of the host's memory in bytes
 """
 
 import importlib
@@ -20,7 +20,7 @@ from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 from benchmarks.results import OURS
 from yardsticks import peers
 
-# Contenders whose rule differs from ours as configured: arguments of the reference.
+# Arguments of the reference for contenders whose rule differs from ours.
 CONVENTIONS: dict[str, dict[str, bool]] = {
     "tf_keras legacy": {"epsilon_inside_sqrt": False},
     "torch": {"epsilon_inside_sqrt": False},
@@ -28,7 +28,7 @@ CONVENTIONS: dict[str, dict[str, bool]] = {
     "torch compiled": {"epsilon_inside_sqrt": False},
 }
 
-# The two that every backend has.
+# The two contenders that exist on every backend.
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     OURS: keras_rmsprop.RMSprop,
     "keras": keras.optimizers.RMSprop,
@@ -36,17 +36,17 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 
 
 def on(backend: str) -> ModuleType:
-    """Return the module of a backend, the active one."""
+    """Return the module of the backend, which must be the active one."""
     return importlib.import_module(f"benchmarks.contenders.{backend}")
 
 
 def optimizer_of(name: str, **options: Any) -> Any:
-    """Make one of `OPTIMIZERS` with the numbers that all contenders have."""
+    """Create one of `OPTIMIZERS` with the common hyperparameters."""
     return OPTIMIZERS[name](learning_rate=LEARNING_RATE, rho=0.9, epsilon=EPSILON, **options)
 
 
 def built(name: str, problem: Problem) -> peers.OnKeras:
-    """Make one of `OPTIMIZERS` with its slots, and variables at the problem's start."""
+    """Create one of `OPTIMIZERS`, built on variables with the problem's initial weights."""
     peer = peers.OnKeras(optimizer_of(name, **problem.options), problem.start)
     peer.optimizer.build(peer.variables)
     return peer

@@ -1,4 +1,4 @@
-"""Contenders on JAX: keras, eager or through `stateless_apply`, and optax under `jit`."""
+"""Contenders on JAX: keras, eager or with `stateless_apply`, and optax under `jit`."""
 
 import functools
 from typing import Any
@@ -24,7 +24,7 @@ def device() -> str:
 
 
 def builders(mode: str, problem: Problem) -> Builders:
-    """Return for each contender's name a function that makes it."""
+    """Return for each contender's name a function that creates it."""
     gradients = functools.cache(lambda: [jnp.asarray(g) for g in problem.gradients])
 
     def eager(name: str) -> Contender:
@@ -42,8 +42,8 @@ def builders(mode: str, problem: Problem) -> Builders:
             weights, slots = state
             return peer.optimizer.stateless_apply(slots, gradients, weights)
 
-        # The variables' own arrays, which the first call takes: a copy kept in them would be
-        # memory that the step does not need.
+        # The variables' own arrays, which the first call donates: copies would leave the originals
+        # in memory.
         state = [v.value for v in peer.variables], [v.value for v in peer.optimizer.variables]
         return _loop(stateless, state, gradients())
 
@@ -69,7 +69,7 @@ def builders(mode: str, problem: Problem) -> Builders:
 
 
 def _loop(stateless: Any, state: Any, gradients: Any) -> Contender:
-    """A contender that carries its state from call to call, donated."""
+    """Return a contender that passes its state from call to call, donated."""
     compiled = jax.jit(stateless, donate_argnums=0)
     carried = [state]
 
@@ -84,6 +84,6 @@ def _loop(stateless: Any, state: Any, gradients: Any) -> Contender:
 
 
 def _device_copy(count: int) -> Contender:
-    # Not a plain copy, which XLA would leave out.
+    # XLA would optimize a plain copy away.
     copy = _loop(lambda x, _: x + 1, jnp.zeros(count, jnp.float32), None)
     return copy._replace(weights=None)

@@ -1,4 +1,4 @@
-"""Contenders on TensorFlow: keras, and tf_keras old and new."""
+"""Contenders on TensorFlow: keras, and tf_keras's current and legacy optimizers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -27,20 +27,20 @@ def device() -> str:
 
 
 def forget_peak() -> None:
-    """Start a new peak at the bytes in use now."""
+    """Reset the peak to the bytes in use now."""
     tf.config.experimental.reset_memory_stats("CPU:0")
 
 
 def peak() -> int:
-    """Return the most bytes that were in use.
+    """Return the peak of the bytes in use.
 
-    TensorFlow's allocator knows; it keeps what was freed, so the system does not.
+    From TensorFlow's allocator: it keeps freed memory, so the system's figure is too high.
     """
     return int(tf.config.experimental.get_memory_info("CPU:0")["peak"])
 
 
 def builders(mode: str, problem: Problem) -> Builders:
-    """Return for each contender's name a function that makes it."""
+    """Return for each contender's name a function that creates it."""
     gradients = functools.cache(lambda: [tf.constant(g) for g in problem.gradients])
 
     def contender(peer: peers.Peer) -> Contender:
@@ -70,6 +70,6 @@ def builders(mode: str, problem: Problem) -> Builders:
 
 
 def tf_keras_peer(name: str, weights: Sequence[Array], **options: Any) -> Any:
-    """Make an optimizer of tf_keras with the numbers that all contenders have."""
+    """Create a tf_keras optimizer with the common hyperparameters."""
     numbers = {"learning_rate": LEARNING_RATE, "rho": 0.9, "epsilon": EPSILON}
     return peers.PEERS[name](weights, **numbers, **options)

@@ -1,4 +1,4 @@
-"""Contenders on torch: keras, and torch.optim one tensor at a time, together, compiled."""
+"""Contenders on torch: keras, and torch.optim with a loop, with foreach, and compiled."""
 
 import functools
 from typing import Any
@@ -25,7 +25,7 @@ def device() -> str:
 
 
 def builders(mode: str, problem: Problem) -> Builders:
-    """Return for each contender's name a function that makes it."""
+    """Return for each contender's name a function that creates it."""
     assert mode in MODES
 
     place = "cuda" if CUDA else "cpu"

@@ -114,7 +114,7 @@ def _read_described_state(arrays: Mapping[str, Array]) -> State:
     rest = {key: value for key, value in arrays.items() if key != "checksum"}
     checksum = arrays.get("checksum")
     if any(value.dtype.kind not in "iuf" for value in arrays.values()):
-        raise damage("it holds what are no numbers")
+        raise damage("it holds arrays that are not numeric")
     # HDF5 files have no checksum of their own, so a flipped bit would go unnoticed.
     take = checksum_of if version > 1 else _checksum_of_format_1
     if checksum is None or checksum.size != 1 or checksum.dtype.kind != "u":
@@ -126,7 +126,7 @@ def _read_described_state(arrays: Mapping[str, Array]) -> State:
     try:
         state = _from_fields(fields, rest)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise damage("its description is none of this package's") from error
+        raise damage("its description is not one that this package writes") from error
     reason = why_impossible(state)
     if reason is not None:
         raise damage(reason)

@@ -86,7 +86,7 @@ def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
     )
     reason = why_impossible(state)
     if reason is not None:
-        raise ValueError(f"The state is none of this optimizer's: {reason}. {NOTHING}")
+        raise ValueError(f"The state cannot be this optimizer's: {reason}. {NOTHING}")
     return state
 
 
@@ -105,7 +105,7 @@ def _given(value: Any, own: Array | None, subject: str) -> Array:
 def _scalar(value: Any, name: str) -> float:
     number = _given(value, np.zeros(()), f"The saved {name}").item()
     if name != "learning_rate" and not (math.isfinite(number) and number == int(number)):
-        raise ValueError(f"The saved {name} is no whole number, received {number!r}. {NOTHING}")
+        raise ValueError(f"The saved {name} is not an integer, received {number!r}. {NOTHING}")
     return number
 
 

@@ -54,11 +54,11 @@ def _why_impossible_slots(slots: Mapping[str, Array], centered: bool) -> str | N
     if square_average is None:
         # A float8 scale has at most an accumulator.
         unexplained = set(slots) & {"gradient_average", *Progress._fields}
-        return "there are averages without one of squares" if unexplained else None
+        return "there are averages but no average of squares" if unexplained else None
     if np.any(square_average < 0):
-        return "the average of squares lies below zero"
+        return "the average of squares is negative"
     if centered != ("gradient_average" in slots):
-        return "the average of gradients is not what its options ask for"
+        return "the average of gradients does not match the option `centered`"
     return _why_impossible_progress(slots, square_average.shape)
 
 
