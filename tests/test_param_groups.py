@@ -73,7 +73,7 @@ def test_torchs_param_groups_are_groups(float64: None, centered: bool) -> None:
     reason = peers.unavailable("torch")
     if reason is not None:
         pytest.skip(reason)
-    import torch
+    torch = pytest.importorskip("torch")
 
     course = Course()
     parameters = [torch.nn.Parameter(torch.tensor(w)) for w in course.starts]
@@ -122,8 +122,7 @@ def test_optax_multi_transform_is_groups(float64: None) -> None:
     reason = peers.unavailable("optax")
     if reason is not None:
         pytest.skip(reason)
-    import jax
-    import optax
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
 
     course = Course()
     labels = ["body", "body", "head", "other"]
