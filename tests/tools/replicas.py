@@ -50,6 +50,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.5,
         "skip_nonfinite": True,
     },
+    "groups": {
+        "momentum": 0.5,
+        "global_clipnorm": 0.05,
+        "transform": "centralize",
+        "groups": {
+            ".*/kernel": {"learning_rate": 0.5, "rho": 0.5, "weight_decay": 0.5},
+            ".*/bias": {"learning_rate": 2.0, "momentum": 0.0, "l2": 0.1, "transform": None},
+        },
+    },
 }
 
 
