@@ -461,6 +461,7 @@ KINDS: dict[str, tuple[dict[str, Any], int]] = {
     "plain": ({}, 1),
     "accumulating": ({"accumulation_steps": 2}, 1),
     "completing": ({"accumulation_steps": 2}, 2),
+    "completing, clipped": ({"accumulation_steps": 2, "clip": "global_norm"}, 2),
     "constrained": ({"constraints": (lambda w: w * 0.5,) * 2}, 1),
     "overwritten": ({"overwritten": (True, True)}, 1),
     "overwritten, completing": ({"overwritten": (True, True), "accumulation_steps": 2}, 2),
@@ -502,14 +503,15 @@ def test_a_flag_that_is_down_is_a_gradient_that_is_missing(
     missing = [g if is_there else None for g, is_there in zip(given, there, strict=True)]
     dummies = [g if is_there else 0.0 * g for g, is_there in zip(given, there, strict=True)]
     flags = {i: ops.convert_to_tensor(is_there) for i, is_there in enumerate(there)}
-    want, _ = _step.step(plan, NUMBERS, counters_at(call), 0.5, start, missing)
-    got, counted = _step.step(plan, NUMBERS, counters_at(call), 0.5, start, dummies, flags=flags)
+    numbers = NUMBERS._replace(clip=1.0)
+    want, _ = _step.step(plan, numbers, counters_at(call), 0.5, start, missing)
+    got, counted = _step.step(plan, numbers, counters_at(call), 0.5, start, dummies, flags=flags)
     assert_same(got, want)
     assert int(counted.calls) == call
     # One whose presence is known needs no flag.
     up, down = there.index(True), there.index(False)
     got, _ = _step.step(
-        plan, NUMBERS, counters_at(call), 0.5, start, dummies, flags={down: flags[down]}
+        plan, numbers, counters_at(call), 0.5, start, dummies, flags={down: flags[down]}
     )
     assert numpy(flags[up])
     assert_same(got, want)

@@ -191,7 +191,9 @@ def step(
         for i, g in present.items():
             # Without a gradient in the completing call, a variable keeps its sum.
             taken = completes if i not in flags else ops.logical_and(completes, flags[i])
-            results[i], present[i] = accumulate(plan, parameters[i], g, taken)
+            results[i], mean = accumulate(plan, parameters[i], g, taken)
+            # A sum that waits is not part of this step's global norm.
+            present[i] = mean if i not in flags else ops.where(flags[i], mean, ops.zeros_like(mean))
 
     for i, value in values.items():
         taken = take_as_value(parameters[i], value, completes)
