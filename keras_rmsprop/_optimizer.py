@@ -388,6 +388,9 @@ class RMSprop(keras.optimizers.Optimizer):
         together = held | {key: given[key] for key in new}
         order = given if held.keys() <= given.keys() else together
         with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.reopened():
+            if groups:
+                # The updates that rows have missed were made with the old settings.
+                self.settle()
             self._held_groups = HeldGroups(own)
             self._build_again([together[key] for key in order])
             for key in new:

@@ -255,3 +255,25 @@ def test_a_table_decays_late_beside_weights_with_momentum_and_decay(
         np.testing.assert_allclose(parameter.weight.numpy(), want.weight, rtol=1e-13, atol=1e-13)
         average = parameter.square_average.numpy()
         np.testing.assert_allclose(average, want.square_average, rtol=1e-13)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has gradients of rows")
+@pytest.mark.parametrize("later", [{"rho": 0.5}, {"lazy": False}], ids=str)
+def test_a_table_that_gets_a_group_has_made_up_for_what_its_rows_missed(
+    float64: None, later: dict[str, Any]
+) -> None:
+    import tensorflow as tf
+
+    table = keras.Variable(np.ones((4, 2)), dtype="float64", name="table")
+    optimizer = RMSprop(0.02, lazy=True)
+    reference = Reference([np.ones((4, 2))])
+    for t in range(8):
+        if t == 4:
+            optimizer.add_variables([table], groups={"table": later})
+            reference.rho = later.get("rho", 0.9)
+        rows = tf.constant([[1.0, -2.0]], tf.float64)
+        optimizer.apply([tf.IndexedSlices(rows, tf.constant([t % 3]), (4, 2))], [table])
+        dense = np.zeros((4, 2))
+        dense[t % 3] = [1.0, -2.0]
+        reference.apply([dense], 0.02)
+    np.testing.assert_allclose(table.numpy(), reference.weights[0], rtol=1e-13)
