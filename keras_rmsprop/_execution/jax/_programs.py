@@ -54,7 +54,9 @@ class Trace:
             for name, is_there in zip(Parameter._fields, there, strict=True)
             if is_there
         ]
-        changes += [True] * sum(self.fields[-1])
+        counters = zip(_step.Counters._fields, self.fields[-1], strict=True)
+        # A step only reads the rates of groups, which another thread may assign meanwhile.
+        changes += [name != "rates" for name, is_there in counters if is_there]
         places = [place for place, changing in enumerate(changes) if changing]
         return sorted(places, key=self.weights().__contains__)
 
