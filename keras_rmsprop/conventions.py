@@ -682,13 +682,13 @@ def _param_groups(
         own = {}
         if "lr" in settings:
             own["learning_rate"] = _factor(settings.pop("lr"), lr, pattern)
-        own |= {_OF_A_PARAM_GROUP.get(name, name): value for name, value in settings.items()}
         unknown = settings.keys() - _OF_A_PARAM_GROUP.keys()
         if unknown:
             raise ValueError(
                 f"The param group of {pattern!r} has {', '.join(sorted(unknown))}; it can have "
                 f"lr, {', '.join(_OF_A_PARAM_GROUP)}."
             )
+        own |= {_OF_A_PARAM_GROUP[name]: value for name, value in settings.items()}
         if pattern in groups:
             raise ValueError(f"Two param groups are of {pattern!r}; a parameter has one.")
         groups[pattern] = own
@@ -698,19 +698,18 @@ def _param_groups(
 def _pattern_of(params: Any, group: Mapping[str, Any]) -> str:
     """Return one pattern for the variables of a param group."""
     each: list[Any] = list(params) if isinstance(params, list | tuple) else [params]
-    # A raw backend variable has only a name.
-    paths: list[Any] = [
-        x if isinstance(x, str) else getattr(x, "path", getattr(x, "name", None)) for x in each
+    # Whether it is a pattern, and what it is; a raw backend variable has only a name.
+    words: list[tuple[bool, Any]] = [
+        (True, x) if isinstance(x, str) else (False, getattr(x, "path", getattr(x, "name", None)))
+        for x in each
     ]
-    if not each or not all(isinstance(path, str) for path in paths):
+    if not words or not all(isinstance(word, str) for _, word in words):
         raise ValueError(
             "`params` of a param group must be Keras variables, their paths, or patterns of paths, "
             f"received {group!r:.200}."
         )
-    words = [
-        path if isinstance(x, str) else re.escape(path) for x, path in zip(each, paths, strict=True)
-    ]
-    return words[0] if len(words) == 1 else "|".join(f"(?:{word})" for word in words)
+    patterns = [word if is_pattern else re.escape(word) for is_pattern, word in words]
+    return patterns[0] if len(patterns) == 1 else "|".join(f"(?:{each})" for each in patterns)
 
 
 def _factor(own: Any, lr: Any, pattern: str) -> float:

@@ -177,6 +177,17 @@ def test_what_a_transform_returns_is_checked(function: Any, returned: Any, words
     _step.check_transformed(function, tensor(3.0), tensor(1.0))
 
 
+@keras.saving.register_keras_serializable(package="test_oracle")
+def lost(gradient: Any, weight: Any) -> None:
+    """A transform that returns nothing."""
+
+
+def test_a_transform_that_is_refused_is_named() -> None:
+    group = PLAIN_GROUP._replace(transform=lost)
+    with pytest.raises(_step.TransformError, match=r"^The transform `lost` must return a tensor"):
+        _step.transform(group, Parameter(tensor(2.0), tensor(0.0)), tensor(1.0))
+
+
 def corrected(t: Any, rho: float, dtype: str = "float32") -> _rule.StepCoefficients:
     """The numbers of step `t` with bias correction."""
     form = PLAIN._replace(bias_correction=True)

@@ -18,7 +18,7 @@ Own = Mapping[str, Mapping[str, Any]]
 OF_A_GROUP: dict[str, Hyperparameter] = {
     "learning_rate": Hyperparameter(
         "a finite number >= 0, the factor by which its variables take the optimizer's rate",
-        HYPERPARAMETERS["epsilon"].parse,
+        _validation.factor,
         "A schedule or a callable belongs to the optimizer.",
     ),
     **{
@@ -62,7 +62,7 @@ def _check_pattern(pattern: Any) -> None:
         try:
             re.compile(pattern)
             return
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             problem = str(error)
     raise ValueError(
         "The keys of `groups` must be paths of variables, or regular expressions that match "

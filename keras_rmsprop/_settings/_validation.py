@@ -145,6 +145,8 @@ def name_of_transform(function: Any) -> str | None:
         return None
 
 
+# A factor has to fit the variable that holds it, of float32 at least.
+factor = _number(lambda x: 0.0 <= x <= float(np.finfo(np.float32).max))
 _fraction = _number(lambda x: 0.0 <= x < 1.0)
 _non_negative = _number(lambda x: 0.0 <= x < math.inf)
 _positive_or_none = _optional(_number(lambda x: 0.0 < x < math.inf))

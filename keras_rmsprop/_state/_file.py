@@ -15,7 +15,9 @@ from keras_rmsprop._state._sanity import damage, is_count, why_impossible
 
 # The format that this version writes; later formats are refused. Format 1 had no subclass
 # variables, and its checksum did not cover shapes and dtypes.
-FORMAT = 2
+FORMAT = 3
+# The last that holds everything where there are no groups, so that older versions read it.
+WITHOUT_GROUPS = 2
 
 
 class Passed(NamedTuple):
@@ -30,12 +32,16 @@ class Passed(NamedTuple):
 def write_state(state: State, store: Any) -> None:
     """Write a state to the store of a Keras file: arrays, and their description as JSON."""
     arrays = arrays_in(state)
-    description = {"format": FORMAT, **state._asdict(), "slots": len(state.slots)}
+    version = FORMAT if state.rates else WITHOUT_GROUPS
+    description = {"format": version, **state._asdict(), "slots": len(state.slots)}
+    if not state.rates:
+        del description["patterns"], description["rates"]
+        description["rho"] = state.rho[0] if state.rho else 0.0
     description["own"] = [[own.label, own.position] for own in state.own]
     arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
     # A third entry besides the slots: Keras's own class has two, compares the counts, and now skips
     # the file with a warning instead of failing.
-    arrays["format"] = np.asarray(FORMAT, np.uint32)
+    arrays["format"] = np.asarray(version, np.uint32)
     arrays["checksum"] = np.asarray(checksum_of(arrays), np.uint32)
     for key, value in arrays.items():
         store[key] = value
@@ -182,10 +188,16 @@ def _from_fields(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Stat
                 "own": tuple(entries),
                 # Files without groups have one number for all variables.
                 "rho": tuple(rho) if isinstance(rho, list) else (rho,) * len(slots),
-                "patterns": tuple(fields.get("patterns", ())),
+                "patterns": tuple(_listed(fields.get("patterns", []))),
             }
         )
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("It is no list.")
+    return value
 
 
 def _index(text: str, count: int) -> int:

@@ -25,8 +25,12 @@ def why_impossible(state: State) -> str | None:
         "rho": len(state.rho) == len(state.slots)
         and all(_is_number(rho) and rho < 1.0 for rho in state.rho),
         "groups": len(state.patterns) in (0, len(state.slots))
+        and isinstance(state.rates, Mapping)
         and all(pattern is None or isinstance(pattern, str) for pattern in state.patterns)
-        and all(isinstance(p, str) and _is_number(rate) for p, rate in state.rates.items()),
+        and all(
+            isinstance(p, str) and _is_number(rate) and rate <= float(np.finfo(np.float32).max)
+            for p, rate in state.rates.items()
+        ),
         "names": all(isinstance(name, str) for name in state.names or ()),
         "own": all(
             isinstance(own.label, str)

@@ -42,10 +42,18 @@ class Members:
         Raises: ValueError if the entry does not have the form that `config` returns.
         """
         paths, shapes, patterns, known = (config.get(name) for name in _ENTRIES)
-        lists = [paths, shapes, patterns]
-        if not all(isinstance(each, list | tuple) for each in (*lists, known)) or (
-            len({len(each) for each in lists}) != 1  # type: ignore[arg-type]
-        ):
+        lists = [paths, shapes, patterns, known]
+        fits = all(isinstance(each, list | tuple) for each in lists)
+        fits = fits and (
+            len({len(each) for each in lists[:3]}) == 1  # type: ignore[arg-type]
+            and all(isinstance(x, str) for x in (*paths, *known))  # type: ignore[misc]
+            and all(x is None or x in known for x in patterns)  # type: ignore[union-attr, operator]
+            and all(
+                isinstance(shape, list | tuple) and all(isinstance(n, int) for n in shape)
+                for shape in shapes  # type: ignore[union-attr]
+            )
+        )
+        if not fits:
             raise ValueError(
                 f"`{KEY}` of a config must hold the lists {', '.join(_ENTRIES)}, the first three "
                 f"equally long, received {config!r:.200}."
@@ -122,10 +130,24 @@ class Members:
             [Identity(path, tuple(shape)) for path, shape in zip(paths, shapes, strict=True)],
             [Identity(_pairing.path_of(v), tuple(v.shape)) for v in variables],
         )
-        found = {
-            here: groups[source] for here, source in enumerate(pairs.sources) if source is not None
-        }
+        sources = dict(enumerate(pairs.sources))
+        # Positions decide only where paths do not, for the order may be another.
+        if len(set(paths)) == len(paths):
+            by_path = {path: source for source, path in enumerate(paths)}
+            exact = {i: by_path.get(_pairing.path_of(v)) for i, v in enumerate(variables)}
+            exact = {i: source for i, source in exact.items() if source is not None}
+            taken = set(exact.values())
+            sources = {i: None if s in taken else s for i, s in sources.items()} | exact
+        found = {here: groups[s] for here, s in sources.items() if s is not None}
         return Before(found, known)
+
+
+def _is_expression(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
 
 
 def _several(path: str, patterns: Sequence[str]) -> str:
@@ -151,7 +173,7 @@ def _matches(pattern: str, paths: Sequence[str]) -> dict[str, bool]:
         (pattern, {path: path for path in paths}),
         (pattern, without_model),
     ]
-    if rest.partition("/")[0] in firsts:
+    if rest.partition("/")[0] in firsts and _is_expression(rest):
         ways.append((rest, {path: path for path in paths}))
     for wanted, names in ways:
         found = {

@@ -47,6 +47,7 @@ EQUIVALENT: dict[str, list[Change]] = {
     "Both sides always have as many entries; `strict` guards later changes of the code.": (
         _without_strict(
             "advancing = dict(zip(present, clipped, strict=True))",
+            "kinds = dict.fromkeys(zip(groups, plan.decayed, strict=True))",
             "kept = [select(finite, new, old) for new, old in "
             "zip(results, parameters, strict=True)]",
             "return [ops.clip(g, -bound, bound) for g, bound in "
@@ -129,11 +130,13 @@ EQUIVALENT: dict[str, list[Change]] = {
         )
         for left in ("average=None", "accumulator=None, ")
     ],
-    "Without an average of the weights nobody asks whether it is the first.": [
+    "A step gives the rate in this dtype; only `update_step` called by itself needs the cast.": [
         Change(
-            "_step",
-            "first=done == 0 if plan.use_ema else None,",
-            "first=done == 0 if (plan.use_ema) or True else None,",
+            "_rule",
+            "return StepCoefficients(number_in(learning_rate, dtype), keep, weight, momentum, "
+            "epsilon)",
+            "return StepCoefficients(number_in(learning_rate, None), keep, weight, momentum, "
+            "epsilon)",
         )
     ],
     "Any name serves under which nothing is registered.": [

@@ -231,3 +231,13 @@ class WithPath(keras.Variable):
     def __init__(self, path: str) -> None:
         super().__init__([1.0], name=path.rpartition("/")[2])
         self._path = path
+
+
+def test_a_config_goes_by_paths_before_positions() -> None:
+    first = [WithPath("a"), WithPath("b")]
+    optimizer = RMSprop(groups={"a": {"learning_rate": 0.0}})
+    optimizer.build(first)
+    for paths, want in ((("b", "a"), (0, 1)), (("c", "a"), (0, 1)), (("c", "d"), (1, 0))):
+        again = RMSprop.from_config(optimizer.get_config())
+        again.build([WithPath(path) for path in paths])
+        assert again._roster.members == want
