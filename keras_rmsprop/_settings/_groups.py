@@ -5,12 +5,12 @@ optimizer's, including later changes.
 """
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._validation import HYPERPARAMETERS, Hyperparameter
+from keras_rmsprop._variables._patterns import problem_of
 
 # By pattern, the group's own settings.
 Own = Mapping[str, Mapping[str, Any]]
@@ -36,6 +36,9 @@ OF_A_GROUP: dict[str, Hyperparameter] = {
     },
 }
 
+# What can be read of a group: its own settings, and those of the optimizer.
+_READABLE = {*HYPERPARAMETERS, *OF_A_GROUP}
+
 _EXAMPLE = '{"backbone/.*": {"learning_rate": 0.1}}'
 
 
@@ -57,17 +60,12 @@ def checked_groups(value: Any) -> dict[str, dict[str, Any]]:
 
 
 def _check_pattern(pattern: Any) -> None:
-    problem = "it is not a string"
-    if isinstance(pattern, str):
-        try:
-            re.compile(pattern)
-            return
-        except (re.error, OverflowError, RecursionError) as error:
-            problem = str(error)
-    raise ValueError(
-        "The keys of `groups` must be paths of variables, or regular expressions that match "
-        f"whole paths, received {pattern!r}: {problem}."
-    )
+    problem = problem_of(pattern) if isinstance(pattern, str) else "it is not a string"
+    if problem is not None:
+        raise ValueError(
+            "The keys of `groups` must be paths of variables, or regular expressions that match "
+            f"whole paths, received {pattern!r}: {problem}."
+        )
 
 
 def _checked_settings(pattern: str, own: Any) -> dict[str, Any]:
@@ -144,10 +142,10 @@ class Group:
         rho, momentum, epsilon, weight_decay, l2, maximize, lazy, transform: as for the optimizer,
             whose values apply unless set here.
 
-    An assignment is checked as the optimizer's are, and acts from the next step on without a new
-    compilation; see `RMSprop.groups` for functions that have been traced. `learning_rate = 0.0`
-    freezes: the averages go on, and with `lr_in_momentum=True` the steps that are in the momentum
-    buffer run out.
+    An assignment is checked as the optimizer's are, and acts from the next step on, without a new
+    compilation unless it switches something on or off; see `RMSprop.groups` for functions that have
+    been traced. `learning_rate = 0.0` freezes: the averages go on, and with `lr_in_momentum=True`
+    the steps that are in the momentum buffer run out.
     """
 
     def __init__(self, pattern: str, owner: "Groups") -> None:
@@ -155,7 +153,7 @@ class Group:
         object.__setattr__(self, "_owner", owner)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in {**HYPERPARAMETERS, **OF_A_GROUP}:
+        if name.startswith("_") or name not in _READABLE:
             raise AttributeError(
                 f"A group of an optimizer has no `{name}`; it has {', '.join(OF_A_GROUP)}."
             )

@@ -4,11 +4,11 @@ Keras identifies an excluded variable by its object's id, which is useless in a 
 is identified by its position among the built variables, or by its path.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_rmsprop._variables import _pairing
+from keras_rmsprop._variables._patterns import problem_of
 
 # The config entry with the exclusions; absent if there are none.
 KEY = "exclude_from_weight_decay"
@@ -20,13 +20,12 @@ def check_patterns(names: Sequence[str]) -> None:
     Raises: ValueError that names the first invalid one.
     """
     for name in names:
-        try:
-            re.compile(name)
-        except (re.error, TypeError) as error:
+        problem = problem_of(name)
+        if problem is not None:
             raise ValueError(
                 "`var_names` must be regular expressions (a plain part of a name is one), "
-                f"received {name!r}: {error}."
-            ) from None
+                f"received {name!r}: {problem}."
+            )
 
 
 class Exclusions:

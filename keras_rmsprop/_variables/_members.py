@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._pairing import Identity
+from keras_rmsprop._variables._patterns import problem_of
 
 # The config entry with the group of each variable; absent without groups.
 KEY = "group_members"
@@ -142,14 +143,6 @@ class Members:
         return Before(found, known)
 
 
-def _is_expression(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
-
-
 def _several(path: str, patterns: Sequence[str]) -> str:
     both = " and ".join(map(repr, patterns))
     return (
@@ -169,12 +162,10 @@ def _matches(pattern: str, paths: Sequence[str]) -> dict[str, bool]:
     if len(firsts) == 1:
         without_model = {path: path.partition("/")[2] for path in paths}
     rest = pattern.partition("/")[2]
-    ways: list[tuple[str, dict[str, str]]] = [
-        (pattern, {path: path for path in paths}),
-        (pattern, without_model),
-    ]
-    if rest.partition("/")[0] in firsts and _is_expression(rest):
-        ways.append((rest, {path: path for path in paths}))
+    whole = {path: path for path in paths}
+    ways = [(pattern, whole), (pattern, without_model)]
+    if rest.partition("/")[0] in firsts and problem_of(rest) is None:
+        ways.append((rest, whole))
     for wanted, names in ways:
         found = {
             path: name == wanted
