@@ -295,8 +295,7 @@ class RMSprop(keras.optimizers.Optimizer):
         # A callable, because keras.initializers.Constant would round to float32.
         start = "zeros" if initial == 0.0 else lambda shape, dtype: np.full(shape, initial, dtype)
         add = self.add_optimizer_variables
-        all_groups: tuple[Any, ...] = (self, *self._views())
-        settings = [all_groups[group] for group in members]
+        settings = self._settings_in(members)
         self._square_averages = add(variables, "square_average", start)
         self._momentums = _building.chosen(
             variables, [own.momentum > 0.0 for own in settings], lambda some: add(some, "momentum")
@@ -670,7 +669,7 @@ class RMSprop(keras.optimizers.Optimizer):
         next step, and another number once the function is traced again (`model.compile`), as the
         optimizer's own do.
         """
-        return Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
+        return self._own_groups()
 
     @property
     def skipped_steps(self) -> int:
@@ -775,13 +774,17 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _settings_of(self, position: int) -> Any:
         """Return the settings in effect for a variable, as attributes."""
-        group = self._roster.members[position]
-        return self._views()[group - 1] if group else self
+        (settings,) = self._settings_in([self._roster.members[position]])
+        return settings
 
-    def _views(self) -> list[_groups.Group]:
-        """The settings in force for each group; a subclass may have other `groups`."""
-        held = Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
-        return list(held.values())
+    def _settings_in(self, members: Iterable[int]) -> list[Any]:
+        """Return the settings in effect for variables of these groups, as attributes."""
+        of_groups = (self, *self._own_groups().values())
+        return [of_groups[group] for group in members]
+
+    def _own_groups(self) -> Groups:
+        """Return the groups, also where a subclass has other `groups`."""
+        return Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
 
     def _groups_before(self, variables: Sequence[Any]) -> Before | None:
         """The groups that variables have been in since an earlier build, None without one."""
@@ -814,7 +817,7 @@ class RMSprop(keras.optimizers.Optimizer):
             accumulation_steps=self.gradient_accumulation_steps or 1,
             centered=self.centered,
             lr_in_momentum=self.lr_in_momentum,
-            rho=[self._settings_of(i).rho for i in range(len(self._roster.parameters))],
+            rho=[settings.rho for settings in self._settings_in(self._roster.members)],
             patterns=list(self._held_groups.own),
             initial_square_average=self.initial_square_average,
             variables=self._variables,
@@ -841,14 +844,14 @@ class RMSprop(keras.optimizers.Optimizer):
             # A captured step must depend on the settings, not on a cached result.
             or engine.is_recorded()
         ):
-            groups = self._views()
+            groups = list(self._own_groups().values())
             return _plan.Meaning(self, groups, self._roster, self._use_weight_decay)
         # Compare at every step, to catch every way of changing a setting. In C, this takes a
         # microsecond.
         given = (_GIVEN(self.__dict__), self._held_groups.own)
         meaning = self._meaning
         if meaning is None or meaning.given != given:
-            groups = self._views()
+            groups = list(self._own_groups().values())
             meaning = _plan.Meaning(self, groups, self._roster, self._use_weight_decay, given)
             self._meaning = meaning
         return meaning
@@ -963,11 +966,8 @@ class RMSprop(keras.optimizers.Optimizer):
         except AttributeError:
             return  # __init__ is still setting them, and has checked them.
         if self.built:
-            concerned = [
-                i
-                for i, group in enumerate(self._roster.members)
-                if not group or name not in list(self._held_groups.own.values())[group - 1]
-            ]
+            own: list[Mapping[str, Any]] = [{}, *self._held_groups.own.values()]
+            concerned = [i for i, k in enumerate(self._roster.members) if name not in own[k]]
             self._check_slots_follow(name, settings[name], value, concerned)
         _groups.check_together({**settings, name: value}, self._held_groups.own)
 
@@ -1008,7 +1008,7 @@ class RMSprop(keras.optimizers.Optimizer):
         """Assign a setting of a group."""
         value = _groups.checked(pattern, name, value)
         number = list(self._held_groups.own).index(pattern)
-        group = self._views()[number]
+        group = self._own_groups()[pattern]
         positions = [i for i, member in enumerate(self._roster.members) if member == number + 1]
         if self.built:
             self._check_slots_follow(name, getattr(group, name), value, positions)

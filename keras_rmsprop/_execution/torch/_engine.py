@@ -164,7 +164,7 @@ def _write_step(
             members: Tensors = [pieces[place][k] for place, k in block.sources]
             members = [g if g.dtype is kind.dtype else g.to(kind.dtype) for g in members]
             # Gradients with a transform were clipped before it.
-            if plan.groups[kind.group].transform is None:
+            if plan.clip is not None and plan.groups[kind.group].transform is None:
                 places = [place for place, _ in block.sources]
                 members = clip(plan, numbers, members, places, scales)
             advance(plan, numbers, steps[kind.group], block, members)
