@@ -10,6 +10,7 @@ from keras import ops
 from keras_rmsprop import RMSprop, conventions
 from keras_rmsprop.reference import Reference
 from tests.conftest import since_keras
+from tests.tools.models import WithPath
 from yardsticks import peers
 from yardsticks.agreement import TOLERANCE
 
@@ -29,17 +30,9 @@ class Course:
         self.factors = [1.0 if t < STEPS // 2 else 0.25 for t in range(STEPS)]
 
 
-class Named(keras.Variable):
-    """A variable with a path of its own."""
-
-    def __init__(self, value: Array, path: str) -> None:
-        super().__init__(value, dtype=value.dtype.name, name=path.rpartition("/")[2])
-        self._path = path
-
-
 def followed(optimizer: Any, course: Course, rate: float | None = 0.02) -> list[list[Array]]:
     """The weights after each step of an optimizer of Keras's."""
-    variables = [Named(w, path) for w, path in zip(course.starts, NAMES, strict=True)]
+    variables = [WithPath(path, w) for w, path in zip(course.starts, NAMES, strict=True)]
     weights = []
     for gradients, factor in zip(course.gradients, course.factors, strict=True):
         if rate is not None:
@@ -90,7 +83,7 @@ def test_torchs_param_groups_are_groups(float64: None, centered: bool) -> None:
             parameter.grad = torch.tensor(gradient)
         theirs.step()
         want.append([p.detach().numpy().copy() for p in parameters])
-    names: list[Any] = ["body/.*", ["head/kernel"], Named(np.zeros(3), "other")]
+    names: list[Any] = ["body/.*", ["head/kernel"], WithPath("other", np.zeros(3))]
     ours = conventions.torch(
         **common,
         params=[{"params": own, **g} for own, g in zip(names, PARAM_GROUPS, strict=True)],
@@ -113,7 +106,7 @@ def test_a_param_group_that_cannot_be_expressed_is_refused() -> None:
 
 
 def test_several_patterns_of_a_param_group_are_one() -> None:
-    variable = Named(np.zeros(1), "odd.name/kernel")
+    variable = WithPath("odd.name/kernel")
     optimizer = conventions.torch(params=[{"params": ["a/.*", variable], "foreach": True}])
     assert list(optimizer.groups) == [r"(?:a/.*)|(?:odd\.name/kernel)"]
 

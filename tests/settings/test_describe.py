@@ -12,6 +12,7 @@ from keras_rmsprop import RMSprop
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._describe import describe
 from keras_rmsprop.reference import Reference
+from tests.tools.models import WithPath
 from yardsticks.agreement import TOLERANCE, rmsprop
 from yardsticks.variants import Variant, option_variants, rule_variants
 
@@ -240,7 +241,7 @@ def test_the_table_has_a_row_for_each_variable_that_is_built() -> None:
     optimizer = rmsprop(momentum=0.9, weight_decay=0.01, groups=GROUPS)
     optimizer.exclude_from_weight_decay(var_names=["scale"])
     variables = [
-        Weight(path) for path in ("backbone/kernel", "head/kernel", "head/bias", "head/scale")
+        WithPath(path) for path in ("backbone/kernel", "head/kernel", "head/bias", "head/scale")
     ]
     optimizer.build(variables)
     optimizer.groups["backbone/.*"].learning_rate = 0.25
@@ -256,11 +257,3 @@ def test_the_table_has_a_row_for_each_variable_that_is_built() -> None:
 
 def test_without_groups_and_exclusions_there_is_no_table() -> None:
     assert "Settings of single variables" not in text_of(weight_decay=0.1)
-
-
-class Weight(keras.Variable):
-    """A variable with a path of its own."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__([1.0], name=path.rpartition("/")[2])
-        self._path = path

@@ -22,6 +22,15 @@ def data() -> tuple[Array, Array]:
     return x, np.sin(x).sum(axis=1, keepdims=True)
 
 
+class WithPath(keras.Variable):
+    """A variable with a path of its own."""
+
+    def __init__(self, path: str, value: Array | None = None) -> None:
+        value = np.ones(1, "float32") if value is None else value
+        super().__init__(value, dtype=value.dtype.name, name=path.rpartition("/")[2])
+        self._path = path
+
+
 def model(**last: Any) -> keras.Sequential:
     """Make a network of two dense layers, the same weights at every call.
 

@@ -12,6 +12,7 @@ import pytest
 from keras_rmsprop import RMSprop
 from keras_rmsprop._variables._members import Members
 from tests.conftest import BACKEND
+from tests.tools.models import WithPath
 
 
 class Named:
@@ -223,14 +224,6 @@ def test_variables_stay_in_their_group_when_others_come() -> None:
 def test_a_variable_without_a_layer_does_not_hide_the_name_of_the_model() -> None:
     assert members(["head/.*"], [*PATHS, "temperature"]) == (0, 0, 1, 1, 0)
     assert members(["head/bias", "head/.*"], PATHS) == (0, 0, 2, 1)
-
-
-class WithPath(keras.Variable):
-    """A variable with a path of its own."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__([1.0], name=path.rpartition("/")[2])
-        self._path = path
 
 
 def test_a_config_goes_by_paths_before_positions() -> None:
