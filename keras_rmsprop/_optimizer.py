@@ -1,6 +1,7 @@
 """The public `RMSprop` optimizer."""
 
 import contextlib
+import functools
 import logging
 import math
 import operator
@@ -12,11 +13,11 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _state
+from keras_rmsprop import _assignment, _state, _subclasses
 from keras_rmsprop._execution import _interrupts, _plain, _tables, engine
-from keras_rmsprop._execution._interface import Hook, Rate, Step
+from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rule, _step
-from keras_rmsprop._math._rule import Parameter, StepCoefficients, Tensor
+from keras_rmsprop._math._rule import Tensor
 from keras_rmsprop._settings import _describe, _groups, _plan, _validation
 from keras_rmsprop._settings._groups import Groups, HeldGroups
 from keras_rmsprop._variables import (
@@ -211,6 +212,7 @@ class RMSprop(keras.optimizers.Optimizer):
         groups: Mapping[str, Mapping[str, Any]] | None = None,
         transform: Callable[[Tensor, Tensor], Tensor] | str | None = None,
     ) -> None:
+        _subclasses.check_names(self, RMSprop)
         given = {
             "rho": rho,
             "momentum": momentum,
@@ -279,7 +281,8 @@ class RMSprop(keras.optimizers.Optimizer):
         before = list(self._variables)
         with _ledger.undone_on_failure(self):
             patterns = list(self._held_groups.own)
-            members = self._members.of(patterns, variables, self._groups_before(variables))
+            before_this = Before.of(self._roster, patterns, variables)
+            members = self._members.of(patterns, variables, before_this)
             excluded = self._exclusions.resolve(variables)
             if excluded is not None:
                 super().exclude_from_weight_decay(*excluded)
@@ -314,7 +317,8 @@ class RMSprop(keras.optimizers.Optimizer):
             skipped = self.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
             )
-        counters = CounterVariables(self._iterations, skipped, self._group_rates())
+        rates = _building.group_rates(self, self._held_groups.rates())
+        counters = CounterVariables(self._iterations, skipped, rates)
         parameters = _building.parameters_of(
             self._trainable_variables,
             self._square_averages,
@@ -323,26 +327,16 @@ class RMSprop(keras.optimizers.Optimizer):
             self._accumulated_gradients if self.gradient_accumulation_steps else [],
             self._model_variables_moving_average if self.use_ema else [],
         )
-        self._roster = Roster(parameters, progress, counters, members)
+        group_numbers = None
+        if rates is not None and not self._computes_settings:
+            numbers = _plan.numbers_of(self, list(self._own_groups().values()))
+            group_numbers = _building.group_numbers(self, variables, _plan.table_of(numbers))
+        self._roster = Roster(parameters, progress, counters, members, group_numbers)
         self._meaning = None
         if self.use_ema and hasattr(self, "_distribution_strategy"):
             self._distribution_strategy = engine.swapping_strategy(
                 self._distribution_strategy, self._roster.parameters
             )
-
-    def _group_rates(self) -> keras.Variable | None:
-        """Create the variable that holds the groups' learning rate factors."""
-        factors = self._held_groups.rates()
-        if not factors:
-            return None
-        # A variable, like the rate itself, so that a traced function sees changes.
-        return self.add_variable(
-            (len(factors),),
-            lambda _, dtype: ops.convert_to_tensor(np.asarray(factors, dtype)),
-            dtype=backend.floatx(),
-            aggregation="only_first_replica",
-            name="group_learning_rates",
-        )
 
     def add_variables(
         self,
@@ -373,7 +367,7 @@ class RMSprop(keras.optimizers.Optimizer):
             then unchanged.
         """
         given = {self._var_key(v): v for v in variables}
-        own = _groups.joined(self._groups_in_use(), groups)
+        own = _groups.joined(_assignment.groups_in_use(self), groups)
         _groups.check_together(self._settings(), own)
         if not self.built:
             with _interrupts.deferred(), _ledger.undone_on_failure(self):
@@ -416,7 +410,9 @@ class RMSprop(keras.optimizers.Optimizer):
         reasons = {
             f"gradients are dense on the {backend.backend()} backend": not engine.GIVES_ROWS,
             "the sums of gradient accumulation are dense": bool(self.gradient_accumulation_steps),
-            "a subclass's `update_step` works on whole variables": self._has_hook(),
+            "a subclass's `update_step` works on whole variables": self._overrides(
+                *_subclasses.HOOKS
+            ),
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -436,6 +432,9 @@ class RMSprop(keras.optimizers.Optimizer):
         index = self._position(variable)
         settings = self._settings_of(index)
         form, coefficients = _plan.form_of(settings), _plan.coefficients_of(settings)
+        if self._roster.group_numbers is not None:
+            numbers = _assignment.numbers_in_trace(self, self._current_meaning().numbers)
+            coefficients = numbers.groups[self._roster.members[index]].coefficients
         _tables.settle(self._roster, index, coefficients)
         owners = self._roster.parameters[index]._replace(accumulator=None, average=None)
         before = owners.read(engine.read)
@@ -472,10 +471,10 @@ class RMSprop(keras.optimizers.Optimizer):
                 then.
         """
         # Dispatch on the type: asking a TensorFlow tensor for its shape takes a microsecond.
-        gradients = [_as_tensor(g) if type(g) in _PLAIN else g for g in grads]
+        gradients = [_gradients.as_tensor(g) if type(g) in _gradients.PLAIN else g for g in grads]
         if not gradients:
             return
-        if self._overrides(*_KERAS_STAGES):
+        if self._overrides(*_subclasses.KERAS_STAGES):
             self._apply_as_keras(gradients, trainable_variables)
             return
         positions = self._positions_of(gradients, trainable_variables)
@@ -506,13 +505,9 @@ class RMSprop(keras.optimizers.Optimizer):
         names = ("skip_nonfinite", "l2", "maximize", "transform")
         beyond = {name: getattr(self, name) for name in names} | {"groups": self._held_groups.own}
         given = [name for name, value in beyond.items() if value]
-        if given or self.jit_compile is True:
-            stages = [name for name in _KERAS_STAGES if self._overrides(name)]
-            raise ValueError(
-                f"{type(self).__name__} overrides {', '.join(stages)}, so Keras's own stages make "
-                f"the step. They do not support {', '.join(given) or 'jit_compile=True'}. Leave "
-                "one of the two out, or override `update_step` or `apply` instead."
-            )
+        if not given and self.jit_compile is True:
+            given = ["jit_compile=True"]
+        _subclasses.check_keras_stages_suffice(self, RMSprop, given)
         with self._gate.step():
             super().apply(gradients, variables)
 
@@ -531,7 +526,7 @@ class RMSprop(keras.optimizers.Optimizer):
         config = super().get_config()
         own = set(_validation.HYPERPARAMETERS) - set(_KERAS_OPTIONS)
         config.update({name: getattr(self, name) for name in sorted(own)})
-        groups = self._groups_in_use()
+        groups = _assignment.groups_in_use(self)
         for settings in (config, *groups.values()):
             if settings.get("transform") is not None:
                 settings["transform"] = keras.saving.get_registered_name(settings["transform"])
@@ -665,11 +660,23 @@ class RMSprop(keras.optimizers.Optimizer):
 
             optimizer.groups["backbone/.*"].learning_rate = 0.0
 
-        In a function that has been traced, such as that of `fit`, the learning rate acts at the
-        next step, and another number once the function is traced again (`model.compile`), as the
-        optimizer's own do.
+        Numbers act at the next step, also in functions that have been traced, such as that of
+        `fit`; so do the optimizer's own `rho`, `momentum`, `epsilon`, `l2` and `weight_decay` if
+        there are groups. What switches an operation on or off (such as `l2` from 0) acts in such
+        functions once they are traced again, which a warning says.
         """
-        return self._own_groups()
+        # A subclass may have an attribute of this name.
+        held: Groups = self.__dict__.get("groups") or self._own_groups()
+        return held
+
+    @groups.setter
+    def groups(self, value: Any) -> None:
+        if type(self) is RMSprop:
+            raise AttributeError(
+                "`groups` cannot be replaced. Assign to a setting of a group, as in "
+                "`optimizer.groups[pattern].rho = 0.9`, or pass further groups to `add_variables`."
+            )
+        self.__dict__["groups"] = value
 
     @property
     def skipped_steps(self) -> int:
@@ -690,7 +697,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self._learning_rate,
             constrained=any(getattr(v, "constraint", None) is not None for v in variables),
         )
-        groups = self._groups_in_use()
+        groups = _assignment.groups_in_use(self)
         excluded = [not self._use_weight_decay(v) for v in self._roster.weights]
         if groups or any(excluded):
             patterns = (None, *groups)
@@ -752,13 +759,10 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _validation.HYPERPARAMETERS:
-            value = _validation.checked(name, value)
-            self._check_assignment(name, value)
-            if name == "rho" and getattr(self, "rho", value) != value:
-                # The decay that rows have missed uses the old value.
-                with engine.outside_trace():
-                    self.settle()
-        elif name == "learning_rate":
+            store = functools.partial(super().__setattr__, name)
+            _assignment.assign(self, name, value, store)
+            return
+        if name == "learning_rate":
             value = _validation.checked_assigned_learning_rate(value, self._learning_rate)
         super().__setattr__(name, value)
 
@@ -784,22 +788,10 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _own_groups(self) -> Groups:
         """Return the groups, also where a subclass has other `groups`."""
-        return Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
-
-    def _groups_before(self, variables: Sequence[Any]) -> Before | None:
-        """The groups that variables have been in since an earlier build, None without one."""
-        roster, rates = self._roster, self._roster.counters.rates
-        if not roster.weights:
-            return None
-        # Those that have come since stand behind those that there were.
-        known = list(self._held_groups.own)[: 0 if rates is None else rates.shape[0]]
-        positions = {i: roster.position(v) for i, v in enumerate(variables)}
-        found = {
-            i: None if not roster.members[position] else known[roster.members[position] - 1]
-            for i, position in positions.items()
-            if position is not None
-        }
-        return Before(found, known)
+        rate = functools.partial(_assignment.rate_of_group, self)
+        return Groups(
+            self._held_groups, self, rate, functools.partial(_assignment.assign_to_group, self)
+        )
 
     def _settle(self, position: int) -> None:
         """Bring every row of a variable up to date."""
@@ -861,10 +853,10 @@ class RMSprop(keras.optimizers.Optimizer):
         meaning = self._current_meaning()
         return Step(
             plan=meaning.plan(),
-            numbers=meaning.numbers,
+            numbers=_assignment.numbers_in_trace(self, meaning.numbers),
             roster=self._roster,
             rate=self._rate(),
-            hook=self._hook(meaning.plan().decayed),
+            hook=_subclasses.hook_of(self, RMSprop, self._roster, meaning.plan().decayed),
             mode=self.jit_compile,
             name=self.name,
         )
@@ -888,40 +880,8 @@ class RMSprop(keras.optimizers.Optimizer):
         # A callable's result can only be checked now; nothing has changed yet.
         return _validation.checked_given_learning_rate(rate)
 
-    def _has_hook(self) -> bool:
-        """Whether a subclass's own code runs inside a step."""
-        return self._overrides("update_step", "assign", "assign_sub")
-
-    def _hook(self, decayed: Sequence[bool]) -> Hook | None:
-        """Return the subclass's code that runs inside a step, or None."""
-        if not self._has_hook():
-            return None
-
-        def update(index: int, step: StepCoefficients, before: Parameter, g: Tensor) -> Parameter:
-            owners = self._roster.parameters[index]
-            if decayed[index]:
-                # Decoupled decay comes before the update.
-                engine.write([(owners.weight, ops.cast(before.weight, owners.weight.dtype))])
-            self.update_step(g, owners.weight, step.learning_rate)
-            after = owners.read(engine.read)
-            return after._replace(accumulator=before.accumulator, average=before.average)
-
-        reach = [*self._roster.weights, *self.variables]
-        return Hook(update, self._own_variables(), reach, type(self).__name__)
-
     def _overrides(self, *names: str) -> bool:
-        """Whether a subclass, or this instance, overrides one of these methods."""
-        if not self.__dict__.keys().isdisjoint(names):
-            return True
-        cls = type(self)
-        # A release of Keras may lack one.
-        return cls is not RMSprop and any(
-            getattr(cls, name, None) is not getattr(RMSprop, name, None) for name in names
-        )
-
-    def _own_variables(self) -> list[keras.Variable]:
-        """Return the variables that a subclass has added."""
-        return _state.own_variables(self._holder())
+        return _subclasses.overrides(self, RMSprop, *names)
 
     def _overwrite_variable_with_gradient(self, variable: Any) -> bool:
         """Whether a variable needs no slots (called by Keras's `build`)."""
@@ -959,87 +919,9 @@ class RMSprop(keras.optimizers.Optimizer):
             self.build(chosen)
         return list(range(len(chosen)))
 
-    def _check_assignment(self, name: str, value: Any) -> None:
-        """Refuse a change that contradicts the other settings or the existing slots."""
-        try:
-            settings = self._settings()
-        except AttributeError:
-            return  # __init__ is still setting them, and has checked them.
-        if self.built:
-            own: list[Mapping[str, Any]] = [{}, *self._held_groups.own.values()]
-            concerned = [i for i, k in enumerate(self._roster.members) if name not in own[k]]
-            self._check_slots_follow(name, settings[name], value, concerned)
-        _groups.check_together({**settings, name: value}, self._held_groups.own)
-
-    def _rate_of_group(self, pattern: str) -> Any:
-        """The factor by which a group takes the learning rate; in a trace a tensor."""
-        own = self._held_groups.own
-        given, rates = own[pattern].get("learning_rate", 1.0), self._roster.counters.rates
-        if rates is None:
-            return float(given)
-        number = list(own).index(pattern)
-        try:
-            factor = _state.array_of(rates)[number]
-        except Exception:
-            # Inside a trace it has no value yet, for which each backend has an error of its own.
-            return engine.read(rates)[number]
-        # The digits that it was given with, unless it has been loaded since.
-        return float(given if np.asarray(given, factor.dtype) == factor else factor)
-
     def _settings(self) -> dict[str, Any]:
         """Return the hyperparameters by name."""
         return {name: getattr(self, name) for name in _validation.HYPERPARAMETERS}
-
-    def _check_slots_follow(self, name: str, old: Any, new: Any, positions: list[int]) -> None:
-        """Refuse a changed setting that would not match the slots of these variables."""
-        slots = [self._roster.parameters[i] for i in positions]
-        _validation.check_change(
-            name,
-            old,
-            new,
-            has_momentum_buffer=all(
-                p.momentum is not None for p in slots if p.square_average is not None
-            )
-            and bool(self._momentums),
-            counts_rows=any(self._roster.progress[i] is not None for i in positions),
-        )
-
-    def _assign_to_group(self, pattern: str, name: str, value: Any) -> None:
-        """Assign a setting of a group."""
-        value = _groups.checked(pattern, name, value)
-        number = list(self._held_groups.own).index(pattern)
-        group = self._own_groups()[pattern]
-        positions = [i for i, member in enumerate(self._roster.members) if member == number + 1]
-        if self.built:
-            self._check_slots_follow(name, getattr(group, name), value, positions)
-        own = self._held_groups.with_setting(pattern, name, value)
-        _groups.check_together(self._settings(), own)
-        if name == "rho" and group.rho != value:
-            with engine.outside_trace():
-                for i in positions:
-                    self._settle(i)
-        rates = self._roster.counters.rates
-        if name == "learning_rate" and rates is not None:
-            try:
-                factors = _state.array_of(rates)
-            except Exception as error:
-                raise RuntimeError(
-                    f"The learning rate of the group {pattern!r} cannot be assigned in a traced "
-                    "function. Assign it between steps; in a callback of Keras's, to the groups of "
-                    "`self.model.optimizer`."
-                ) from error
-            factors[number] = value
-            rates.assign(factors)
-        self._held_groups.own = own
-
-    def _groups_in_use(self) -> dict[str, dict[str, Any]]:
-        """Return the groups' own settings, with the current learning rate factors."""
-        groups = {}
-        for pattern, own in self._held_groups.own.items():
-            rate = self._rate_of_group(pattern)
-            is_given = "learning_rate" in own or rate != 1.0
-            groups[pattern] = {**own, "learning_rate": rate} if is_given else dict(own)
-        return groups
 
     def _overwrite_model_variables_with_average_value(
         self, trainable_variables: Sequence[Any]
@@ -1058,18 +940,6 @@ class RMSprop(keras.optimizers.Optimizer):
                 engine.write([(variable, value)])
 
 
-# Undocumented stages of Keras's `apply` that subclasses override. Our stages are not methods, so a
-# step of such a subclass runs through Keras's stages.
-_KERAS_STAGES = (
-    "_apply_weight_decay",
-    "_backend_apply_gradients",
-    "_backend_update_step",
-    "_clip_gradients",
-    "_filter_empty_gradients",
-    "_overwrite_variables_directly_with_gradients",
-    "_update_model_variables_moving_average",
-)
-
 _KERAS_OPTIONS = (
     "weight_decay",
     "clipnorm",
@@ -1085,15 +955,3 @@ _KERAS_OPTIONS = (
 
 # Gets all settings from an optimizer's attributes.
 _GIVEN = operator.itemgetter(*_validation.HYPERPARAMETERS)
-
-# Types of gradients that are not tensors or arrays.
-_PLAIN = frozenset({list, tuple, int, float})
-
-
-def _as_tensor(gradient: Any) -> Tensor:
-    """Convert a gradient given as a list or a number, which Keras accepts as well."""
-    # NumPy keeps float64 for lists of floats. It may not accept lists of tensors.
-    try:
-        return np.asarray(gradient, "float64")
-    except (TypeError, ValueError):
-        return ops.convert_to_tensor(gradient)

@@ -110,6 +110,9 @@ class Engine(Protocol):
     def is_recorded(self) -> bool:
         """Whether a compiler is capturing the Python code, which must then take no locks."""
 
+    def is_traced(self, variable: Any, /) -> bool:
+        """Whether a function is being traced in which the variable has no value yet."""
+
     def as_written(self, function: _Function, /) -> _Function:
         """Return the function, protected from source rewriting during tracing."""
 
@@ -130,6 +133,11 @@ def as_written(function: _Function) -> _Function:
 
 def is_recorded() -> bool:
     """Return False: nothing captures Python code here."""
+    return False
+
+
+def is_traced(_: Any) -> bool:
+    """Return False: variables always have a value here."""
     return False
 
 

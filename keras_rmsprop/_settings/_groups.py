@@ -143,9 +143,9 @@ class Group:
             whose values apply unless set here.
 
     An assignment is checked as the optimizer's are, and acts from the next step on, without a new
-    compilation unless it switches something on or off; see `RMSprop.groups` for functions that have
-    been traced. `learning_rate = 0.0` freezes: the averages go on, and with `lr_in_momentum=True`
-    the steps that are in the momentum buffer run out.
+    compilation unless it switches an operation on or off; see `RMSprop.groups`.
+    `learning_rate = 0.0` freezes: the averages go on, and with `lr_in_momentum=True` the steps that
+    are in the momentum buffer run out.
     """
 
     def __init__(self, pattern: str, owner: "Groups") -> None:
@@ -193,6 +193,13 @@ class Groups(Mapping[str, Group]):
             known = ", ".join(map(repr, self.held.own)) or "none"
             raise KeyError(f"There is no group {pattern!r}; there is {known}.")
         return Group(pattern, self)
+
+    def __setitem__(self, pattern: str, settings: Any) -> None:
+        raise TypeError(
+            f"`optimizer.groups[{pattern!r}]` cannot be replaced, received "
+            f"{_validation.shown(settings)}. Assign to its settings one by one, or pass a new "
+            "group to `optimizer.add_variables(variables, groups={...})`."
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.held.own)

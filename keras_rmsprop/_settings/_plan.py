@@ -4,8 +4,11 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from keras import ops
+
 from keras_rmsprop._math import _rule
-from keras_rmsprop._math._rule import Coefficients, Form
+from keras_rmsprop._math._rule import Coefficients, Form, Tensor
 from keras_rmsprop._math._step import GroupNumbers, GroupPlan, Numbers, Plan
 from keras_rmsprop._variables._roster import Roster, Variable
 
@@ -46,6 +49,27 @@ def _group_numbers(settings: Settings) -> GroupNumbers:
         l2=settings.l2,
         weight_decay=settings.weight_decay or 0.0,
     )
+
+
+def table_of(numbers: Numbers) -> np.ndarray[Any, Any]:
+    """Return the numbers of the groups as an array of shape (groups, numbers of a group)."""
+    return np.array([[*group.coefficients, *group[1:]] for group in numbers.groups])
+
+
+def from_table(plan: Plan, numbers: Numbers, table: Tensor) -> Numbers:
+    """Return numbers in which those of the groups are scalar tensors taken from a table."""
+    flat = iter(ops.unstack(ops.reshape(table, (-1,))))
+
+    def group(form: Form) -> GroupNumbers:
+        coefficients = Coefficients(*(next(flat) for _ in Coefficients._fields))
+        if not form.guards_zero_root:
+            # The epsilon may become 0 later, when the plan no longer can change.
+            epsilon = coefficients.epsilon
+            least = ops.full_like(epsilon, _rule.SMALLEST_EPSILON)
+            coefficients = coefficients._replace(epsilon=ops.where(epsilon < least, least, epsilon))
+        return GroupNumbers(coefficients, *(next(flat) for _ in GroupNumbers._fields[1:]))
+
+    return numbers._replace(groups=tuple([group(each.form) for each in plan.groups]))
 
 
 def _group_plan(settings: Settings) -> GroupPlan:

@@ -131,7 +131,8 @@ def own_by_label(holder: Holder) -> dict[tuple[int | None, str], Any]:
     The label is the name that a variable was added with, numbered if there are several.
     """
     entries = {id(entry.variable): entry for entry in holder.entries}
-    known = [*holder.roster.counters, holder.rate]
+    numbers = holder.roster.group_numbers
+    known = [*holder.roster.counters, holder.rate, numbers and numbers.variable]
     known += [v for slots in slots_of(holder) for v in slots.values()]
     known_ids = set(map(id, known))
     found: dict[tuple[int | None, str], Any] = {}

@@ -1,11 +1,15 @@
-"""Create and collect the slots of each variable."""
+"""Create and collect the slots of each variable, and the variables of groups."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from keras_rmsprop._math import _lazy
+import numpy as np
+from keras import backend, ops
+
+from keras_rmsprop._math import _lazy, _step
 from keras_rmsprop._variables._gradients import name_of
 from keras_rmsprop._variables._roster import (
+    GroupNumbersVariable,
     ParameterVariables,
     ProgressVariables,
     Variable,
@@ -74,3 +78,37 @@ def progress_of(
         else None
         for v, is_lazy in zip(variables, lazy, strict=True)
     ]
+
+
+def group_rates(optimizer: Any, factors: Sequence[float]) -> Variable | None:
+    """Create the variable that holds the groups' learning rate factors; None without groups."""
+    if not factors:
+        return None
+    return _added(optimizer, np.array(factors), backend.floatx(), "group_learning_rates")
+
+
+def group_numbers(
+    optimizer: Any, variables: Sequence[Variable], table: np.ndarray[Any, Any]
+) -> GroupNumbersVariable:
+    """Create the variable that holds a copy of the groups' numbers.
+
+    Args:
+        optimizer: the optimizer that it is added to.
+        variables: the variables being built.
+        table: the numbers.
+    """
+    dtype = _step.widest_dtype(variables)
+    variable = _added(optimizer, table, dtype, "group_numbers")
+    # One that an earlier build created may hold other numbers.
+    variable.assign(table)
+    return GroupNumbersVariable(variable)
+
+
+def _added(optimizer: Any, values: np.ndarray[Any, Any], dtype: str, name: str) -> Variable:
+    return optimizer.add_variable(
+        values.shape,
+        lambda _, dtype: ops.convert_to_tensor(np.asarray(values, dtype)),
+        dtype=dtype,
+        aggregation="only_first_replica",
+        name=name,
+    )

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
+from keras import ops
+
 from keras_rmsprop._math._rule import Tensor
 
 
@@ -69,3 +72,16 @@ def _fits(received: Sequence[int | None], shape: Sequence[int]) -> bool:
         len(received) == len(shape)
         and all(a is None or a == b for a, b in zip(received, shape, strict=True))
     )
+
+
+# Types of gradients that are not tensors or arrays.
+PLAIN = frozenset({list, tuple, int, float})
+
+
+def as_tensor(gradient: Any) -> Tensor:
+    """Convert a gradient given as a list or a number, which Keras accepts as well."""
+    # NumPy keeps float64 for lists of floats. It may not accept lists of tensors.
+    try:
+        return np.asarray(gradient, "float64")
+    except (TypeError, ValueError):
+        return ops.convert_to_tensor(gradient)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._pairing import Identity
 from keras_rmsprop._variables._patterns import problem_of
+from keras_rmsprop._variables._roster import Roster
 
 # The config entry with the group of each variable; absent without groups.
 KEY = "group_members"
@@ -24,8 +25,28 @@ class Before(NamedTuple):
 
     # For the positions of variables, the pattern of their group, None for those of none.
     found: Mapping[int, str | None]
-    # The patterns that were asked then.
+    # The patterns that there were then.
     known: Sequence[str]
+
+    @classmethod
+    def of(
+        cls, roster: Roster, patterns: Sequence[str], variables: Sequence[Any]
+    ) -> "Before | None":
+        """Return the groups of variables in an earlier build, None without one.
+
+        Args:
+            roster: that of the earlier build, empty without one.
+            patterns: the patterns of all groups; those that are new come last.
+            variables: the variables to be built.
+        """
+        if not roster.weights:
+            return None
+        rates = roster.counters.rates
+        known = patterns[: 0 if rates is None else rates.shape[0]]
+        by_group = [None, *known]
+        positions = {i: roster.position(v) for i, v in enumerate(variables)}
+        found = {i: by_group[roster.members[p]] for i, p in positions.items() if p is not None}
+        return cls(found, known)
 
 
 class Members:
@@ -92,7 +113,7 @@ class Members:
         Args:
             patterns: those of the groups.
             variables: the variables to be built.
-            before: what an earlier build has found, None before the first.
+            before: the groups of an earlier build, None before the first.
 
         Raises:
             ValueError: if two patterns match one variable, or a new pattern matches none.

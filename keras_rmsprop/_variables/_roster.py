@@ -58,6 +58,17 @@ class CounterVariables(NamedTuple):
         return Counters(*_read_each(self, read))
 
 
+class GroupNumbersVariable:
+    """The variable that holds a copy of the groups' numbers, which traced functions read."""
+
+    def __init__(self, variable: Variable) -> None:
+        # float64 if a weight is, else float32; shape (groups, numbers of a group), with the
+        # variables that no pattern matches as the first group.
+        self.variable = variable
+        # Whether a function has been traced that reads it.
+        self.is_in_traces = False
+
+
 def _read_each(variables: Iterable[Variable | None], read: Read) -> list[Tensor | None]:
     return [None if variable is None else read(variable) for variable in variables]
 
@@ -92,6 +103,7 @@ class Roster:
         progress: Iterable[ProgressVariables | None],
         counters: CounterVariables,
         members: Iterable[int] = (),
+        group_numbers: GroupNumbersVariable | None = None,
     ) -> None:
         self.parameters = tuple(parameters)
         self.progress = tuple(progress)
@@ -100,6 +112,8 @@ class Roster:
         self.weights = [p.weight for p in self.parameters]
         # The group of each parameter: 0 if no pattern matches it, otherwise counted from 1.
         self.members = tuple(members) or (0,) * len(self.parameters)
+        # None without groups.
+        self.group_numbers = group_numbers
         # The weights with their slots, and the counters: all that a step may change except the
         # progress of rows.
         self.variables = existing(*self.parameters, counters)

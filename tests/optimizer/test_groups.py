@@ -1,6 +1,8 @@
 """Do groups of variables take the steps of their own settings, however a step is run?"""
 
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -9,6 +11,7 @@ import pytest
 from keras import ops
 
 from keras_rmsprop import RMSprop
+from keras_rmsprop._settings._groups import OF_A_GROUP
 from keras_rmsprop.reference import Reference
 from tests.conftest import BACKEND
 from yardsticks.agreement import (
@@ -81,14 +84,21 @@ class Given(keras.layers.Layer):
         return ops.reshape(sum(products[1:], products[0]), (1, 1))
 
 
-def fit(optimizer: RMSprop, problem: Problem, **options: Any) -> keras.Model:
+def fit(
+    optimizer: RMSprop,
+    problem: Problem,
+    callbacks: Sequence[Any] = (),
+    loss: Any = lambda _, y: ops.mean(y),
+    **options: Any,
+) -> keras.Model:
     """Train weights with the gradients of a problem as data, one batch for each step."""
     inputs = [keras.Input(start.shape, dtype="float64") for start in problem.starts]
     model = keras.Model(inputs, Given(problem.starts)(inputs), name="model")
     data = [np.stack(column) for column in zip(*problem.gradients, strict=True)]
-    model.compile(optimizer, loss=lambda _, y: ops.mean(y), **options)
+    model.compile(optimizer, loss=loss, **options)
     count = len(problem.gradients)
-    model.fit(data, np.zeros((count, 1)), batch_size=1, shuffle=False, verbose=0)
+    zeros = np.zeros((count, 1))
+    model.fit(data, zeros, batch_size=1, shuffle=False, verbose=0, callbacks=callbacks)
     return model
 
 
@@ -126,6 +136,143 @@ def test_two_groups_follow_the_reference_in_fit(
         rounding = len(course) * np.max(np.spacing(np.abs(weights)), axis=0)
         off = np.abs(ops.convert_to_numpy(parameter.weight) - weights[-1])
         assert np.all(off <= TOLERANCE["float64"] * travelled + rounding)
+
+
+CHANGES = {
+    2: {"rho": 0.5, "momentum": 0.25},
+    3: {"epsilon": 1e-3, "l2": 0.2},
+    4: {"weight_decay": 0.05, "learning_rate": 0.25},
+    6: {"rho": 0.8, "l2": 0.05, "epsilon": 1e-5},
+}
+
+
+class Assigns(keras.callbacks.Callback):
+    """Assigns numbers between the batches of `fit`."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Assign to one group, and some numbers to the optimizer."""
+        for name, value in CHANGES.get(batch, {}).items():
+            setattr(self.model.optimizer.groups[".*/weight_1"], name, value)
+        for name in CHANGES.get(batch - 1, {}).keys() - {"learning_rate"}:
+            setattr(self.model.optimizer, name, 0.9 * getattr(self.model.optimizer, name))
+
+
+@pytest.mark.parametrize("mode", [False, True], ids="jit_compile={}".format)
+def test_numbers_assigned_during_fit_act_at_once_and_trace_nothing(
+    without_gaps: Problem, float64: None, mode: bool
+) -> None:
+    numbers = {name for changes in CHANGES.values() for name in changes}
+    assert numbers == set(OF_A_GROUP) - {"maximize", "lazy", "transform"}
+    start = {"rho": 0.9, "momentum": 0.5, "epsilon": 1e-7, "l2": 0.01, "weight_decay": 0.01}
+    # The first group has numbers of its own, the second has the optimizer's, as the rest do.
+    groups = {".*/weight_0": start, ".*/weight_1": {"maximize": True}}
+    optimizer = RMSprop(
+        0.02, groups=groups, bias_correction=True, jit_compile=mode or "auto", **start
+    )
+    traces = []
+    fit(
+        optimizer,
+        without_gaps,
+        callbacks=[Assigns()],
+        loss=lambda _, y: traces.append(0) or ops.mean(y),
+        **({} if BACKEND != "torch" else {"jit_compile": False}),
+    )
+    if BACKEND != "torch":
+        assert len(traces) <= 2
+    own = [start, {"maximize": True}, None]
+    reference = Reference(without_gaps.starts, bias_correction=True, groups=own, **start)
+    for t, gradients in enumerate(without_gaps.gradients):
+        reference.groups[1] = {**reference.groups[1], **CHANGES.get(t, {})}
+        for name in CHANGES.get(t - 1, {}).keys() - {"learning_rate"}:
+            setattr(reference, name, 0.9 * getattr(reference, name))
+        reference.apply(gradients, 0.02)
+    for parameter, want in zip(optimizer._roster.parameters, reference.parameters, strict=True):
+        for kind in ("weight", "square_average", "momentum"):
+            got = ops.convert_to_numpy(getattr(parameter, kind))
+            np.testing.assert_allclose(got, getattr(want, kind), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="no function is traced on torch")
+def test_switching_an_operation_on_after_tracing_warns(without_gaps: Problem) -> None:
+    optimizer = RMSprop(0.02, groups={".*/weight_1": {}})
+    model = fit(optimizer, without_gaps)
+    group = model.optimizer.groups[".*/weight_1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        group.rho = 0.5
+    with pytest.warns(UserWarning, match="`l2` changes which operations") as seen:
+        group.l2 = 0.5
+    assert __file__ in [warning.filename for warning in seen]
+    with pytest.warns(UserWarning, match="`maximize` changes which operations") as seen:
+        model.optimizer.maximize = True
+    assert __file__ in [warning.filename for warning in seen]
+    untraced = RMSprop(groups={".*": {}})
+    untraced.build([keras.Variable([1.0])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        untraced.groups[".*"].l2 = 0.5
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="no function is traced on torch")
+def test_an_epsilon_of_zero_assigned_after_tracing_divides_by_no_zero() -> None:
+    weight = keras.Variable([1.0, 2.0], name="w")
+    optimizer = RMSprop(0.1, groups={"w": {"epsilon": 1e-3}})
+    optimizer.build([weight])
+    step = compiled(optimizer, weight)
+    step(np.array([1.0, 0.0], "float32"))
+    with pytest.warns(UserWarning, match="`epsilon` changes which operations"):
+        optimizer.groups["w"].epsilon = 0.0
+    step(np.array([1.0, 0.0], "float32"))
+    first, second = 0.1 / np.sqrt(0.1 + 1e-3), 0.1 / np.sqrt(0.19)
+    np.testing.assert_allclose(weight.numpy(), [1.0 - first - second, 2.0], rtol=1e-6)
+
+
+def compiled(optimizer: RMSprop, weight: keras.Variable) -> Callable[[Any], None]:
+    """Return a user's compiled function that makes a step with a gradient."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(lambda g: optimizer.apply([g], [weight]))
+    import jax
+
+    stateless = jax.jit(lambda g, state, w: optimizer.stateless_apply(state, [g], w))
+
+    def step(gradient: Any) -> None:
+        state = [v.value for v in optimizer.variables]
+        weights, state = stateless(gradient, state, [weight.value])
+        for variable, value in zip([weight, *optimizer.variables], [*weights, *state], strict=True):
+            variable.assign(value)
+
+    return step
+
+
+def test_the_copy_of_the_numbers_is_not_part_of_the_state() -> None:
+    optimizer = RMSprop(groups={"w": {"rho": 0.5}})
+    optimizer.build([keras.Variable([1.0], name="w")])
+    names = ["groups/w/learning_rate", "iteration", "learning_rate", "w/square_average"]
+    assert sorted(optimizer.state_dict()) == names
+    assert [v.name for v in optimizer.variables if "group" in v.name] == [
+        "group_learning_rates",
+        "group_numbers",
+    ]
+
+
+def test_groups_assigned_by_two_threads_keep_both_rates() -> None:
+    optimizer = RMSprop(groups={"a": {}, "b": {}})
+    optimizer.build([keras.Variable([1.0], name=name) for name in "ab"])
+
+    def assign(pattern: str) -> None:
+        for i in range(100):
+            optimizer.groups[pattern].learning_rate = 1.0 / (i + 1)
+            optimizer.groups[pattern].rho = 1.0 - 1.0 / (i + 2)
+
+    threads = [threading.Thread(target=assign, args=[pattern]) for pattern in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [optimizer.groups[p].learning_rate for p in "ab"] == [0.01, 0.01]
+    assert [optimizer.groups[p].rho for p in "ab"] == [1.0 - 1.0 / 101] * 2
 
 
 def test_a_reference_with_groups_is_several_references(rng: np.random.Generator) -> None:
@@ -240,7 +387,7 @@ def test_a_table_decays_late_beside_weights_with_momentum_and_decay(
 
     apply = tf.function(step) if traced else step
     for t in range(12):
-        if t == 6 and not traced:
+        if t == 6:
             optimizer.groups["w0"].rho = settings["rho"] = 0.9
             reference.groups[0] = settings
         ids = rng.integers(0, 6, size=4)

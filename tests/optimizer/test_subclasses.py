@@ -33,6 +33,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_a_subclass_may_have_an_attribute_named_groups() -> None:
+    class Grouped(RMSprop):
+        def __init__(self) -> None:
+            super().__init__(0.1, groups={".*": {"learning_rate": 0.5}})
+            self.groups = ["mine"]
+
+    optimizer, weights = Grouped(), two_weights()
+    before = values_of(weights)
+    optimizer.apply(ones_like(weights), weights)
+    assert optimizer.groups == ["mine"]
+    for new, old in zip(values_of(weights), before, strict=True):
+        np.testing.assert_allclose(new, old - 0.05 / np.sqrt(0.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["transform", "lazy"])
+def test_a_method_named_like_a_setting_is_refused(name: str) -> None:
+    named = type("Named", (RMSprop,), {name: lambda _: None})
+    with pytest.raises(TypeError, match=f"Named has a method `{name}`, but that is a setting"):
+        named()
+
+
 class Delegating(RMSprop):
     """Leaves the rule as it is, and notes for which variables it was asked."""
 

@@ -131,6 +131,15 @@ def test_groups_are_read_like_a_mapping() -> None:
     assert len(RMSprop().groups) == 0
 
 
+def test_groups_cannot_be_replaced() -> None:
+    optimizer = RMSprop(groups={PATTERN: {}})
+    with pytest.raises(AttributeError, match="Assign to a setting of a group"):
+        optimizer.groups = {}
+    with pytest.raises(TypeError, match="Assign to its settings one by one"):
+        optimizer.groups[PATTERN] = {"rho": 0.5}  # type: ignore[index]
+    assert list(optimizer.groups) == [PATTERN]
+
+
 @pytest.mark.parametrize("name", _groups.OF_A_GROUP)
 def test_a_refused_assignment_leaves_the_old_value(name: str) -> None:
     optimizer = RMSprop(groups={PATTERN: {}})

@@ -9,7 +9,7 @@ from keras_rmsprop._execution._interface import (
 )
 from keras_rmsprop._execution.jax import _derivatives
 from keras_rmsprop._execution.jax._engine import run
-from keras_rmsprop._execution.jax._values import copy, dense, read, shape_of, write
+from keras_rmsprop._execution.jax._values import copy, dense, is_traced, read, shape_of, write
 
 __all__ = [
     "GIVES_ROWS",
@@ -19,6 +19,7 @@ __all__ = [
     "dense",
     "is_recorded",
     "is_rows",
+    "is_traced",
     "outside_trace",
     "read",
     "run",

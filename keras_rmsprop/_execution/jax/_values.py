@@ -23,6 +23,11 @@ def read(variable: keras.Variable) -> jax.Array:
     return variable.value
 
 
+def is_traced(variable: keras.Variable) -> bool:
+    """Whether a function is being traced in which the variable has no value yet."""
+    return isinstance(read(variable), jax.core.Tracer)
+
+
 def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
     """Assign each value to its variable; outside a stateless scope, all of them or none."""
     pairs = list(pairs)

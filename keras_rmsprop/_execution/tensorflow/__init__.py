@@ -6,7 +6,14 @@ from keras_rmsprop._execution import _interface
 from keras_rmsprop._execution.tensorflow._averages import swapping_strategy
 from keras_rmsprop._execution.tensorflow._engine import run
 from keras_rmsprop._execution.tensorflow._rows import is_sparse as is_rows
-from keras_rmsprop._execution.tensorflow._values import copy, dense, read, shape_of, write
+from keras_rmsprop._execution.tensorflow._values import (
+    copy,
+    dense,
+    is_traced,
+    read,
+    shape_of,
+    write,
+)
 
 __all__ = [
     "GIVES_ROWS",
@@ -16,6 +23,7 @@ __all__ = [
     "dense",
     "is_recorded",
     "is_rows",
+    "is_traced",
     "outside_trace",
     "read",
     "run",

@@ -102,7 +102,7 @@ class _Bound:
     def packed(self, numbers: _step.Numbers) -> tf.Tensor:
         """Return the numbers as one tensor, cached until one of them changes."""
         if not tf.executing_eagerly():
-            return tf.constant(_pack(numbers), tf.float64)
+            return _pack_in_graph(numbers)
         if numbers != self._numbers:
             self._packed = tf.constant(_pack(numbers), tf.float64)
             self._numbers = numbers
@@ -372,6 +372,17 @@ def _flags() -> tuple[tf.Tensor, tf.Tensor]:
 def _pack(numbers: _step.Numbers) -> list[float]:
     """Return the numbers of a step as a flat list, to be passed as one tensor."""
     return [float(x) for x in tf.nest.flatten(numbers)]
+
+
+def _pack_in_graph(numbers: _step.Numbers) -> tf.Tensor:
+    """Return the numbers of a step, of which those of groups may be tensors, as one tensor."""
+    flat = tf.nest.flatten(numbers)
+    if not any(map(tf.is_tensor, flat)):
+        return tf.constant(_pack(numbers), tf.float64)
+    # A cast would round a Python float to float32.
+    return tf.stack(
+        [tf.cast(x, tf.float64) if tf.is_tensor(x) else tf.constant(x, tf.float64) for x in flat]
+    )
 
 
 def _placement(step: Step) -> str:

@@ -31,6 +31,11 @@ def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
     return tf.convert_to_tensor(variable)
 
 
+def is_traced(_: Any) -> bool:
+    """Whether a graph is being built, in which variables have no values yet."""
+    return not tf.executing_eagerly()
+
+
 def write(pairs: Iterable[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
     """Assign each value, or the given rows, to its variable.
 

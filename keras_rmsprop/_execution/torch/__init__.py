@@ -5,6 +5,7 @@ import torch
 from keras_rmsprop._execution._interface import (
     as_written,
     is_rows,
+    is_traced,
     outside_trace,
     shape_of,
     swapping_strategy,
@@ -20,6 +21,7 @@ __all__ = [
     "dense",
     "is_recorded",
     "is_rows",
+    "is_traced",
     "outside_trace",
     "read",
     "run",

@@ -1,0 +1,202 @@
+"""Assign and read the settings of an optimizer and of its groups.
+
+An assignment is checked against the other settings and the existing slots before anything changes.
+A change of `rho` first makes up for the decay that rows of lazy tables have missed, which uses the
+old value.
+
+A traced function sees a change only of variables. So an optimizer with groups has two: the factors
+by which the groups take the learning rate, which are state like the rate itself, and a copy of the
+other numbers of a step, which belong to the settings.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_rmsprop import _state
+from keras_rmsprop._execution import _interrupts, engine
+from keras_rmsprop._math._step import Numbers
+from keras_rmsprop._settings import _groups, _plan, _validation
+from keras_rmsprop._settings._groups import HeldGroups
+from keras_rmsprop._variables._gate import Gate
+from keras_rmsprop._variables._roster import Roster
+
+# The settings that are numbers of a step, and differ between groups.
+NUMBERS = frozenset({"rho", "momentum", "epsilon", "l2", "weight_decay"})
+
+
+class Optimizer(Protocol):
+    """What an assignment uses of an optimizer."""
+
+    built: bool
+    _roster: Roster
+    _held_groups: HeldGroups
+    _gate: Gate
+    _momentums: Sequence[Any]
+
+    def _settings(self) -> dict[str, Any]: ...
+
+    def _current_meaning(self) -> _plan.Meaning: ...
+
+    def _settle(self, position: int) -> None: ...
+
+
+def assign(optimizer: Optimizer, name: str, value: Any, store: Callable[[Any], None]) -> None:
+    """Assign a hyperparameter of the optimizer.
+
+    Args:
+        optimizer: the optimizer.
+        name: the hyperparameter.
+        value: the new value; it is validated here.
+        store: sets the attribute to the plain value.
+    """
+    value = _validation.checked(name, value)
+    try:
+        settings = optimizer._settings()
+    except AttributeError:
+        # The constructor is still setting them, and has checked them together.
+        store(value)
+        return
+    own: list[Mapping[str, Any]] = [{}, *optimizer._held_groups.own.values()]
+    roster = optimizer._roster
+    concerned = [i for i, group in enumerate(roster.members) if name not in own[group]]
+    if optimizer.built:
+        _check_slots_follow(optimizer, name, settings[name], value, concerned)
+    _groups.check_together({**settings, name: value}, optimizer._held_groups.own)
+    if name == "rho" and settings[name] != value:
+        _settle(optimizer, concerned)
+    with _numbers_follow(optimizer, name, stacklevel=5):
+        store(value)
+
+
+def assign_to_group(optimizer: Optimizer, pattern: str, name: str, value: Any) -> None:
+    """Assign a setting of a group."""
+    value = _groups.checked(pattern, name, value)
+    with contextlib.nullcontext() if engine.is_recorded() else optimizer._gate.read():
+        _assign_to_group(optimizer, pattern, name, value)
+
+
+def _assign_to_group(optimizer: Optimizer, pattern: str, name: str, value: Any) -> None:
+    held, roster = optimizer._held_groups, optimizer._roster
+    settings = optimizer._settings()
+    number = list(held.own).index(pattern)
+    concerned = [i for i, group in enumerate(roster.members) if group == number + 1]
+    old = held.own[pattern].get(name, settings.get(name))
+    if optimizer.built:
+        _check_slots_follow(optimizer, name, old, value, concerned)
+    own = held.with_setting(pattern, name, value)
+    _groups.check_together(settings, own)
+    if name == "rho" and old != value:
+        _settle(optimizer, concerned)
+    rates = roster.counters.rates
+    if name == "learning_rate" and rates is not None:
+        factors = _array_outside_trace(rates, name)
+        factors[number] = value
+        rates.assign(factors)
+    with _numbers_follow(optimizer, name, stacklevel=6):
+        held.own = own
+
+
+def _check_slots_follow(
+    optimizer: Optimizer, name: str, old: Any, new: Any, positions: Sequence[int]
+) -> None:
+    """Refuse a changed setting that would not match the slots of these variables."""
+    roster = optimizer._roster
+    slots = [roster.parameters[i] for i in positions]
+    _validation.check_change(
+        name,
+        old,
+        new,
+        has_momentum_buffer=all(
+            p.momentum is not None for p in slots if p.square_average is not None
+        )
+        and bool(optimizer._momentums),
+        counts_rows=any(roster.progress[i] is not None for i in positions),
+    )
+
+
+def _settle(optimizer: Optimizer, positions: Sequence[int]) -> None:
+    with engine.outside_trace():
+        for position in positions:
+            optimizer._settle(position)
+
+
+@contextlib.contextmanager
+def _numbers_follow(optimizer: Optimizer, name: str, stacklevel: int) -> Iterator[None]:
+    """Return a context for a change of a setting, which the copy of the numbers then follows."""
+    copy = optimizer._roster.group_numbers
+    if copy is None:
+        yield
+        return
+    if name in NUMBERS:
+        _array_outside_trace(copy.variable, name)
+    plan = optimizer._current_meaning().plan()
+    with _interrupts.deferred():
+        yield
+        meaning = optimizer._current_meaning()
+        if name in NUMBERS:
+            copy.variable.assign(_plan.table_of(meaning.numbers))
+    if copy.is_in_traces and meaning.plan() != plan:
+        warnings.warn(
+            f"The assignment of `{name}` changes which operations a step consists of. Functions "
+            "that have been traced, such as that of `fit`, go on without it until they are traced "
+            "again; call `model.compile` to have `fit` do so.",
+            stacklevel=stacklevel,
+        )
+
+
+def _array_outside_trace(variable: Any, name: str) -> Any:
+    """Return the array in a variable.
+
+    Raises: RuntimeError in a function that is being traced, where there is none yet.
+    """
+    try:
+        return _state.array_of(variable)
+    except Exception as error:
+        # Each backend has an error of its own for this.
+        raise RuntimeError(
+            f"`{name}` of an optimizer with groups cannot be assigned in a traced function. Assign "
+            "it between steps; in a callback of Keras's, to `self.model.optimizer` or its groups."
+        ) from error
+
+
+def numbers_in_trace(optimizer: Optimizer, numbers: Numbers) -> Numbers:
+    """Return the numbers of a step that is being traced, those of groups as tensors.
+
+    Anywhere else, and without groups, they are returned unchanged.
+    """
+    copy = optimizer._roster.group_numbers
+    if copy is None or not engine.is_traced(copy.variable):
+        return numbers
+    copy.is_in_traces = True
+    plan = optimizer._current_meaning().plan()
+    return _plan.from_table(plan, numbers, engine.read(copy.variable))
+
+
+def rate_of_group(optimizer: Optimizer, pattern: str) -> Any:
+    """Return the factor by which a group takes the learning rate; in a trace a tensor."""
+    own = optimizer._held_groups.own
+    given, rates = own[pattern].get("learning_rate", 1.0), optimizer._roster.counters.rates
+    if rates is None:
+        return float(given)
+    number = list(own).index(pattern)
+    try:
+        factor = _state.array_of(rates)[number]
+    except Exception:
+        # Inside a trace it has no value yet, for which each backend has an error of its own.
+        return engine.read(rates)[number]
+    # The digits that it was given with, unless it has been loaded since.
+    return float(given if np.asarray(given, factor.dtype) == factor else factor)
+
+
+def groups_in_use(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """Return the groups' own settings, with the current learning rate factors."""
+    groups = {}
+    for pattern, own in optimizer._held_groups.own.items():
+        rate = rate_of_group(optimizer, pattern)
+        is_given = "learning_rate" in own or rate != 1.0
+        groups[pattern] = {**own, "learning_rate": rate} if is_given else dict(own)
+    return groups
