@@ -13,7 +13,7 @@ import numpy as np
 from keras import backend, ops
 
 from keras_rmsprop import _state
-from keras_rmsprop._execution import _interrupts, _plain, _tables, engine
+from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Hook, Rate, Step
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Parameter, StepCoefficients, Tensor
@@ -650,7 +650,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
-        rate = _rule.number_in(_plain.tensor_of(self._given_learning_rate(), engine.read), dtype)
+        rate = _rule.number_in(_op_by_op.tensor_of(self._given_learning_rate(), engine.read), dtype)
         group = self._roster.members[position]
         if group:
             factors = engine.read(self._roster.counters.rates)
@@ -829,7 +829,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def _load(self, state: _state.State) -> None:
         plan = _state.plan_load(self._holder(), state)
         with self._gate.read():
-            _plain.write_whole(plan.assignments, _state.array_of, _plain.assign)
+            _op_by_op.write_all_or_nothing(plan.assignments, _state.array_of, _op_by_op.assign)
         self._loads.report = plan.report
         # The state of an optimizer that was not built has no slots to report.
         words = _state.message(plan.report) if state.slots else None

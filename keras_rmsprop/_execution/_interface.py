@@ -7,12 +7,13 @@ and writes the results back. It never sees the optimizer.
 To write an engine, add a module with the names in `Engine`, reusing the defaults below where they
 fit, and a case in `_execution/__init__.py`. Its `run` can start as
 
-    write(run_plainly(step, gradients, step.rate.ask(), read))
+    write(compute_op_by_op(step, gradients, step.rate.ask(), read))
 
-with `run_plainly` from `_plain`. That is a complete engine, correct but slow; tests/test_oracle.py
-checks it against the reference. Add faster paths later, each only where `why_op_by_op` returns
-None. Keep state between steps in a `weakref.WeakKeyDictionary` keyed by the step's roster: each
-`build` makes a new roster, and the state dies with it.
+with `compute_op_by_op` from `_op_by_op`. That is a complete engine, correct but slow;
+tests/test_oracle.py checks it against the reference. Add faster paths later, each only where
+`why_op_by_op` of `_compilation` returns None. Keep state between steps in a
+`weakref.WeakKeyDictionary` keyed by the step's roster: each `build` makes a new roster, and the
+state dies with it.
 """
 
 from __future__ import annotations

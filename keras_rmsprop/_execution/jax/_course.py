@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation, _op_by_op
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.jax._memory import SOLE, allocated, keeps_second_copy
 from keras_rmsprop._execution.jax._programs import (
@@ -150,7 +150,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         values,
         list(gradients),
         flags,
-        as_array(_plain.tensor_of(rate, read)),
+        as_array(_op_by_op.tensor_of(rate, read)),
         np.array(jax.tree.leaves(step.numbers), widest_float()),
     )
     compiled = compilations()
@@ -177,7 +177,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         # counter is still zero.
         course.calls = None if step.mode is True else step.roster.counters.calls._value
         course.keep(results)
-    if seconds > _plain.LONG_COMPILATION and compilations() > compiled:
+    if seconds > _compilation.LONG_COMPILATION and compilations() > compiled:
         _log.info("%s: compiling its step took %.1f s.", step.name, seconds)
     return None
 
@@ -216,7 +216,7 @@ def _course_of(step: Step, gradients: Gradients, values: Sequence[jax.Array]) ->
 
 def _takes_no_gradient(variable: Any) -> bool:
     """Whether the variable never has an ordinary gradient, such as an integer or a float8 scale."""
-    return variable.overwrite_with_gradient or variable._dtype not in _plain.FLOATING
+    return variable.overwrite_with_gradient or variable._dtype not in _compilation.FLOATING_DTYPES
 
 
 def _with_dummies(

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import keras
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import assign, run_plainly, run_with_hook
+from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
 from keras_rmsprop._execution.jax._course import courses, run_compiled
 from keras_rmsprop._execution.jax._values import Gradients, read, write
 from keras_rmsprop._private import in_stateless_scope
@@ -31,14 +31,14 @@ def run(step: Step, gradients: Gradients) -> None:
         return
     reason = _why_op_by_op(step)
     if insists and reason is not None:
-        _plain.refuse(reason)
+        _compilation.raise_not_compilable(reason)
     rate = step.rate.ask()
     if reason is None and (insists or _compiles_unasked(step, gradients)):
         reason = run_compiled(step, gradients, rate)
         if reason is None:
             return
         if insists:
-            _plain.refuse(reason)
+            _compilation.raise_not_compilable(reason)
         if step.roster not in _logged:
             _logged.add(step.roster)
             _log.debug("%s runs op by op: %s", step.name, reason)
@@ -53,7 +53,7 @@ def _is_traced(step: Step, gradients: Gradients) -> bool:
 
 def _why_op_by_op(step: Step) -> str | None:
     """Return why no step of this configuration can be compiled, or None if it can."""
-    reason = _plain.why_op_by_op(step)
+    reason = _compilation.why_op_by_op(step)
     if reason is None and jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         reason = "JAX is set to run without `jit` (`jax_disable_jit`)"
     if reason is None and keras.distribution.distribution() is not None:
@@ -99,4 +99,4 @@ def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
         # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, read, assign)
     else:
-        write(run_plainly(step, gradients, rate, read))
+        write(compute_op_by_op(step, gradients, rate, read))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import changes, tensor_of
+from keras_rmsprop._execution._op_by_op import changes, tensor_of
 from keras_rmsprop._execution.tensorflow._lazy import close_table, open_table
 from keras_rmsprop._execution.tensorflow._rows import is_inside_xla
 from keras_rmsprop._execution.tensorflow._values import Gradients, Pairs, read

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation, _op_by_op
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
@@ -86,7 +86,7 @@ def _take_rows(
 
 def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
     if step.hook is not None:
-        _plain.run_with_hook(step, gradients, rate, read, assign)
+        _op_by_op.run_with_hook(step, gradients, rate, read, assign)
     else:
         write(changes_op_by_op(step, gradients, rate))
 
@@ -107,7 +107,7 @@ def _is_to_compile(step: Step, gradients: Gradients) -> bool:
         if obstacle is None:
             return True
     if obstacle is not None and step.mode is True:
-        _plain.refuse(obstacle)
+        _compilation.raise_not_compilable(obstacle)
     return False
 
 
@@ -121,7 +121,7 @@ def _obstacle(step: Step) -> str | None:
         return "op determinism is on"
     if in_stateless_scope():
         return "the step is made in a stateless scope"
-    return _plain.why_op_by_op(step)
+    return _compilation.why_op_by_op(step)
 
 
 def _gains_by_compiling(step: Step, gradients: Gradients) -> bool:

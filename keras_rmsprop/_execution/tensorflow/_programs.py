@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation
+from keras_rmsprop._execution._compilation import FLOATING_DTYPES
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import FLOATING
 from keras_rmsprop._execution.tensorflow._changes import StepVariables, changes_of_step
 from keras_rmsprop._execution.tensorflow._private import (
     Caller,
@@ -231,7 +231,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
             raise
         # XLA compiles before it runs anything, so the variables are unchanged.
         if step.mode is True:
-            _plain.refuse(f"XLA does not take it ({error})")
+            _compilation.raise_not_compilable(f"XLA does not take it ({error})")
         _remember(bound.calls, key, None)
         _log.debug("%s runs op by op: %s", step.name, error)
         return False
@@ -239,7 +239,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
         with _programs_lock:
             _remember(_programs, shared_key, program)
         seconds = time.perf_counter() - start
-        if seconds > _plain.LONG_COMPILATION:
+        if seconds > _compilation.LONG_COMPILATION:
             _log.info("%s compiled its step in %.1f s", step.name, seconds)
     _remember(bound.calls, key, program)
     return True
@@ -381,9 +381,9 @@ def _placement(step: Step) -> str:
     """
     owners = existing(*step.roster.parameters)
     dtypes = {_step.dtype_of(v) for v in owners}
-    if not dtypes <= FLOATING:
+    if not dtypes <= FLOATING_DTYPES:
         raise tf.errors.UnimplementedError(
-            None, None, f"there are variables of dtype {sorted(dtypes - FLOATING)}"
+            None, None, f"there are variables of dtype {sorted(dtypes - FLOATING_DTYPES)}"
         )
     owners += existing(step.roster.counters, [step.rate.variable])
     if any(map(is_distributed, owners)):

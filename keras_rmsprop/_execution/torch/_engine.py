@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from keras_rmsprop._execution import _interrupts, _plain
+from keras_rmsprop._execution import _compilation, _interrupts, _op_by_op
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import assign, run_plainly, run_with_hook
+from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
 from keras_rmsprop._execution.torch import _layout
 from keras_rmsprop._execution.torch._host import learning_rate, remember, value_of
 from keras_rmsprop._execution.torch._layout import (
@@ -43,16 +43,16 @@ def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
         if step.hook is not None:
             run_with_hook(step, gradients, rate, copied, assign)
         else:
-            write(run_plainly(step, gradients, rate, read))
+            write(compute_op_by_op(step, gradients, rate, read))
         return
     reason = None
     if step.mode is not False:
-        reason = _plain.why_op_by_op(step)
+        reason = _compilation.why_op_by_op(step)
         if reason is None:
             _run_in_place(step, gradients)
             return
         if step.mode is True:
-            _plain.refuse(reason)
+            _compilation.raise_not_compilable(reason)
     _run_op_by_op(step, gradients)
 
 
@@ -65,8 +65,8 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
         # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, copied, assign)
     else:
-        pairs = run_plainly(step, gradients, rate, read)
-        _plain.write_whole(pairs, copied, assign)
+        pairs = compute_op_by_op(step, gradients, rate, read)
+        _op_by_op.write_all_or_nothing(pairs, copied, assign)
 
 
 def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> None:

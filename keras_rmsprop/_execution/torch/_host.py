@@ -7,7 +7,7 @@ import keras
 import torch
 
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import tensor_of
+from keras_rmsprop._execution._op_by_op import tensor_of
 from keras_rmsprop._execution.torch._values import read
 from keras_rmsprop._variables._roster import Roster
 
