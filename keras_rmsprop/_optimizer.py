@@ -650,7 +650,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
-        rate = _rule.number_in(_op_by_op.tensor_of(self._given_learning_rate(), engine.read), dtype)
+        rate = _rule.number_in(_op_by_op.tensor_of(self._next_learning_rate(), engine.read), dtype)
         group = self._roster.members[position]
         if group:
             factors = engine.read(self._roster.counters.rates)
@@ -865,19 +865,19 @@ class RMSprop(keras.optimizers.Optimizer):
             roster=self._roster,
             rate=self._rate(),
             hook=self._hook(meaning.plan().decayed),
-            mode=self.jit_compile,
+            jit_compile=self.jit_compile,
             name=self.name,
         )
 
     def _rate(self) -> Rate:
         """Return the source of the next step's learning rate."""
         return Rate(
-            self._given_learning_rate,
+            self._next_learning_rate,
             self._learning_rate,
             self._overrides("learning_rate", "_get_current_learning_rate"),
         )
 
-    def _given_learning_rate(self) -> Any:
+    def _next_learning_rate(self) -> Any:
         """Return the rate of the next step: the variable that holds it, a tensor, or a float."""
         rate = self.learning_rate
         if rate is self._learning_rate or isinstance(rate, keras.Variable):
@@ -886,7 +886,7 @@ class RMSprop(keras.optimizers.Optimizer):
             # Checking the tensor's value would wait for the device.
             return rate
         # A callable's result can only be checked now; nothing has changed yet.
-        return _validation.checked_given_learning_rate(rate)
+        return _validation.checked_next_learning_rate(rate)
 
     def _has_hook(self) -> bool:
         """Whether a subclass's own code runs inside a step."""
@@ -906,8 +906,8 @@ class RMSprop(keras.optimizers.Optimizer):
             after = owners.read(engine.read)
             return after._replace(accumulator=before.accumulator, average=before.average)
 
-        reach = [*self._roster.weights, *self.variables]
-        return Hook(update, self._own_variables(), reach, type(self).__name__)
+        assignable = [*self._roster.weights, *self.variables]
+        return Hook(update, self._own_variables(), assignable, type(self).__name__)
 
     def _overrides(self, *names: str) -> bool:
         """Whether a subclass, or this instance, overrides one of these methods."""

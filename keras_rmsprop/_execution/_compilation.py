@@ -15,7 +15,7 @@ def why_op_by_op(step: Step) -> str | None:
     A user's `update_step` or constraint may have side effects, such as printing or counting.
     """
     if step.hook is not None:
-        return f"{step.hook.owner} has an `update_step` of its own"
+        return f"{step.hook.subclass} has an `update_step` of its own"
     for constraint in step.plan.constraints:
         if constraint is not None and not type(constraint).__module__.startswith("keras.src."):
             return f"the constraint {type(constraint).__name__} is not one of Keras's own"

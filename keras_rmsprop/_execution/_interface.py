@@ -7,7 +7,7 @@ and writes the results back. It never sees the optimizer.
 To write an engine, add a module with the names in `Engine`, reusing the defaults below where they
 fit, and a case in `_execution/__init__.py`. Its `run` can start as
 
-    write(compute_op_by_op(step, gradients, step.rate.ask(), read))
+    write(compute_op_by_op(step, gradients, step.rate.get_next(), read))
 
 with `compute_op_by_op` from `_op_by_op`. That is a complete engine, correct but slow;
 tests/test_oracle.py checks it against the reference. Add faster paths later, each only where
@@ -36,7 +36,7 @@ class Rate(NamedTuple):
     """Where the learning rate of a step comes from."""
 
     # Returns a variable, a tensor or a float. Called once per step: a user's callable may count.
-    ask: Callable[[], Any]
+    get_next: Callable[[], Any]
     # A variable, schedule or callable, as Keras holds it.
     source: Any
     # Whether a subclass computes the rate, so that `source` does not determine it.
@@ -53,11 +53,11 @@ class Hook(NamedTuple):
 
     update: Update
     # The variables that the subclass added.
-    own: Sequence[keras.Variable]
+    variables: Sequence[keras.Variable]
     # All variables that its code may assign to.
-    reach: Sequence[keras.Variable]
+    assignable: Sequence[keras.Variable]
     # The name of the subclass.
-    owner: str
+    subclass: str
 
 
 class Step(NamedTuple):
@@ -70,7 +70,7 @@ class Step(NamedTuple):
     rate: Rate
     hook: Hook | None
     # The optimizer's `jit_compile`, and its name for messages.
-    mode: Literal["auto", True, False]
+    jit_compile: Literal["auto", True, False]
     name: str
 
     @property

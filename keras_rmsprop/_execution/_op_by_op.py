@@ -19,7 +19,7 @@ def assign(variable: Any, value: Any) -> None:
 
 
 def tensor_of(rate: Any, read: Callable[[Any], Tensor]) -> float | Tensor:
-    """Return the learning rate from `Rate.ask`, reading it if it is a variable."""
+    """Return the learning rate from `Rate.get_next`, reading it if it is a variable."""
     return read(rate) if isinstance(rate, keras.Variable) else rate
 
 
@@ -31,7 +31,7 @@ def compute_op_by_op(
     Args:
         step: the step to make.
         gradients: a dense gradient or None for each built variable.
-        rate: the result of `step.rate.ask()`.
+        rate: the result of `step.rate.get_next()`.
         read: returns a variable's current value.
     """
     owners = step.roster.parameters
@@ -65,23 +65,23 @@ def run_with_hook(
     Args:
         step: the step to make, with a hook.
         gradients: a dense gradient or None for each built variable.
-        rate: the result of `step.rate.ask()`.
+        rate: the result of `step.rate.get_next()`.
         read: returns a variable's current value, as an object that survives assignment.
         assign: assigns a value to a variable.
     """
     assert step.hook is not None
-    own, plan, counter = step.hook.own, step.plan, step.roster.counters.calls
-    kept = [(v, read(v)) for v in step.hook.reach]
+    variables, plan, counter = step.hook.variables, step.plan, step.roster.counters.calls
+    kept = [(v, read(v)) for v in step.hook.assignable]
     calls = read(counter)
     try:
         pairs = compute_op_by_op(step, gradients, rate, read)
-        if own and (plan.skip_nonfinite or plan.accumulation_steps > 1):
+        if variables and (plan.skip_nonfinite or plan.accumulation_steps > 1):
             counted = next((new for owner, new in pairs if owner is counter), calls)
             completes = counted % plan.accumulation_steps == 0
             made = ops.logical_and(counted > calls, completes)
             if _step.known(made) is None:
                 before = {id(v): old for v, old in kept}
-                pairs += [(v, ops.where(made, read(v), before[id(v)])) for v in own]
+                pairs += [(v, ops.where(made, read(v), before[id(v)])) for v in variables]
         for variable, value in pairs:
             assign(variable, value)
     except BaseException:

@@ -294,7 +294,7 @@ def checked_learning_rate(value: Any) -> Any:
         raise ValueError(_learning_rate_message(value)) from None
 
 
-def checked_given_learning_rate(value: Any) -> Any:
+def checked_next_learning_rate(value: Any) -> Any:
     """Return the rate that a callable returned for one step, as a float or a scalar tensor.
 
     Inside a trace a tensor has no value yet and is accepted unchecked.

@@ -175,7 +175,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         store(course.of_changed(owners), results, at_once=course.are_plain)
         # With `jit_compile=True` the first step is compiled, and if `skip_nonfinite` skips it the
         # counter is still zero.
-        course.calls = None if step.mode is True else step.roster.counters.calls._value
+        course.calls = None if step.jit_compile is True else step.roster.counters.calls._value
         course.keep(results)
     if seconds > _compilation.LONG_COMPILATION and compilations() > compiled:
         _log.info("%s: compiling its step took %.1f s.", step.name, seconds)

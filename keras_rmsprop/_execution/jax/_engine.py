@@ -24,20 +24,20 @@ _logged: "weakref.WeakSet[Roster]" = weakref.WeakSet()
 
 def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
-    insists = step.mode is True
-    if _is_traced(step, gradients) or (in_stateless_scope() and not insists):
+    must_compile = step.jit_compile is True
+    if _is_traced(step, gradients) or (in_stateless_scope() and not must_compile):
         # The surrounding code decides how the step runs.
-        _run_op_by_op(step, gradients, step.rate.ask())
+        _run_op_by_op(step, gradients, step.rate.get_next())
         return
     reason = _why_op_by_op(step)
-    if insists and reason is not None:
+    if must_compile and reason is not None:
         _compilation.raise_not_compilable(reason)
-    rate = step.rate.ask()
-    if reason is None and (insists or _compiles_unasked(step, gradients)):
+    rate = step.rate.get_next()
+    if reason is None and (must_compile or _compiles_by_default(step, gradients)):
         reason = run_compiled(step, gradients, rate)
         if reason is None:
             return
-        if insists:
+        if must_compile:
             _compilation.raise_not_compilable(reason)
         if step.roster not in _logged:
             _logged.add(step.roster)
@@ -61,14 +61,14 @@ def _why_op_by_op(step: Step) -> str | None:
     return reason
 
 
-def _compiles_unasked(step: Step, gradients: Gradients) -> bool:
+def _compiles_by_default(step: Step, gradients: Gradients) -> bool:
     """Whether to compile a step without `jit_compile=True`, given that it can be compiled.
 
     This depends only on the configuration, the saved state and the set of gradients, never on
     the process's history: otherwise a resumed run would round differently from an uninterrupted
     one.
     """
-    if step.mode is False or not _is_worth_all(step.roster, gradients):
+    if step.jit_compile is False or not _gains_by_compiling(step.roster, gradients):
         return False
     calls = step.roster.counters.calls._value
     course = courses.get(step.roster)
@@ -79,7 +79,7 @@ def _compiles_unasked(step: Step, gradients: Gradients) -> bool:
     return int(calls) >= step.plan.accumulation_steps
 
 
-def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
+def _gains_by_compiling(roster: Roster, gradients: Gradients) -> bool:
     """Whether a compiled step, which processes all variables, pays off for the gradients given.
 
     Op by op, a step processes only the variables with a gradient, at about eight times the cost

@@ -45,7 +45,7 @@ def run(step: Step, gradients: Gradients) -> None:
         with tf.control_dependencies(checks):
             run_in_replica(step, gradients)
         return
-    rate = step.rate.ask()
+    rate = step.rate.get_next()
     with tf.control_dependencies(checks) if checks else contextlib.nullcontext():
         if not compiles or not run_compiled(step, gradients, rate):
             _run_op_by_op(step, gradients, rate)
@@ -99,14 +99,14 @@ def _is_to_compile(step: Step, gradients: Gradients) -> bool:
 
     Raises: ValueError if `jit_compile=True` and the step cannot be compiled.
     """
-    if step.mode is False or is_inside_xla():
+    if step.jit_compile is False or is_inside_xla():
         return False
     obstacle = _obstacle(step)
-    if obstacle is None and (step.mode is True or _gains_by_compiling(step, gradients)):
+    if obstacle is None and (step.jit_compile is True or _gains_by_compiling(step, gradients)):
         obstacle = bound_to(step).obstacle
         if obstacle is None:
             return True
-    if obstacle is not None and step.mode is True:
+    if obstacle is not None and step.jit_compile is True:
         _compilation.raise_not_compilable(obstacle)
     return False
 

@@ -196,7 +196,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
         dtypes,
         bool(flags),
         None if rate is None else rate.dtype,
-        step.mode is True or not any(len(two) == 2 for two in dtypes),
+        step.jit_compile is True or not any(len(two) == 2 for two in dtypes),
     )
     given = [bound.packed(step.numbers), *flags, *arguments]
     if rate is not None:
@@ -205,7 +205,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     if program is not None:
         program.call(bound, given)
         return True
-    if key in bound.calls and step.mode == "auto":
+    if key in bound.calls and step.jit_compile == "auto":
         return False
     return _call_first(step, bound, key, given)
 
@@ -230,7 +230,7 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
         if not key.xla:
             raise
         # XLA compiles before it runs anything, so the variables are unchanged.
-        if step.mode is True:
+        if step.jit_compile is True:
             _compilation.raise_not_compilable(f"XLA does not take it ({error})")
         _remember(bound.calls, key, None)
         _log.debug("%s runs op by op: %s", step.name, error)

@@ -39,19 +39,19 @@ def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     if in_stateless_scope() or torch.compiler.is_compiling():
         # The caller decides what happens to the values. Inside torch.compile, using the counter's
         # value as a Python number would recompile at every step.
-        rate = step.rate.ask()
+        rate = step.rate.get_next()
         if step.hook is not None:
             run_with_hook(step, gradients, rate, copied, assign)
         else:
             write(compute_op_by_op(step, gradients, rate, read))
         return
     reason = None
-    if step.mode is not False:
+    if step.jit_compile is not False:
         reason = _compilation.why_op_by_op(step)
         if reason is None:
             _run_in_place(step, gradients)
             return
-        if step.mode is True:
+        if step.jit_compile is True:
             _compilation.raise_not_compilable(reason)
     _run_op_by_op(step, gradients)
 
@@ -60,7 +60,7 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Compute a whole step, then write it."""
     _check_devices(step.roster, gradients)
     check_writable(step.roster.variables)
-    rate = step.rate.ask()
+    rate = step.rate.get_next()
     if step.hook is not None:
         # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, copied, assign)

@@ -16,7 +16,7 @@ def learning_rate(step: Step, calls: int) -> float:
     """Return the learning rate of this step as a Python number."""
     rate = step.rate.source
     if step.rate.is_overridden or not isinstance(rate, _Source):
-        return float(tensor_of(step.rate.ask(), read))
+        return float(tensor_of(step.rate.get_next(), read))
     if isinstance(rate, keras.Variable):
         return float(value_of(step.roster, "learning_rate", read(rate)))
     # On the CPU, from the known counter: a schedule on the device would force a synchronization.
