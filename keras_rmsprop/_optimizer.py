@@ -453,7 +453,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self.assign(owners.weight, after.weight)
         _tables.count_update(self._roster, index, form, coefficients, t)
 
-    @engine.as_written
+    @engine.do_not_convert
     def apply(
         self,
         grads: Sequence[Tensor | None],
@@ -493,7 +493,7 @@ class RMSprop(keras.optimizers.Optimizer):
             # The engine handles rows, depending on how the step runs.
             if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
-        with contextlib.nullcontext() if engine.is_recorded() else self._gate.step():
+        with contextlib.nullcontext() if engine.is_capturing_python() else self._gate.step():
             engine.run(self._coming_step(), aligned)
 
     def _apply_as_keras(
@@ -842,7 +842,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self._computes_settings
             or self._overrides("_use_weight_decay")
             # A captured step must depend on the settings, not on a cached result.
-            or engine.is_recorded()
+            or engine.is_capturing_python()
         ):
             groups = list(self._own_groups().values())
             return _plan.Meaning(self, groups, self._roster, self._use_weight_decay)

@@ -108,10 +108,10 @@ class Engine(Protocol):
     def is_rows(self, gradient: Any, /) -> bool:
         """Whether the gradient is sparse: rows of a table and their ids."""
 
-    def is_recorded(self) -> bool:
+    def is_capturing_python(self) -> bool:
         """Whether a compiler is capturing the Python code, which must then take no locks."""
 
-    def as_written(self, function: _Function, /) -> _Function:
+    def do_not_convert(self, function: _Function, /) -> _Function:
         """Return the function, protected from source rewriting during tracing."""
 
     def outside_trace(self) -> AbstractContextManager[Any]:
@@ -124,12 +124,12 @@ class Engine(Protocol):
 # Defaults that fit most backends.
 
 
-def as_written(function: _Function) -> _Function:
+def do_not_convert(function: _Function) -> _Function:
     """Return the function unchanged: nothing rewrites Python source here."""
     return function
 
 
-def is_recorded() -> bool:
+def is_capturing_python() -> bool:
     """Return False: nothing captures Python code here."""
     return False
 

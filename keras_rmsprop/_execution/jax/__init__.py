@@ -1,8 +1,8 @@
 """The engine of the JAX backend."""
 
 from keras_rmsprop._execution._interface import (
-    as_written,
-    is_recorded,
+    do_not_convert,
+    is_capturing_python,
     is_rows,
     outside_trace,
     swapping_strategy,
@@ -14,10 +14,10 @@ from keras_rmsprop._execution.jax._values import copy, dense, read, shape_of, wr
 __all__ = [
     "GIVES_ROWS",
     "STEPS_IN_GRAPHS",
-    "as_written",
     "copy",
     "dense",
-    "is_recorded",
+    "do_not_convert",
+    "is_capturing_python",
     "is_rows",
     "outside_trace",
     "read",

@@ -11,10 +11,10 @@ from keras_rmsprop._execution.tensorflow._values import copy, dense, read, shape
 __all__ = [
     "GIVES_ROWS",
     "STEPS_IN_GRAPHS",
-    "as_written",
     "copy",
     "dense",
-    "is_recorded",
+    "do_not_convert",
+    "is_capturing_python",
     "is_rows",
     "outside_trace",
     "read",
@@ -26,8 +26,8 @@ __all__ = [
 
 GIVES_ROWS = True
 STEPS_IN_GRAPHS = True
-is_recorded = _interface.is_recorded
+is_capturing_python = _interface.is_capturing_python
 # AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing: the
 # code never branches on a tensor.
-as_written = tf.autograph.experimental.do_not_convert
+do_not_convert = tf.autograph.experimental.do_not_convert
 outside_trace = tf.init_scope

@@ -3,7 +3,7 @@
 import torch
 
 from keras_rmsprop._execution._interface import (
-    as_written,
+    do_not_convert,
     is_rows,
     outside_trace,
     shape_of,
@@ -15,10 +15,10 @@ from keras_rmsprop._execution.torch._values import copy, dense, read, write
 __all__ = [
     "GIVES_ROWS",
     "STEPS_IN_GRAPHS",
-    "as_written",
     "copy",
     "dense",
-    "is_recorded",
+    "do_not_convert",
+    "is_capturing_python",
     "is_rows",
     "outside_trace",
     "read",
@@ -30,4 +30,4 @@ __all__ = [
 
 GIVES_ROWS = False
 STEPS_IN_GRAPHS = False
-is_recorded = torch.compiler.is_compiling
+is_capturing_python = torch.compiler.is_compiling
