@@ -11,7 +11,7 @@ import keras
 from keras_rmsprop._execution import _compilation
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
-from keras_rmsprop._execution.jax._course import courses, run_compiled
+from keras_rmsprop._execution.jax._double_buffer import double_buffers, run_compiled
 from keras_rmsprop._execution.jax._values import Gradients, read, write
 from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._roster import Roster
@@ -71,8 +71,8 @@ def _compiles_by_default(step: Step, gradients: Gradients) -> bool:
     if step.jit_compile is False or not _gains_by_compiling(step.roster, gradients):
         return False
     calls = step.roster.counters.calls._value
-    course = courses.get(step.roster)
-    if course is not None and course.calls is calls:
+    double_buffer = double_buffers.get(step.roster)
+    if double_buffer is not None and double_buffer.calls is calls:
         # Known to be above zero, without waiting for the device.
         return True
     # A program that makes a single step should not pay for a compilation.
