@@ -25,6 +25,6 @@ def compiled_steps(optimizer: Any) -> list[Any]:
     return [] if bound is None else [step for step in bound.calls.values() if step is not None]
 
 
-def courses(situation: Situation) -> list[Any]:
-    """A situation's course as compiled and op by op."""
+def trajectories(situation: Situation) -> list[Any]:
+    """The trajectories of a situation as compiled and op by op."""
     return [list(twins.train(situation, mode)) for mode in MODES]
