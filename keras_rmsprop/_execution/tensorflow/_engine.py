@@ -9,7 +9,7 @@ from keras_rmsprop._execution import _compilation, _op_by_op
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
-from keras_rmsprop._execution.tensorflow._programs import OF_A_STRATEGY, bound_to, run_compiled
+from keras_rmsprop._execution.tensorflow._programs import STRATEGY_REASON, inputs_of, run_compiled
 from keras_rmsprop._execution.tensorflow._replicas import run_in_replica
 from keras_rmsprop._execution.tensorflow._rows import (
     checked_rows,
@@ -101,20 +101,20 @@ def _is_to_compile(step: Step, gradients: Gradients) -> bool:
     """
     if step.jit_compile is False or is_inside_xla():
         return False
-    obstacle = _obstacle(step)
-    if obstacle is None and (step.jit_compile is True or _gains_by_compiling(step, gradients)):
-        obstacle = bound_to(step).obstacle
-        if obstacle is None:
+    reason = _why_op_by_op(step)
+    if reason is None and (step.jit_compile is True or _gains_by_compiling(step, gradients)):
+        reason = inputs_of(step).why_op_by_op
+        if reason is None:
             return True
-    if obstacle is not None and step.jit_compile is True:
-        _compilation.raise_not_compilable(obstacle)
+    if reason is not None and step.jit_compile is True:
+        _compilation.raise_not_compilable(reason)
     return False
 
 
-def _obstacle(step: Step) -> str | None:
+def _why_op_by_op(step: Step) -> str | None:
     """Return why this step cannot be compiled, for reasons that can change between steps."""
     if tf.distribute.has_strategy() or is_distributed(step.roster.counters.calls._value):
-        return OF_A_STRATEGY
+        return STRATEGY_REASON
     if tf.config.functions_run_eagerly():
         return "`tf.config.run_functions_eagerly` is on"
     if is_op_determinism_enabled():

@@ -140,8 +140,8 @@ def test_an_optimizer_that_nobody_holds_is_gone_though_its_program_stays():
             training.step(t)
         function = tf.function(training.apply, autograph=False)
         function([tf.ones(shape, tf.float64) for shape in twins.SHAPES])
-        bound = _programs._bound[training.optimizer._roster]
-        held = [training.optimizer, training.variables[0], training.variables[0].value, bound]
+        inputs = _programs._program_inputs[training.optimizer._roster]
+        held = [training.optimizer, training.variables[0], training.variables[0].value, inputs]
         return [weakref.ref(x) for x in held]
 
     references = train()
