@@ -1048,7 +1048,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
         Keras would assign the average's own array, which its JAX trainer then donates twice.
         """
-        if _step.known(engine.read(self._iterations) == 0):
+        if _step.known_value(engine.read(self._iterations) == 0):
             # There is no average before the first step.
             return
         for variable in trainable_variables:

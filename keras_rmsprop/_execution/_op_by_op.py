@@ -79,7 +79,7 @@ def run_with_hook(
             counted = next((new for owner, new in pairs if owner is counter), calls)
             completes = counted % plan.accumulation_steps == 0
             made = ops.logical_and(counted > calls, completes)
-            if _step.known(made) is None:
+            if _step.known_value(made) is None:
                 before = {id(v): old for v, old in kept}
                 pairs += [(v, ops.where(made, read(v), before[id(v)])) for v in variables]
         for variable, value in pairs:

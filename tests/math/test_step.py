@@ -225,7 +225,7 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
     """With functions that are only counted, nesting changes no bit."""
     made: list[Any] = []
 
-    def nest(function: Any) -> Any:
+    def trace_once(function: Any) -> Any:
         made.append(function)
         return function
 
@@ -238,7 +238,7 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
     coming = optimizer._coming_step()
     plan = coming.plan
     arguments = plan, coming.numbers, counters, 0.1, before, gradients
-    plain, nested = _step.step(*arguments), _step.step(*arguments, nest=nest)
+    plain, nested = _step.step(*arguments), _step.step(*arguments, trace_once=trace_once)
     assert len(made) == 1 + bool(options.get("use_ema"))
     for want, got in zip(plain[0], nested[0], strict=True):
         for a, b in zip(want, got, strict=True):
@@ -253,7 +253,7 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
         return parameter
 
     made.clear()
-    _step.step(*arguments, update, nest=nest)
+    _step.step(*arguments, update, trace_once=trace_once)
     # Nor is it asked in a call that is known to make no step.
     assert seen == ([] if plan.accumulation_steps > 1 else [0, 2, 3])
     assert len(made) == bool(options.get("use_ema"))

@@ -108,7 +108,7 @@ def _whole_step(
         parameters,
         gradients,
         flags=flagged,
-        nest=jax.jit,
+        trace_once=jax.jit,
     )
     results = [x for group in (*after, counted) for x in group if x is not None]
     return [results[place] for place in static.changed()]

@@ -295,7 +295,7 @@ class _Program:
                     rate,
                     gradients,
                     flags=flags,
-                    nest=traced_once if key.xla else None,
+                    trace_once=traced_once if key.xla else None,
                 )
             )
 
