@@ -944,7 +944,7 @@ class RMSprop(keras.optimizers.Optimizer):
         else:
             chosen = list(variables)
         _gradients.check_present(gradients, chosen)
-        if self.built and self._roster.lists(chosen):
+        if self.built and self._roster.matches(chosen):
             keys, shapes = list(range(len(chosen))), self._roster.shapes
         elif self.built:
             keys = [self._position(variable) for variable in chosen]

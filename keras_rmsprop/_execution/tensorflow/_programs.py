@@ -35,7 +35,7 @@ from keras_rmsprop._execution.tensorflow._values import (
 from keras_rmsprop._math import _step
 from keras_rmsprop._variables._roster import (
     Roster,
-    existing,
+    flat_without_none,
 )
 
 _log = logging.getLogger(__name__)
@@ -379,13 +379,13 @@ def _placement(step: Step) -> str:
 
     Raises: UnimplementedError if they are on several, or XLA does not support them.
     """
-    owners = existing(*step.roster.parameters)
+    owners = flat_without_none(*step.roster.parameters)
     dtypes = {_step.dtype_of(v) for v in owners}
     if not dtypes <= FLOATING_DTYPES:
         raise tf.errors.UnimplementedError(
             None, None, f"there are variables of dtype {sorted(dtypes - FLOATING_DTYPES)}"
         )
-    owners += existing(step.roster.counters, [step.rate.variable])
+    owners += flat_without_none(step.roster.counters, [step.rate.variable])
     if any(map(is_distributed, owners)):
         raise tf.errors.UnimplementedError(None, None, STRATEGY_REASON)
     devices = {tf_variable(v).device for v in owners}

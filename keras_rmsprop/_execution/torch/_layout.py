@@ -12,7 +12,7 @@ import torch
 from keras_rmsprop._execution.torch._values import check_writable
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._variables._roster import ParameterVariables, Roster, existing
+from keras_rmsprop._variables._roster import ParameterVariables, Roster, flat_without_none
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
@@ -199,9 +199,9 @@ def layout_of(roster: Roster, plan: _step.Plan) -> Layout:
 
 
 def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
-    variables = existing(*owners)
+    variables = flat_without_none(*owners)
     parameters = [p.read(operator.attrgetter("_value")) for p in owners]
-    tensors = existing(itertools.chain.from_iterable(parameters))
+    tensors = flat_without_none(itertools.chain.from_iterable(parameters))
     cut = [t for t in tensors if t.numel() > PIECE]
     return Layout(
         variables,
@@ -252,7 +252,7 @@ def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
 def _members(index: int, parameter: Parameter) -> list[_Member]:
     """Make one member of a parameter, or one per piece if it is large."""
     parameter = parameter._replace(accumulator=None, average=None)
-    tensors, weight = existing(parameter), parameter.weight
+    tensors, weight = flat_without_none(parameter), parameter.weight
     if weight.device.type != "cpu" or weight.numel() <= PIECE:
         return [_Member(index, 0, parameter, None)]
     if not all(t.is_contiguous() for t in tensors):
@@ -332,9 +332,9 @@ def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> B
         sources=[(places[m.position], m.piece) for m in members],
         weights=[p.weight for p in parameters],
         square_averages=[p.square_average for p in parameters],
-        gradient_averages=existing([p.gradient_average for p in parameters]),
-        momentums=existing([p.momentum for p in parameters]),
-        roots=existing([m.root for m in members]),
+        gradient_averages=flat_without_none([p.gradient_average for p in parameters]),
+        momentums=flat_without_none([p.momentum for p in parameters]),
+        roots=flat_without_none([m.root for m in members]),
         joined=_joined(bundle.chunks, members, places),
     )
 
@@ -350,7 +350,7 @@ def _joined(chunks: list[_Chunk], members: list[_Member], places: dict[int, int]
         if 2 * _elements(present) >= chunk.roots.numel():
             joined.append(chunk.roots)
         else:
-            joined += existing([m.root for m in present])
+            joined += flat_without_none([m.root for m in present])
     return joined
 
 
