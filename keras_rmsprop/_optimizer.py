@@ -286,8 +286,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 self._exclusions.set(*excluded)
             super().build(variables)
             self._build_slots(variables, members)
-            if self._ledger.prelude is None:
-                self._ledger.prelude = before
+            if self._ledger.before_build is None:
+                self._ledger.before_build = before
 
     def _build_slots(self, variables: Sequence[keras.Variable], members: Sequence[int]) -> None:
         """Create the slots that Keras's `build` does not create."""
@@ -386,7 +386,7 @@ class RMSprop(keras.optimizers.Optimizer):
             return
         together = held | {key: given[key] for key in new}
         order = given if held.keys() <= given.keys() else together
-        with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.reopened():
+        with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.rebuilding():
             if groups:
                 # The updates that rows have missed were made with the old settings.
                 self.settle()
@@ -403,12 +403,12 @@ class RMSprop(keras.optimizers.Optimizer):
         """Build with these variables, reusing those that the optimizer has created."""
         before = list(self._variables)
         tracked = set(map(id, before))
-        _ledger.track_in(self, [v for v in self._ledger.prelude or () if id(v) in tracked])
+        _ledger.track_in(self, [v for v in self._ledger.before_build or () if id(v) in tracked])
         self._trainable_variables_indices: dict[Any, int] = {}
         self.built = False
         self.build(variables)
         # Variables that were added after the build.
-        for variable in self._ledger.left_over(before, self._variables, vars(self).values()):
+        for variable in self._ledger.remaining(before, self._variables, vars(self).values()):
             self._track_variable(variable)
 
     def _why_not_lazy(self) -> str | None:
@@ -732,15 +732,15 @@ class RMSprop(keras.optimizers.Optimizer):
 
         A bfloat16 average of squares stalls once a step's contribution rounds away.
         """
-        again = self._ledger.again(name, shape)
-        if again is not None:
-            if not self._tracker.is_in_store("variables", again):
-                self._track_variable(again)
-            return again
+        reused = self._ledger.reuse(name, shape)
+        if reused is not None:
+            if not self._tracker.is_in_store("variables", reused):
+                self._track_variable(reused)
+            return reused
         if dtype is not None:
             dtype = _step.accumulator_dtype(backend.standardize_dtype(dtype))
         variable = super().add_variable(shape, initializer, dtype, aggregation, layout, name)
-        self._ledger.note(variable, name)
+        self._ledger.record(variable, name)
         return variable
 
     def add_variable_from_reference(
