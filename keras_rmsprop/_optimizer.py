@@ -248,7 +248,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._gate = Gate()
         self._ledger = Ledger()
         self._roster = Roster([], [], CounterVariables(self._iterations))
-        self._meaning: _plan.Meaning | None = None
+        self._derived: _plan.Derived | None = None
         # Whether a subclass computes hyperparameters in properties, which can change unnoticed.
         self._computes_settings = any(
             hasattr(type(self), name) for name in _validation.HYPERPARAMETERS
@@ -324,7 +324,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self._model_variables_moving_average if self.use_ema else [],
         )
         self._roster = Roster(parameters, progress, counters, members)
-        self._meaning = None
+        self._derived = None
         if self.use_ema and hasattr(self, "_distribution_strategy"):
             self._distribution_strategy = engine.swapping_strategy(
                 self._distribution_strategy, self._roster.parameters
@@ -472,7 +472,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 then.
         """
         # Dispatch on the type: asking a TensorFlow tensor for its shape takes a microsecond.
-        gradients = [_as_tensor(g) if type(g) in _PLAIN else g for g in grads]
+        gradients = [_as_tensor(g) if type(g) in _PYTHON_TYPES else g for g in grads]
         if not gradients:
             return
         if self._overrides(*_KERAS_STAGES):
@@ -717,7 +717,7 @@ class RMSprop(keras.optimizers.Optimizer):
         _exclusions.check_patterns(names)
         super().exclude_from_weight_decay(var_list=variables, var_names=names)
         self._exclusions.set(variables, names)
-        self._meaning = None
+        self._derived = None
 
     def add_variable(
         self,
@@ -836,7 +836,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if words is not None:
             warnings.warn(words, stacklevel=3)
 
-    def _current_meaning(self) -> _plan.Meaning:
+    def _derive(self) -> _plan.Derived:
         """Return the plan and numbers of the current settings, cached until one changes."""
         if (
             self._computes_settings
@@ -845,26 +845,26 @@ class RMSprop(keras.optimizers.Optimizer):
             or engine.is_capturing_python()
         ):
             groups = list(self._own_groups().values())
-            return _plan.Meaning(self, groups, self._roster, self._use_weight_decay)
+            return _plan.Derived(self, groups, self._roster, self._use_weight_decay)
         # Compare at every step, to catch every way of changing a setting. In C, this takes a
         # microsecond.
-        given = (_GIVEN(self.__dict__), self._held_groups.own)
-        meaning = self._meaning
-        if meaning is None or meaning.given != given:
+        source = (_get_settings(self.__dict__), self._held_groups.own)
+        derived = self._derived
+        if derived is None or derived.source != source:
             groups = list(self._own_groups().values())
-            meaning = _plan.Meaning(self, groups, self._roster, self._use_weight_decay, given)
-            self._meaning = meaning
-        return meaning
+            derived = _plan.Derived(self, groups, self._roster, self._use_weight_decay, source)
+            self._derived = derived
+        return derived
 
     def _coming_step(self) -> Step:
         """Return all that the engine needs for the next step."""
-        meaning = self._current_meaning()
+        derived = self._derive()
         return Step(
-            plan=meaning.plan(),
-            numbers=meaning.numbers,
+            plan=derived.plan(),
+            numbers=derived.numbers,
             roster=self._roster,
             rate=self._rate(),
-            hook=self._hook(meaning.plan().decayed),
+            hook=self._hook(derived.plan().decayed),
             jit_compile=self.jit_compile,
             name=self.name,
         )
@@ -1084,10 +1084,10 @@ _KERAS_OPTIONS = (
 
 
 # Gets all settings from an optimizer's attributes.
-_GIVEN = operator.itemgetter(*_validation.HYPERPARAMETERS)
+_get_settings = operator.itemgetter(*_validation.HYPERPARAMETERS)
 
 # Types of gradients that are not tensors or arrays.
-_PLAIN = frozenset({list, tuple, int, float})
+_PYTHON_TYPES = frozenset({list, tuple, int, float})
 
 
 def _as_tensor(gradient: Any) -> Tensor:
