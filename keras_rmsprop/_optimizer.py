@@ -256,7 +256,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._exclusions = Exclusions()
         self._held_groups = HeldGroups(own)
         self._members = Members()
-        self._loads = _state.Loads()
+        self._last_load = _state.LastLoad()
         for key, value in settings.items():
             # Already checked, one by one and together.
             super().__setattr__(key, value)
@@ -554,7 +554,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Write the state to the store of a Keras file (Keras's hook)."""
-        _state.write_state(_state.state_of(self._holder()), store)
+        _state.write_state(_state.state_of(self._parts()), store)
 
     def load_own_variables(self, store: Any) -> None:
         """Load the state from the store of a Keras file (Keras's hook).
@@ -570,11 +570,11 @@ class RMSprop(keras.optimizers.Optimizer):
         Raises:
             ValueError: if the state is damaged or has a later format; the optimizer is unchanged.
         """
-        found = _state.read_file(store, self._holder())
+        found = _state.read_file(store, self._parts())
         if isinstance(found, _state.State):
             self._load(found)
             return
-        self._loads.report = _state.LoadReport((), (), found.entries)
+        self._last_load.report = _state.LoadReport((), (), found.entries)
         if found.reason is not None:
             warnings.warn(found.reason, stacklevel=2)
 
@@ -592,7 +592,7 @@ class RMSprop(keras.optimizers.Optimizer):
         dict does not record the options that change the meaning of the arrays (`lr_in_momentum`,
         `gradient_accumulation_steps`).
         """
-        return _state.to_dict(_state.state_of(self._holder()))
+        return _state.to_dict(_state.state_of(self._parts()))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Load the state from arrays by name, as `state_dict` returns them.
@@ -612,12 +612,12 @@ class RMSprop(keras.optimizers.Optimizer):
                 "`load_state_dict` matches state with variables by name, so the optimizer must "
                 "be built first. Call `optimizer.build(variables)`."
             )
-        self._load(_state.from_dict(state, self._holder(), strict))
+        self._load(_state.from_dict(state, self._parts(), strict))
 
     @property
     def load_report(self) -> _state.LoadReport | None:
         """What the last load restored, initialized and dropped; None before the first load."""
-        return self._loads.report
+        return self._last_load.report
 
     def settle(self) -> None:
         """Bring the averages of all rows up to date, as they always are with `lazy=False`.
@@ -807,9 +807,9 @@ class RMSprop(keras.optimizers.Optimizer):
             coefficients = _plan.coefficients_of(self._settings_of(position))
             _tables.settle(self._roster, position, coefficients)
 
-    def _holder(self) -> _state.Holder:
+    def _parts(self) -> _state.OptimizerParts:
         """Return the parts of this optimizer that its state is read from and loaded into."""
-        return _state.Holder(
+        return _state.OptimizerParts(
             name=self.name,
             built=self.built,
             roster=self._roster,
@@ -827,10 +827,10 @@ class RMSprop(keras.optimizers.Optimizer):
         )
 
     def _load(self, state: _state.State) -> None:
-        plan = _state.plan_load(self._holder(), state)
+        plan = _state.plan_load(self._parts(), state)
         with self._gate.read():
             _op_by_op.write_all_or_nothing(plan.assignments, _state.array_of, _op_by_op.assign)
-        self._loads.report = plan.report
+        self._last_load.report = plan.report
         # The state of an optimizer that was not built has no slots to report.
         words = _state.message(plan.report) if state.slots else None
         if words is not None:
@@ -907,7 +907,7 @@ class RMSprop(keras.optimizers.Optimizer):
             return after._replace(accumulator=before.accumulator, average=before.average)
 
         assignable = [*self._roster.weights, *self.variables]
-        return Hook(update, self._own_variables(), assignable, type(self).__name__)
+        return Hook(update, self._subclass_variables(), assignable, type(self).__name__)
 
     def _overrides(self, *names: str) -> bool:
         """Whether a subclass, or this instance, overrides one of these methods."""
@@ -919,9 +919,9 @@ class RMSprop(keras.optimizers.Optimizer):
             getattr(cls, name, None) is not getattr(RMSprop, name, None) for name in names
         )
 
-    def _own_variables(self) -> list[keras.Variable]:
+    def _subclass_variables(self) -> list[keras.Variable]:
         """Return the variables that a subclass has added."""
-        return _state.own_variables(self._holder())
+        return _state.subclass_variables(self._parts())
 
     def _overwrite_variable_with_gradient(self, variable: Any) -> bool:
         """Whether a variable needs no slots (called by Keras's `build`)."""
