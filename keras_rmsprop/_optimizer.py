@@ -20,17 +20,17 @@ from keras_rmsprop._math._rule import Parameter, StepCoefficients, Tensor
 from keras_rmsprop._settings import _describe, _groups, _plan, _validation
 from keras_rmsprop._settings._groups import Groups, HeldGroups
 from keras_rmsprop._variables import (
-    _awaited,
     _building,
     _exclusions,
     _gradients,
     _ledger,
     _pairing,
+    _pending,
 )
 from keras_rmsprop._variables._exclusions import Exclusions
 from keras_rmsprop._variables._gate import Gate
 from keras_rmsprop._variables._ledger import Ledger
-from keras_rmsprop._variables._members import Before, Members
+from keras_rmsprop._variables._members import EarlierGroups, Members
 from keras_rmsprop._variables._roster import (
     CounterVariables,
     ProgressVariables,
@@ -178,7 +178,7 @@ class RMSprop(keras.optimizers.Optimizer):
     built: bool
     _distribution_strategy: Any
 
-    @_awaited.taken_from_arguments
+    @_pending.accept_config_entries
     @_validation.explain_unknown_arguments
     def __init__(
         self,
@@ -279,7 +279,7 @@ class RMSprop(keras.optimizers.Optimizer):
         before = list(self._variables)
         with _ledger.undone_on_failure(self):
             patterns = list(self._held_groups.own)
-            members = self._members.of(patterns, variables, self._groups_before(variables))
+            members = self._members.of(patterns, variables, self._earlier_groups(variables))
             excluded = self._exclusions.resolve(variables)
             if excluded is not None:
                 super().exclude_from_weight_decay(*excluded)
@@ -297,7 +297,7 @@ class RMSprop(keras.optimizers.Optimizer):
         add = self.add_optimizer_variables
         settings = self._settings_in(members)
         self._square_averages = add(variables, "square_average", start)
-        self._momentums = _building.chosen(
+        self._momentums = _building.create_where(
             variables, [own.momentum > 0.0 for own in settings], lambda some: add(some, "momentum")
         )
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
@@ -306,7 +306,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if any(lazy):
             reason = self._why_not_lazy()
             if reason is None:
-                progress = _building.progress_of(self, variables, lazy)
+                progress = _building.create_progress(self, variables, lazy)
             else:
                 _log.warning("%s: `lazy=True` changes nothing, because %s.", self.name, reason)
         skipped = None
@@ -549,7 +549,7 @@ class RMSprop(keras.optimizers.Optimizer):
         excluded = config.pop(_exclusions.KEY, None)
         optimizer: RMSprop = super().from_config(config, custom_objects)
         if excluded is not None:
-            optimizer._exclusions.await_build(excluded)
+            optimizer._exclusions.set_pending(excluded)
         return optimizer
 
     def save_own_variables(self, store: Any) -> None:
@@ -786,7 +786,7 @@ class RMSprop(keras.optimizers.Optimizer):
         """Return the groups, also where a subclass has other `groups`."""
         return Groups(self._held_groups, self, self._rate_of_group, self._assign_to_group)
 
-    def _groups_before(self, variables: Sequence[Any]) -> Before | None:
+    def _earlier_groups(self, variables: Sequence[Any]) -> EarlierGroups | None:
         """The groups that variables have been in since an earlier build, None without one."""
         roster, rates = self._roster, self._roster.counters.rates
         if not roster.weights:
@@ -799,7 +799,7 @@ class RMSprop(keras.optimizers.Optimizer):
             for i, position in positions.items()
             if position is not None
         }
-        return Before(found, known)
+        return EarlierGroups(found, known)
 
     def _settle(self, position: int) -> None:
         """Bring every row of a variable up to date."""
