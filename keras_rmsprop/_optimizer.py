@@ -494,7 +494,7 @@ class RMSprop(keras.optimizers.Optimizer):
             if gradient is not None and not engine.is_rows(gradient):
                 aligned[i] = engine.dense(gradient, variable)
         with contextlib.nullcontext() if engine.is_capturing_python() else self._gate.step():
-            engine.run(self._coming_step(), aligned)
+            engine.run(self._next_step(), aligned)
 
     def _apply_as_keras(
         self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
@@ -856,7 +856,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self._derived = derived
         return derived
 
-    def _coming_step(self) -> Step:
+    def _next_step(self) -> Step:
         """Return all that the engine needs for the next step."""
         derived = self._derive()
         return Step(

@@ -235,9 +235,9 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
     gradients = [tensor(1.0, -2.0, 3.0), None, tensor(4.0, 5.0, 6.0), tensor(0.0, 0.0, 1.0)]
     before = [p.read(ops.convert_to_tensor) for p in optimizer._roster.parameters]
     counters = optimizer._roster.counters.read(ops.convert_to_tensor)
-    coming = optimizer._coming_step()
-    plan = coming.plan
-    arguments = plan, coming.numbers, counters, 0.1, before, gradients
+    step = optimizer._next_step()
+    plan = step.plan
+    arguments = plan, step.numbers, counters, 0.1, before, gradients
     plain, nested = _step.step(*arguments), _step.step(*arguments, trace_once=trace_once)
     assert len(made) == 1 + bool(options.get("use_ema"))
     for want, got in zip(plain[0], nested[0], strict=True):
