@@ -19,11 +19,11 @@ from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Form, Parameter
 from keras_rmsprop._settings import _plan
 from keras_rmsprop._settings._validation import HYPERPARAMETERS
-from yardsticks.agreement import Difference, a_problem, differences, rmsprop
+from yardsticks.agreement import Difference, differences, make_problem, rmsprop
 from yardsticks.variants import Variant, option_variants, two_groups
 
 # Fourteen steps complete four accumulations and overwrite the weights three times.
-PROBLEM = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"), steps=14)
+PROBLEM = make_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"), steps=14)
 
 PLAIN = Form(
     nesterov=False,

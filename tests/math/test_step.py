@@ -13,21 +13,21 @@ from keras import ops
 from keras_rmsprop import RMSprop
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Parameter
-from yardsticks.agreement import RANKS, a_problem, differences, rmsprop
+from yardsticks.agreement import RANKS, differences, make_problem, rmsprop
 from yardsticks.peers import follow, follow_ours, unavailable
 from yardsticks.variants import KERAS, RULE, Variant, option_variants
 
 
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
 def test_follows_the_float64_reference_in_float32(variant: Variant) -> None:
-    worst = differences(variant, a_problem(*((shape, "float32") for shape in RANKS)))
+    worst = differences(variant, make_problem(*((shape, "float32") for shape in RANKS)))
     assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
 
 
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
 def test_follows_the_float64_reference_in_float64_to_1e_14(variant: Variant, float64: None) -> None:
     """No stage rounds through float32, which would show as 1e-8."""
-    problem = a_problem(*((shape, "float64") for shape in RANKS))
+    problem = make_problem(*((shape, "float64") for shape in RANKS))
     worst = differences(variant, problem, tolerance={"float64": 1e-14})
     assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
 
