@@ -98,7 +98,7 @@ def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monk
     (optimizer, got), (_, want) = train("auto"), train(False)
     for mine, theirs in zip(got[-1], want[-1], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-14)
-    assert len(_layout._layouts[optimizer._roster].choices) == _layout.SETS_KEPT
+    assert len(_layout._layouts[optimizer._roster].selections) == _layout.SELECTIONS_KEPT
 
 
 def test_a_weight_that_is_turned_in_its_own_memory_is_cut_anew(monkeypatch):
