@@ -414,7 +414,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def _why_not_lazy(self) -> str | None:
         """Return why `lazy` has no effect, or None if it has."""
         reasons = {
-            f"gradients are dense on the {backend.backend()} backend": not engine.GIVES_ROWS,
+            f"gradients are dense on the {backend.backend()} backend": not engine.SPARSE_GRADIENTS,
             "the sums of gradient accumulation are dense": bool(self.gradient_accumulation_steps),
             "a subclass's `update_step` works on whole variables": self._has_hook(),
         }
@@ -491,7 +491,7 @@ class RMSprop(keras.optimizers.Optimizer):
             aligned[i] = None
         for i, (gradient, variable) in enumerate(zip(aligned, variables, strict=True)):
             # The engine handles rows, depending on how the step runs.
-            if gradient is not None and not engine.is_rows(gradient):
+            if gradient is not None and not engine.is_sparse(gradient):
                 aligned[i] = engine.dense(gradient, variable)
         with contextlib.nullcontext() if engine.is_capturing_python() else self._gate.step():
             engine.run(self._next_step(), aligned)

@@ -83,7 +83,7 @@ class Engine(Protocol):
     """The interface of each backend's module. Gradients may be anything that Keras accepts."""
 
     # Whether a gradient can be sparse: some rows of a table and their ids.
-    GIVES_ROWS: bool
+    SPARSE_GRADIENTS: bool
     # Whether a step inside a graph can change variables without running Python.
     STEPS_IN_GRAPHS: bool
 
@@ -105,7 +105,7 @@ class Engine(Protocol):
     def shape_of(self, gradient: Any, /) -> tuple[int | None, ...]:
         """Return the gradient's shape, with None for unknown dimensions."""
 
-    def is_rows(self, gradient: Any, /) -> bool:
+    def is_sparse(self, gradient: Any, /) -> bool:
         """Whether the gradient is sparse: rows of a table and their ids."""
 
     def is_capturing_python(self) -> bool:
@@ -134,7 +134,7 @@ def is_capturing_python() -> bool:
     return False
 
 
-def is_rows(_: Any) -> bool:
+def is_sparse(_: Any) -> bool:
     """Return False: gradients are always dense here."""
     return False
 

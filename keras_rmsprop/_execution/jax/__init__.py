@@ -3,7 +3,7 @@
 from keras_rmsprop._execution._interface import (
     do_not_convert,
     is_capturing_python,
-    is_rows,
+    is_sparse,
     outside_trace,
     swapping_strategy,
 )
@@ -12,13 +12,13 @@ from keras_rmsprop._execution.jax._engine import run
 from keras_rmsprop._execution.jax._values import copy, dense, read, shape_of, write
 
 __all__ = [
-    "GIVES_ROWS",
+    "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
     "copy",
     "dense",
     "do_not_convert",
     "is_capturing_python",
-    "is_rows",
+    "is_sparse",
     "outside_trace",
     "read",
     "run",
@@ -27,7 +27,7 @@ __all__ = [
     "write",
 ]
 
-GIVES_ROWS = False
+SPARSE_GRADIENTS = False
 STEPS_IN_GRAPHS = False
 
 _derivatives.install()

@@ -25,7 +25,7 @@ from jax import numpy as jnp
 
 from keras_rmsprop._execution import _compilation, _op_by_op
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution.jax._memory import SOLE, allocated, keeps_second_copy
+from keras_rmsprop._execution.jax._memory import SOLE_REFERENCE, allocated, keeps_second_copy
 from keras_rmsprop._execution.jax._programs import (
     Constraint,
     StaticArgument,
@@ -117,8 +117,8 @@ class _DoubleBuffer:
             return allocated(self.of_reused(values))
         # No variable holds these any more, so no new reference can appear while we count.
         counts = list(map(sys.getrefcount, arrays))
-        if max(counts) > SOLE or any(map(IS_DELETED, arrays)):
-            lost = [i for i, n in enumerate(counts) if n > SOLE or IS_DELETED(arrays[i])]
+        if max(counts) > SOLE_REFERENCE or any(map(IS_DELETED, arrays)):
+            lost = [i for i, n in enumerate(counts) if n > SOLE_REFERENCE or IS_DELETED(arrays[i])]
             like = self.of_reused(values)
             for i, fresh in zip(lost, allocated([like[i] for i in lost]), strict=True):
                 arrays[i] = fresh

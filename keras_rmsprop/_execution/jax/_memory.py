@@ -12,7 +12,7 @@ import jax
 from jax import numpy as jnp
 
 # What `sys.getrefcount` returns for an object that only a list references.
-SOLE = max(map(sys.getrefcount, [object()]))
+SOLE_REFERENCE = max(map(sys.getrefcount, [object()]))
 
 
 def allocated(like: Sequence[jax.Array]) -> list[jax.Array]:

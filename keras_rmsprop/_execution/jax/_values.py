@@ -30,7 +30,7 @@ def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
         for variable, value in pairs:
             assign(variable, value)
     elif all(is_plain(variable) for variable, _ in pairs):
-        values = [_as_held(variable, value) for variable, value in pairs]
+        values = [_converted(variable, value) for variable, value in pairs]
         store([variable for variable, _ in pairs], values, at_once=True)
     else:
         _op_by_op.write_all_or_nothing(pairs, read, assign)
@@ -99,7 +99,7 @@ def store(owners: Sequence[Any], values: Sequence[jax.Array], at_once: bool) -> 
                 owner._direct_assign(value)
 
 
-def _as_held(variable: Any, value: Any) -> jax.Array:
+def _converted(variable: Any, value: Any) -> jax.Array:
     """Convert the value as `assign` would.
 
     Raises: ValueError if its shape is not the variable's.

@@ -5,17 +5,17 @@ import tensorflow as tf
 from keras_rmsprop._execution import _interface
 from keras_rmsprop._execution.tensorflow._averages import swapping_strategy
 from keras_rmsprop._execution.tensorflow._engine import run
-from keras_rmsprop._execution.tensorflow._rows import is_sparse as is_rows
+from keras_rmsprop._execution.tensorflow._rows import is_sparse
 from keras_rmsprop._execution.tensorflow._values import copy, dense, read, shape_of, write
 
 __all__ = [
-    "GIVES_ROWS",
+    "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
     "copy",
     "dense",
     "do_not_convert",
     "is_capturing_python",
-    "is_rows",
+    "is_sparse",
     "outside_trace",
     "read",
     "run",
@@ -24,7 +24,7 @@ __all__ = [
     "write",
 ]
 
-GIVES_ROWS = True
+SPARSE_GRADIENTS = True
 STEPS_IN_GRAPHS = True
 is_capturing_python = _interface.is_capturing_python
 # AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing: the

@@ -127,7 +127,7 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
         return Rows(ids, tf.math.unsorted_segment_sum(values, positions, tf.size(ids)), None)
     is_row = _is_row(ids, count)
     ids = tf.where(is_row, ids, tf.cast(count, ids.dtype))
-    values = tf.where(_for_rows(is_row, values), values, tf.zeros_like(values))
+    values = tf.where(_broadcast_rows(is_row, values), values, tf.zeros_like(values))
     order = tf.argsort(ids)
     ids = tf.gather(ids, order)
     first = tf.concat([tf.ones_like(ids[:1], tf.bool), ids[1:] != ids[:-1]], axis=0)
@@ -137,6 +137,6 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
     return Rows(ids, tf.gather(sums, positions), tf.cast(counts, values.dtype))
 
 
-def _for_rows(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+def _broadcast_rows(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Reshape one flag per row to broadcast against `values`."""
     return tf.reshape(flags, (-1,) + (1,) * (len(values.shape) - 1))

@@ -4,7 +4,7 @@ import torch
 
 from keras_rmsprop._execution._interface import (
     do_not_convert,
-    is_rows,
+    is_sparse,
     outside_trace,
     shape_of,
     swapping_strategy,
@@ -13,13 +13,13 @@ from keras_rmsprop._execution.torch._engine import run
 from keras_rmsprop._execution.torch._values import copy, dense, read, write
 
 __all__ = [
-    "GIVES_ROWS",
+    "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
     "copy",
     "dense",
     "do_not_convert",
     "is_capturing_python",
-    "is_rows",
+    "is_sparse",
     "outside_trace",
     "read",
     "run",
@@ -28,6 +28,6 @@ __all__ = [
     "write",
 ]
 
-GIVES_ROWS = False
+SPARSE_GRADIENTS = False
 STEPS_IN_GRAPHS = False
 is_capturing_python = torch.compiler.is_compiling
