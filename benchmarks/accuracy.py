@@ -48,7 +48,7 @@ import keras_rmsprop
 from benchmarks.results import BACKENDS
 from keras_rmsprop import conventions
 from yardsticks import peers
-from yardsticks.agreement import RANKS, TOLERANCE, a_problem, between, differences
+from yardsticks.agreement import RANKS, TOLERANCE, compare_runs, differences, make_problem
 from yardsticks.variants import RULE, Variant, option_variants, rule_variants
 
 Array = NDArray[Any]
@@ -112,7 +112,7 @@ def run(output: Path) -> int:
 
 def agreement_with_the_reference() -> Iterator[Row]:
     """Compare all variants with the reference; the rule's are grouped by form and momentum."""
-    mixed = a_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))
+    mixed = make_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))
     groups: dict[str, list[Variant]] = {
         f"{form}, {momentum}": []
         for form, momentum in itertools.product(RULE["form"], RULE["momentum"])
@@ -125,7 +125,7 @@ def agreement_with_the_reference() -> Iterator[Row]:
     ways: dict[str, Any] = {"op by op": False, "compiled": "auto"}
     for dtype, (how, jit_compile) in itertools.product(TOLERANCE, ways.items()):
         keras.config.set_floatx(dtype)
-        problem = a_problem(*((shape, dtype) for shape in RANKS))
+        problem = make_problem(*((shape, dtype) for shape in RANKS))
         found = [_differences(v, problem, jit_compile=jit_compile) for v in option_variants()]
         yield from _worst(f"options pairwise, {how}", found)
     keras.config.set_floatx("float32")
@@ -239,7 +239,7 @@ def agreement_with_frameworks() -> Iterator[Row]:
 
 
 def _agreement_with(name: str) -> Iterator[Row]:
-    problem = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"))
+    problem = make_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"))
     # Only Keras accepts missing gradients; use zeros instead.
     gradients = [
         [np.zeros_like(w) if g is None else g for g, w in zip(row, problem.starts, strict=True)]
@@ -253,7 +253,7 @@ def _agreement_with(name: str) -> Iterator[Row]:
         ours = getattr(conventions, name)(**rate, **numbers)
         got = peers.follow_ours(ours, problem.starts, gradients, problem.rates)
         want = peers.follow(name, problem.starts, gradients, problem.rates, **numbers)
-        compared = between(got, want, problem.starts, TOLERANCE["float64"])
+        compared = compare_runs(got, want, problem.starts, TOLERANCE["float64"])
         found.append([("float64", kind, *each) for (kind, _), each in compared.items()])
     return _worst(f"conventions.{name}", found)
 

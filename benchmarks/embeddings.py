@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contenders import on, optimizer_of
+from benchmarks.contenders import for_backend, optimizer_of
 from benchmarks.measure import Contender, NotComparableError, Settings, compare
 from benchmarks.problems import (
     CHECKED_STEPS,
@@ -141,7 +141,7 @@ def _contender(name: str, embedding: Embedding, mode: str) -> Contender:
     peer = MAKERS[OURS if name == ON_SMALL else name](tf.ones(embedding.shape))
     (table,) = peer.variables
     shape = tf.constant(embedding.shape)
-    run = on("tensorflow").RUN[mode](
+    run = for_backend("tensorflow").RUN[mode](
         lambda values, ids: peer.step([tf.IndexedSlices(values, ids, shape)])
     )
     batches = itertools.cycle(
@@ -165,7 +165,7 @@ def _keras_3(name: str, ones: Any, **options: bool) -> peers.OnKeras:
 
 
 def _tf_keras(name: str, ones: Any) -> peers.Peer:
-    peer: peers.Peer = on("tensorflow").tf_keras_peer(name, [ones])
+    peer: peers.Peer = for_backend("tensorflow").tf_keras_peer(name, [ones])
     return peer
 
 

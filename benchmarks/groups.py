@@ -28,7 +28,7 @@ def rows(backend: str) -> Iterator[Row]:
 
 def _measure(backend: str, settings: Settings) -> list[Line]:
     problem = Problem(CASES["conv160"])
-    wait = contenders.on(backend).builders("eager", problem)[OURS]().wait
+    wait = contenders.for_backend(backend).builders("eager", problem)[OURS]().wait
 
     def contender(peer: peers.OnKeras) -> Contender:
         batch = peer.tensors(problem.gradients)

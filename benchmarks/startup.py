@@ -40,8 +40,8 @@ TARGETS = {("eager", "conv160"): {"keras": 20.0}}
 
 def rows(backend: str) -> Iterator[Row]:
     """Yield rows of the first calls in every mode, and of the peaks of first and later calls."""
-    on_host = contenders.on(backend).device() == "cpu"
-    for mode in contenders.on(backend).MODES:
+    on_host = contenders.for_backend(backend).device() == "cpu"
+    for mode in contenders.for_backend(backend).MODES:
         for case in CASES_OF[mode]:
             measure = functools.partial(_first_calls, backend, mode, case)
             yield Row("first_calls", mode, "plain", case, measure)
@@ -85,7 +85,7 @@ def report(backend: str, mode: str, case: str, name: str) -> Report:
         units of the weights' size: the bytes above those in use after importing the framework,
         that is weights, gradients, slots and temporaries.
     """
-    module = contenders.on(backend)
+    module = contenders.for_backend(backend)
     module.forget_peak()
     floor = module.peak()
     problem = Problem(CASES[case])

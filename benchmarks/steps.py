@@ -45,7 +45,7 @@ NO_SLOWER = {"keras": 0.97}
 
 def rows(backend: str) -> Iterator[Row]:
     """Yield all cases in all modes, with other options eagerly or for many tensors; and curves."""
-    for mode in contenders.on(backend).MODES:
+    for mode in contenders.for_backend(backend).MODES:
         quick = ("scalar", "mlp") if mode == "eager" else ("mlp",)
         for config in CONFIGS:
             for case in CASES:
@@ -95,7 +95,7 @@ def time_steps(
     """Compare the backend's contenders on one problem, all or those selected."""
     if settings.quick:
         without = (*without, "torch compiled")  # minutes of compilation
-    builders = contenders.on(backend).builders(mode, problem)
+    builders = contenders.for_backend(backend).builders(mode, problem)
     return compare(
         {
             name: build

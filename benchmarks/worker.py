@@ -63,7 +63,7 @@ def work(backend: str, quick: bool, only: str | None, skip: int) -> Iterator[tup
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     settings = QUICK if quick else Settings()
-    yield "device", contenders.on(backend).device()
+    yield "device", contenders.for_backend(backend).device()
     for row in itertools.islice(registry.rows(backend, quick=quick, only=only), skip, None):
         size = {} if row.size is None else {"size": row.size}
         yield "begun", _names(backend, row.suite, row.mode, row.config, row.case) | size

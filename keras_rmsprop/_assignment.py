@@ -39,7 +39,7 @@ class Optimizer(Protocol):
 
     def _settings(self) -> dict[str, Any]: ...
 
-    def _current_meaning(self) -> _plan.Meaning: ...
+    def _derive(self) -> _plan.Derived: ...
 
     def _settle(self, position: int) -> None: ...
 
@@ -75,7 +75,7 @@ def assign(optimizer: Optimizer, name: str, value: Any, store: Callable[[Any], N
 def assign_to_group(optimizer: Optimizer, pattern: str, name: str, value: Any) -> None:
     """Assign a setting of a group."""
     value = _groups.checked(pattern, name, value)
-    with contextlib.nullcontext() if engine.is_recorded() else optimizer._gate.read():
+    with contextlib.nullcontext() if engine.is_capturing_python() else optimizer._gate.read():
         _assign_to_group(optimizer, pattern, name, value)
 
 
@@ -133,13 +133,13 @@ def _numbers_follow(optimizer: Optimizer, name: str, stacklevel: int) -> Iterato
         return
     if name in NUMBERS:
         _array_outside_trace(copy.variable, name)
-    plan = optimizer._current_meaning().plan()
+    plan = optimizer._derive().plan()
     with _interrupts.deferred():
         yield
-        meaning = optimizer._current_meaning()
+        derived = optimizer._derive()
         if name in NUMBERS:
-            copy.variable.assign(_plan.table_of(meaning.numbers))
-    if copy.is_in_traces and meaning.plan() != plan:
+            copy.variable.assign(_plan.table_of(derived.numbers))
+    if copy.is_in_traces and derived.plan() != plan:
         warnings.warn(
             f"The assignment of `{name}` changes which operations a step consists of. Functions "
             "that have been traced, such as that of `fit`, go on without it until they are traced "
@@ -172,7 +172,7 @@ def numbers_in_trace(optimizer: Optimizer, numbers: Numbers) -> Numbers:
     if copy is None or not engine.is_traced(copy.variable):
         return numbers
     copy.is_in_traces = True
-    plan = optimizer._current_meaning().plan()
+    plan = optimizer._derive().plan()
     return _plan.from_table(plan, numbers, engine.read(copy.variable))
 
 

@@ -14,24 +14,24 @@ import numpy as np
 from keras import backend, ops
 
 from keras_rmsprop import _assignment, _state, _subclasses
-from keras_rmsprop._execution import _interrupts, _plain, _tables, engine
+from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Tensor
 from keras_rmsprop._settings import _describe, _groups, _plan, _validation
 from keras_rmsprop._settings._groups import Groups, HeldGroups
 from keras_rmsprop._variables import (
-    _awaited,
     _building,
     _exclusions,
     _gradients,
     _ledger,
     _pairing,
+    _pending,
 )
 from keras_rmsprop._variables._exclusions import Exclusions
 from keras_rmsprop._variables._gate import Gate
 from keras_rmsprop._variables._ledger import Ledger
-from keras_rmsprop._variables._members import Before, Members
+from keras_rmsprop._variables._members import EarlierGroups, Members
 from keras_rmsprop._variables._roster import (
     CounterVariables,
     ProgressVariables,
@@ -179,7 +179,7 @@ class RMSprop(keras.optimizers.Optimizer):
     built: bool
     _distribution_strategy: Any
 
-    @_awaited.taken_from_arguments
+    @_pending.accept_config_entries
     @_validation.explain_unknown_arguments
     def __init__(
         self,
@@ -250,7 +250,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._gate = Gate()
         self._ledger = Ledger()
         self._roster = Roster([], [], CounterVariables(self._iterations))
-        self._meaning: _plan.Meaning | None = None
+        self._derived: _plan.Derived | None = None
         # Whether a subclass computes hyperparameters in properties, which can change unnoticed.
         self._computes_settings = any(
             hasattr(type(self), name) for name in _validation.HYPERPARAMETERS
@@ -258,7 +258,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self._exclusions = Exclusions()
         self._held_groups = HeldGroups(own)
         self._members = Members()
-        self._loads = _state.Loads()
+        self._last_load = _state.LastLoad()
         for key, value in settings.items():
             # Already checked, one by one and together.
             super().__setattr__(key, value)
@@ -281,7 +281,7 @@ class RMSprop(keras.optimizers.Optimizer):
         before = list(self._variables)
         with _ledger.undone_on_failure(self):
             patterns = list(self._held_groups.own)
-            before_this = Before.of(self._roster, patterns, variables)
+            before_this = EarlierGroups.of(self._roster, patterns, variables)
             members = self._members.of(patterns, variables, before_this)
             excluded = self._exclusions.resolve(variables)
             if excluded is not None:
@@ -289,8 +289,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 self._exclusions.set(*excluded)
             super().build(variables)
             self._build_slots(variables, members)
-            if self._ledger.prelude is None:
-                self._ledger.prelude = before
+            if self._ledger.before_build is None:
+                self._ledger.before_build = before
 
     def _build_slots(self, variables: Sequence[keras.Variable], members: Sequence[int]) -> None:
         """Create the slots that Keras's `build` does not create."""
@@ -300,7 +300,7 @@ class RMSprop(keras.optimizers.Optimizer):
         add = self.add_optimizer_variables
         settings = self._settings_in(members)
         self._square_averages = add(variables, "square_average", start)
-        self._momentums = _building.chosen(
+        self._momentums = _building.create_where(
             variables, [own.momentum > 0.0 for own in settings], lambda some: add(some, "momentum")
         )
         self._gradient_averages = add(variables, "gradient_average") if self.centered else []
@@ -309,7 +309,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if any(lazy):
             reason = self._why_not_lazy()
             if reason is None:
-                progress = _building.progress_of(self, variables, lazy)
+                progress = _building.create_progress(self, variables, lazy)
             else:
                 _log.warning("%s: `lazy=True` changes nothing, because %s.", self.name, reason)
         skipped = None
@@ -332,7 +332,7 @@ class RMSprop(keras.optimizers.Optimizer):
             numbers = _plan.numbers_of(self, list(self._own_groups().values()))
             group_numbers = _building.group_numbers(self, variables, _plan.table_of(numbers))
         self._roster = Roster(parameters, progress, counters, members, group_numbers)
-        self._meaning = None
+        self._derived = None
         if self.use_ema and hasattr(self, "_distribution_strategy"):
             self._distribution_strategy = engine.swapping_strategy(
                 self._distribution_strategy, self._roster.parameters
@@ -380,7 +380,7 @@ class RMSprop(keras.optimizers.Optimizer):
             return
         together = held | {key: given[key] for key in new}
         order = given if held.keys() <= given.keys() else together
-        with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.reopened():
+        with _interrupts.deferred(), _ledger.undone_on_failure(self), self._ledger.rebuilding():
             if groups:
                 # The updates that rows have missed were made with the old settings.
                 self.settle()
@@ -397,18 +397,18 @@ class RMSprop(keras.optimizers.Optimizer):
         """Build with these variables, reusing those that the optimizer has created."""
         before = list(self._variables)
         tracked = set(map(id, before))
-        _ledger.track_in(self, [v for v in self._ledger.prelude or () if id(v) in tracked])
+        _ledger.track_in(self, [v for v in self._ledger.before_build or () if id(v) in tracked])
         self._trainable_variables_indices: dict[Any, int] = {}
         self.built = False
         self.build(variables)
         # Variables that were added after the build.
-        for variable in self._ledger.left_over(before, self._variables, vars(self).values()):
+        for variable in self._ledger.remaining(before, self._variables, vars(self).values()):
             self._track_variable(variable)
 
     def _why_not_lazy(self) -> str | None:
         """Return why `lazy` has no effect, or None if it has."""
         reasons = {
-            f"gradients are dense on the {backend.backend()} backend": not engine.GIVES_ROWS,
+            f"gradients are dense on the {backend.backend()} backend": not engine.SPARSE_GRADIENTS,
             "the sums of gradient accumulation are dense": bool(self.gradient_accumulation_steps),
             "a subclass's `update_step` works on whole variables": self._overrides(
                 *_subclasses.HOOKS
@@ -433,7 +433,7 @@ class RMSprop(keras.optimizers.Optimizer):
         settings = self._settings_of(index)
         form, coefficients = _plan.form_of(settings), _plan.coefficients_of(settings)
         if self._roster.group_numbers is not None:
-            numbers = _assignment.numbers_in_trace(self, self._current_meaning().numbers)
+            numbers = _assignment.numbers_in_trace(self, self._derive().numbers)
             coefficients = numbers.groups[self._roster.members[index]].coefficients
         _tables.settle(self._roster, index, coefficients)
         owners = self._roster.parameters[index]._replace(accumulator=None, average=None)
@@ -452,7 +452,7 @@ class RMSprop(keras.optimizers.Optimizer):
             self.assign(owners.weight, after.weight)
         _tables.count_update(self._roster, index, form, coefficients, t)
 
-    @engine.as_written
+    @engine.do_not_convert
     def apply(
         self,
         grads: Sequence[Tensor | None],
@@ -471,7 +471,9 @@ class RMSprop(keras.optimizers.Optimizer):
                 then.
         """
         # Dispatch on the type: asking a TensorFlow tensor for its shape takes a microsecond.
-        gradients = [_gradients.as_tensor(g) if type(g) in _gradients.PLAIN else g for g in grads]
+        gradients = [
+            _gradients.as_tensor(g) if type(g) in _gradients.PYTHON_TYPES else g for g in grads
+        ]
         if not gradients:
             return
         if self._overrides(*_subclasses.KERAS_STAGES):
@@ -490,10 +492,10 @@ class RMSprop(keras.optimizers.Optimizer):
             aligned[i] = None
         for i, (gradient, variable) in enumerate(zip(aligned, variables, strict=True)):
             # The engine handles rows, depending on how the step runs.
-            if gradient is not None and not engine.is_rows(gradient):
+            if gradient is not None and not engine.is_sparse(gradient):
                 aligned[i] = engine.dense(gradient, variable)
-        with contextlib.nullcontext() if engine.is_recorded() else self._gate.step():
-            engine.run(self._coming_step(), aligned)
+        with contextlib.nullcontext() if engine.is_capturing_python() else self._gate.step():
+            engine.run(self._next_step(), aligned)
 
     def _apply_as_keras(
         self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
@@ -544,12 +546,12 @@ class RMSprop(keras.optimizers.Optimizer):
         excluded = config.pop(_exclusions.KEY, None)
         optimizer: RMSprop = super().from_config(config, custom_objects)
         if excluded is not None:
-            optimizer._exclusions.await_build(excluded)
+            optimizer._exclusions.set_pending(excluded)
         return optimizer
 
     def save_own_variables(self, store: Any) -> None:
         """Write the state to the store of a Keras file (Keras's hook)."""
-        _state.write_state(_state.state_of(self._holder()), store)
+        _state.write_state(_state.state_of(self._parts()), store)
 
     def load_own_variables(self, store: Any) -> None:
         """Load the state from the store of a Keras file (Keras's hook).
@@ -565,11 +567,11 @@ class RMSprop(keras.optimizers.Optimizer):
         Raises:
             ValueError: if the state is damaged or has a later format; the optimizer is unchanged.
         """
-        found = _state.read_file(store, self._holder())
+        found = _state.read_file(store, self._parts())
         if isinstance(found, _state.State):
             self._load(found)
             return
-        self._loads.report = _state.LoadReport((), (), found.entries)
+        self._last_load.report = _state.LoadReport((), (), found.entries)
         if found.reason is not None:
             warnings.warn(found.reason, stacklevel=2)
 
@@ -584,10 +586,10 @@ class RMSprop(keras.optimizers.Optimizer):
         kind is `square_average`, `gradient_average`, `momentum`, `accumulator` or `average`; with
         `lazy=True` also its counts. A subclass's own variables have the names that they were
         added with, prefixed by their weight's path if they were added for one. Unlike files, the
-        dict does not record the options that change the meaning of the arrays (`lr_in_momentum`,
+        dict does not record the options that change the derived of the arrays (`lr_in_momentum`,
         `gradient_accumulation_steps`).
         """
-        return _state.to_dict(_state.state_of(self._holder()))
+        return _state.to_dict(_state.state_of(self._parts()))
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Load the state from arrays by name, as `state_dict` returns them.
@@ -607,12 +609,12 @@ class RMSprop(keras.optimizers.Optimizer):
                 "`load_state_dict` matches state with variables by name, so the optimizer must "
                 "be built first. Call `optimizer.build(variables)`."
             )
-        self._load(_state.from_dict(state, self._holder(), strict))
+        self._load(_state.from_dict(state, self._parts(), strict))
 
     @property
     def load_report(self) -> _state.LoadReport | None:
         """What the last load restored, initialized and dropped; None before the first load."""
-        return self._loads.report
+        return self._last_load.report
 
     def settle(self) -> None:
         """Bring the averages of all rows up to date, as they always are with `lazy=False`.
@@ -645,7 +647,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
         dtype = _step.dtype_of(square_average)
-        rate = _rule.number_in(_plain.tensor_of(self._given_learning_rate(), engine.read), dtype)
+        rate = _rule.number_in(_op_by_op.tensor_of(self._next_learning_rate(), engine.read), dtype)
         group = self._roster.members[position]
         if group:
             factors = engine.read(self._roster.counters.rates)
@@ -724,7 +726,7 @@ class RMSprop(keras.optimizers.Optimizer):
         _exclusions.check_patterns(names)
         super().exclude_from_weight_decay(var_list=variables, var_names=names)
         self._exclusions.set(variables, names)
-        self._meaning = None
+        self._derived = None
 
     def add_variable(
         self,
@@ -739,15 +741,15 @@ class RMSprop(keras.optimizers.Optimizer):
 
         A bfloat16 average of squares stalls once a step's contribution rounds away.
         """
-        again = self._ledger.again(name, shape)
-        if again is not None:
-            if not self._tracker.is_in_store("variables", again):
-                self._track_variable(again)
-            return again
+        reused = self._ledger.reuse(name, shape)
+        if reused is not None:
+            if not self._tracker.is_in_store("variables", reused):
+                self._track_variable(reused)
+            return reused
         if dtype is not None:
             dtype = _step.accumulator_dtype(backend.standardize_dtype(dtype))
         variable = super().add_variable(shape, initializer, dtype, aggregation, layout, name)
-        self._ledger.note(variable, name)
+        self._ledger.record(variable, name)
         return variable
 
     def add_variable_from_reference(
@@ -799,9 +801,9 @@ class RMSprop(keras.optimizers.Optimizer):
             coefficients = _plan.coefficients_of(self._settings_of(position))
             _tables.settle(self._roster, position, coefficients)
 
-    def _holder(self) -> _state.Holder:
+    def _parts(self) -> _state.OptimizerParts:
         """Return the parts of this optimizer that its state is read from and loaded into."""
-        return _state.Holder(
+        return _state.OptimizerParts(
             name=self.name,
             built=self.built,
             roster=self._roster,
@@ -819,57 +821,57 @@ class RMSprop(keras.optimizers.Optimizer):
         )
 
     def _load(self, state: _state.State) -> None:
-        plan = _state.plan_load(self._holder(), state)
+        plan = _state.plan_load(self._parts(), state)
         with self._gate.read():
-            _plain.write_whole(plan.assignments, _state.array_of, _plain.assign)
-        self._loads.report = plan.report
+            _op_by_op.write_all_or_nothing(plan.assignments, _state.array_of, _op_by_op.assign)
+        self._last_load.report = plan.report
         # The state of an optimizer that was not built has no slots to report.
         words = _state.message(plan.report) if state.slots else None
         if words is not None:
             warnings.warn(words, stacklevel=3)
 
-    def _current_meaning(self) -> _plan.Meaning:
+    def _derive(self) -> _plan.Derived:
         """Return the plan and numbers of the current settings, cached until one changes."""
         if (
             self._computes_settings
             or self._overrides("_use_weight_decay")
             # A captured step must depend on the settings, not on a cached result.
-            or engine.is_recorded()
+            or engine.is_capturing_python()
         ):
             groups = list(self._own_groups().values())
-            return _plan.Meaning(self, groups, self._roster, self._use_weight_decay)
+            return _plan.Derived(self, groups, self._roster, self._use_weight_decay)
         # Compare at every step, to catch every way of changing a setting. In C, this takes a
         # microsecond.
-        given = (_GIVEN(self.__dict__), self._held_groups.own)
-        meaning = self._meaning
-        if meaning is None or meaning.given != given:
+        source = (_get_settings(self.__dict__), self._held_groups.own)
+        derived = self._derived
+        if derived is None or derived.source != source:
             groups = list(self._own_groups().values())
-            meaning = _plan.Meaning(self, groups, self._roster, self._use_weight_decay, given)
-            self._meaning = meaning
-        return meaning
+            derived = _plan.Derived(self, groups, self._roster, self._use_weight_decay, source)
+            self._derived = derived
+        return derived
 
-    def _coming_step(self) -> Step:
+    def _next_step(self) -> Step:
         """Return all that the engine needs for the next step."""
-        meaning = self._current_meaning()
+        derived = self._derive()
         return Step(
-            plan=meaning.plan(),
-            numbers=_assignment.numbers_in_trace(self, meaning.numbers),
+            plan=derived.plan(),
+            numbers=_assignment.numbers_in_trace(self, derived.numbers),
             roster=self._roster,
             rate=self._rate(),
-            hook=_subclasses.hook_of(self, RMSprop, self._roster, meaning.plan().decayed),
-            mode=self.jit_compile,
+            hook=_subclasses.hook_of(self, RMSprop, self._roster, derived.plan().decayed),
+            jit_compile=self.jit_compile,
             name=self.name,
         )
 
     def _rate(self) -> Rate:
         """Return the source of the next step's learning rate."""
         return Rate(
-            self._given_learning_rate,
+            self._next_learning_rate,
             self._learning_rate,
             self._overrides("learning_rate", "_get_current_learning_rate"),
         )
 
-    def _given_learning_rate(self) -> Any:
+    def _next_learning_rate(self) -> Any:
         """Return the rate of the next step: the variable that holds it, a tensor, or a float."""
         rate = self.learning_rate
         if rate is self._learning_rate or isinstance(rate, keras.Variable):
@@ -878,7 +880,7 @@ class RMSprop(keras.optimizers.Optimizer):
             # Checking the tensor's value would wait for the device.
             return rate
         # A callable's result can only be checked now; nothing has changed yet.
-        return _validation.checked_given_learning_rate(rate)
+        return _validation.checked_next_learning_rate(rate)
 
     def _overrides(self, *names: str) -> bool:
         return _subclasses.overrides(self, RMSprop, *names)
@@ -904,7 +906,7 @@ class RMSprop(keras.optimizers.Optimizer):
         else:
             chosen = list(variables)
         _gradients.check_present(gradients, chosen)
-        if self.built and self._roster.lists(chosen):
+        if self.built and self._roster.matches(chosen):
             keys, shapes = list(range(len(chosen))), self._roster.shapes
         elif self.built:
             keys = [self._position(variable) for variable in chosen]
@@ -930,7 +932,7 @@ class RMSprop(keras.optimizers.Optimizer):
 
         Keras would assign the average's own array, which its JAX trainer then donates twice.
         """
-        if _step.known(engine.read(self._iterations) == 0):
+        if _step.known_value(engine.read(self._iterations) == 0):
             # There is no average before the first step.
             return
         for variable in trainable_variables:
@@ -954,4 +956,4 @@ _KERAS_OPTIONS = (
 
 
 # Gets all settings from an optimizer's attributes.
-_GIVEN = operator.itemgetter(*_validation.HYPERPARAMETERS)
+_get_settings = operator.itemgetter(*_validation.HYPERPARAMETERS)

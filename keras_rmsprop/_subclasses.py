@@ -74,7 +74,7 @@ def hook_of(optimizer: Any, base: type, roster: Roster, decayed: Sequence[bool])
         after = owners.read(engine.read)
         return after._replace(accumulator=before.accumulator, average=before.average)
 
-    own = _state.own_variables(optimizer._holder())
+    own = _state.subclass_variables(optimizer._parts())
     return Hook(update, own, [*roster.weights, *optimizer.variables], type(optimizer).__name__)
 
 

@@ -22,7 +22,7 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import conventions
 from yardsticks import peers
-from yardsticks.agreement import TOLERANCE, between
+from yardsticks.agreement import TOLERANCE, compare_runs
 from yardsticks.peers import Array, Snapshot
 
 STEPS = 40
@@ -146,7 +146,7 @@ def assert_same(
     """Fail unless every weight and slot is the same after every step, element by element."""
     assert len(got) == len(want)
     assert got[-1].slots.keys() == want[-1].slots.keys()
-    found = between(got, want, starts, tolerance)
+    found = compare_runs(got, want, starts, tolerance)
     assert {key: d for key, d in found.items() if not d.share <= 1.0} == {}
     for first, last, start in zip(want[0].weights, want[-1].weights, starts, strict=True):
         assert np.all((first != start) | (last != start)), "nothing moved, so this says nothing"

@@ -19,11 +19,11 @@ from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Form, Parameter
 from keras_rmsprop._settings import _plan
 from keras_rmsprop._settings._validation import HYPERPARAMETERS
-from yardsticks.agreement import Difference, a_problem, differences, rmsprop
+from yardsticks.agreement import Difference, differences, make_problem, rmsprop
 from yardsticks.variants import Variant, option_variants, two_groups
 
 # Fourteen steps complete four accumulations and overwrite the weights three times.
-PROBLEM = a_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"), steps=14)
+PROBLEM = make_problem(((), "float64"), ((2, 3), "float64"), ((2, 2, 2), "float64"), steps=14)
 
 PLAIN = Form(
     nesterov=False,
@@ -277,10 +277,10 @@ def test_half_precision_is_worked_on_in_float32_and_rounded_once(dtype: str) -> 
 # The stages.
 
 
-def clipped(kind: str, limit: float, *gradients: Any, shares: Any = None) -> list[Any]:
+def clipped(kind: str, limit: float, *gradients: Any, row_masks: Any = None) -> list[Any]:
     """The gradients after `_step.clip`."""
     plan, numbers = a_plan(clip=kind), NUMBERS._replace(clip=limit)
-    return _step.clip(plan, numbers, list(gradients), shares or [None] * len(gradients))
+    return _step.clip(plan, numbers, list(gradients), row_masks or [None] * len(gradients))
 
 
 def a_group(**options: Any) -> _step.GroupNumbers:
@@ -320,7 +320,7 @@ def a_plan(variables: int = 1, **options: Any) -> _step.Plan:
 @pytest.mark.parametrize("kind", ["norm", "global_norm"])
 def test_a_norm_is_taken_over_rows_that_count_and_no_others(kind: str) -> None:
     rows = ops.reshape(tensor(3.0, 0.0, 5.0, 7.0, 0.0, 4.0), (3, 2))
-    (got,) = clipped(kind, 1.0, rows, shares=[tensor(1.0, 0.0, 1.0)])
+    (got,) = clipped(kind, 1.0, rows, row_masks=[tensor(1.0, 0.0, 1.0)])
     np.testing.assert_allclose(numpy(got), numpy(rows) / 5.0, rtol=1e-6)
 
 
@@ -334,7 +334,7 @@ def test_rows_share_in_the_norm_through_a_whole_step() -> None:
         0.5,
         start,
         [rows, tensor(12.0)],
-        shares={0: tensor(1.0, 0.0, 1.0)},
+        row_masks={0: tensor(1.0, 0.0, 1.0)},
     )
     got = [numpy(parameter.square_average) for parameter in after]
     np.testing.assert_allclose(got[0], 0.25 * (numpy(rows) / 13.0) ** 2, rtol=1e-6)
@@ -401,7 +401,7 @@ def test_a_norm_that_overflows_is_not_finite_where_norms_are_clipped() -> None:
 def test_a_row_that_repeats_another_does_not_make_its_norm_overflow() -> None:
     rows = ops.reshape(tensor(1.5e19, 0.0, 1.5e19, 0.0), (2, 2))
     zero = ops.convert_to_tensor(0)
-    for share, calls in ((tensor(1.0, 0.0), 1), (tensor(1.0, 1.0), 0)):
+    for mask, calls in ((tensor(1.0, 0.0), 1), (tensor(1.0, 1.0), 0)):
         _, counters = _step.step(
             a_plan(clip="norm", skip_nonfinite=True),
             NUMBERS._replace(clip=1.0),
@@ -409,7 +409,7 @@ def test_a_row_that_repeats_another_does_not_make_its_norm_overflow() -> None:
             0.5,
             [Parameter(rows, 0.0 * rows)],
             [rows],
-            shares={0: share},
+            row_masks={0: mask},
         )
         assert (int(counters.calls), int(counters.skipped)) == (calls, 1 - calls)
 
@@ -600,7 +600,7 @@ def test_an_update_of_a_subclass_is_asked_only_for_a_step_with_effect(case: str)
     gradients = [tensor(gradient, 1.0)]
     nested: list[Any] = []
     got, counted = _step.step(
-        plan, NUMBERS, counters, 0.5, start, gradients, update, nest=nested.append
+        plan, NUMBERS, counters, 0.5, start, gradients, update, trace_once=nested.append
     )
     want, expected = _step.step(plan, NUMBERS, counters, 0.5, start, gradients)
     assert (asked, nested) == ([0] * has_effect, [])
@@ -615,15 +615,15 @@ def test_a_condition_in_a_trace_is_not_known() -> None:
         def __bool__(self) -> bool:
             raise TypeError
 
-    assert _step.known(Symbolic()) is None
-    assert _step.known(ops.convert_to_tensor(True)) is True
-    assert _step.known(ops.convert_to_tensor(False)) is False
+    assert _step.known_value(Symbolic()) is None
+    assert _step.known_value(ops.convert_to_tensor(True)) is True
+    assert _step.known_value(ops.convert_to_tensor(False)) is False
 
 
 def test_parameters_of_one_treatment_share_a_nested_function() -> None:
     calls: list[str] = []
 
-    def nest(function: Any) -> Any:
+    def trace_once(function: Any) -> Any:
         name = f"function {len(calls)}"
         calls.append(name)
 
@@ -643,7 +643,7 @@ def test_parameters_of_one_treatment_share_a_nested_function() -> None:
     ]
     gradients = [tensor(1.0, -1.0), tensor(2.0, 2.0), tensor(0.5, 4.0)]
     arguments = plan, numbers, counters_at(3), 0.5, start, gradients
-    got, _ = _step.step(*arguments, nest=nest)
+    got, _ = _step.step(*arguments, trace_once=trace_once)
     want, _ = _step.step(*arguments)
     assert_same(got, want)
     # One for what decays, one for what does not, and one for the average of the weights.

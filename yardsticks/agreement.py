@@ -43,7 +43,7 @@ class Problem(NamedTuple):
 RANKS: tuple[tuple[int, ...], ...] = ((), (2, 3), (2, 2, 2))
 
 
-def a_problem(*weights: tuple[tuple[int, ...], str], steps: int = 32) -> Problem:
+def make_problem(*weights: tuple[tuple[int, ...], str], steps: int = 32) -> Problem:
     """Return weights of the given shapes and dtypes, noisy gradients and a changing rate.
 
     The sizes of the gradients span two decades, the last weight but one has no gradient at some
@@ -156,7 +156,7 @@ def _difference(
     return Difference(off / allowed, off / scale if scale else np.inf)
 
 
-def between(
+def compare_runs(
     got: Sequence[Snapshot], want: Sequence[Snapshot], starts: Sequence[Array], tolerance: float
 ) -> dict[tuple[str, int], Difference]:
     """Compare two runs from the same weights element by element, after every step.
@@ -253,13 +253,13 @@ class Driver:
     def _learning_rate(self) -> Any:
         match self.levels.get("rate"):
             case "schedule":
-                return Listed(self.problem.rates)
+                return ListSchedule(self.problem.rates)
             case "callable":
                 return lambda: self.rate
         return self.rate
 
 
-class Listed(keras.optimizers.schedules.LearningRateSchedule):
+class ListSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule that reads its rates from a list."""
 
     def __init__(self, rates: Sequence[float]) -> None:

@@ -93,7 +93,7 @@ def follow_ours(
 def unavailable(name: str) -> str | None:
     """Return why a peer cannot run in one process with the active backend, or None."""
     backend = keras.backend.backend()
-    if name in TOGETHER[backend]:
+    if name in IN_ONE_PROCESS[backend]:
         return None
     return f"{name} is compared under another backend than {backend}, to keep processes small"
 
@@ -355,7 +355,7 @@ PEERS: dict[str, Callable[..., Peer]] = {
 
 # The peers that run in one process with each backend: all with TensorFlow, otherwise only those
 # of the same framework.
-TOGETHER: dict[str, tuple[str, ...]] = {
+IN_ONE_PROCESS: dict[str, tuple[str, ...]] = {
     "tensorflow": tuple(PEERS),
     "jax": ("keras", "optax"),
     "torch": ("keras", "torch"),

@@ -35,7 +35,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def on(backend: str) -> ModuleType:
+def for_backend(backend: str) -> ModuleType:
     """Return the module of the backend, which must be the active one."""
     return importlib.import_module(f"benchmarks.contenders.{backend}")
 

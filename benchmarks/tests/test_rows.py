@@ -37,11 +37,11 @@ def test_rows_are_picked_by_a_part_of_their_name():
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("mode", contenders.on(BACKEND).MODES)
+@pytest.mark.parametrize("mode", contenders.for_backend(BACKEND).MODES)
 def test_every_contender_that_can_make_the_steps_makes_the_right_ones(mode, config):
     problem = Problem([(), (3,), (2, 5)], **CONFIGS[config])
     checked = 0
-    for name, build in contenders.on(BACKEND).builders(mode, problem).items():
+    for name, build in contenders.for_backend(BACKEND).builders(mode, problem).items():
         if name == "torch compiled":  # its compiler takes half a minute
             continue
         try:

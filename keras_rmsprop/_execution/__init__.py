@@ -1,6 +1,6 @@
 """Running a whole step on the active backend.
 
-Start with `_interface`, the contract between optimizer and engine. `_plain` is the op-by-op path
+Start with `_interface`, the contract between optimizer and engine. `_op_by_op` is the path
 that all engines share. Only the active backend's engine is imported.
 """
 

@@ -7,12 +7,13 @@ and writes the results back. It never sees the optimizer.
 To write an engine, add a module with the names in `Engine`, reusing the defaults below where they
 fit, and a case in `_execution/__init__.py`. Its `run` can start as
 
-    write(run_plainly(step, gradients, step.rate.ask(), read))
+    write(compute_op_by_op(step, gradients, step.rate.get_next(), read))
 
-with `run_plainly` from `_plain`. That is a complete engine, correct but slow; tests/test_oracle.py
-checks it against the reference. Add faster paths later, each only where `why_op_by_op` returns
-None. Keep state between steps in a `weakref.WeakKeyDictionary` keyed by the step's roster: each
-`build` makes a new roster, and the state dies with it.
+with `compute_op_by_op` from `_op_by_op`. That is a complete engine, correct but slow;
+tests/test_oracle.py checks it against the reference. Add faster paths later, each only where
+`why_op_by_op` of `_compilation` returns None. Keep state between steps in a
+`weakref.WeakKeyDictionary` keyed by the step's roster: each `build` makes a new roster, and the
+state dies with it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Rate(NamedTuple):
     """Where the learning rate of a step comes from."""
 
     # Returns a variable, a tensor or a float. Called once per step: a user's callable may count.
-    ask: Callable[[], Any]
+    get_next: Callable[[], Any]
     # A variable, schedule or callable, as Keras holds it.
     source: Any
     # Whether a subclass computes the rate, so that `source` does not determine it.
@@ -52,11 +53,11 @@ class Hook(NamedTuple):
 
     update: Update
     # The variables that the subclass added.
-    own: Sequence[keras.Variable]
+    variables: Sequence[keras.Variable]
     # All variables that its code may assign to.
-    reach: Sequence[keras.Variable]
+    assignable: Sequence[keras.Variable]
     # The name of the subclass.
-    owner: str
+    subclass: str
 
 
 class Step(NamedTuple):
@@ -69,7 +70,7 @@ class Step(NamedTuple):
     rate: Rate
     hook: Hook | None
     # The optimizer's `jit_compile`, and its name for messages.
-    mode: Literal["auto", True, False]
+    jit_compile: Literal["auto", True, False]
     name: str
 
     @property
@@ -82,7 +83,7 @@ class Engine(Protocol):
     """The interface of each backend's module. Gradients may be anything that Keras accepts."""
 
     # Whether a gradient can be sparse: some rows of a table and their ids.
-    GIVES_ROWS: bool
+    SPARSE_GRADIENTS: bool
     # Whether a step inside a graph can change variables without running Python.
     STEPS_IN_GRAPHS: bool
 
@@ -104,16 +105,16 @@ class Engine(Protocol):
     def shape_of(self, gradient: Any, /) -> tuple[int | None, ...]:
         """Return the gradient's shape, with None for unknown dimensions."""
 
-    def is_rows(self, gradient: Any, /) -> bool:
+    def is_sparse(self, gradient: Any, /) -> bool:
         """Whether the gradient is sparse: rows of a table and their ids."""
 
-    def is_recorded(self) -> bool:
+    def is_capturing_python(self) -> bool:
         """Whether a compiler is capturing the Python code, which must then take no locks."""
 
     def is_traced(self, variable: Any, /) -> bool:
         """Whether a function is being traced in which the variable has no value yet."""
 
-    def as_written(self, function: _Function, /) -> _Function:
+    def do_not_convert(self, function: _Function, /) -> _Function:
         """Return the function, protected from source rewriting during tracing."""
 
     def outside_trace(self) -> AbstractContextManager[Any]:
@@ -126,12 +127,12 @@ class Engine(Protocol):
 # Defaults that fit most backends.
 
 
-def as_written(function: _Function) -> _Function:
+def do_not_convert(function: _Function) -> _Function:
     """Return the function unchanged: nothing rewrites Python source here."""
     return function
 
 
-def is_recorded() -> bool:
+def is_capturing_python() -> bool:
     """Return False: nothing captures Python code here."""
     return False
 
@@ -141,7 +142,7 @@ def is_traced(_: Any) -> bool:
     return False
 
 
-def is_rows(_: Any) -> bool:
+def is_sparse(_: Any) -> bool:
     """Return False: gradients are always dense here."""
     return False
 

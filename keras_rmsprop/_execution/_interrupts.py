@@ -39,7 +39,7 @@ class deferred:  # noqa: N801 - a context manager, named as one reads it
             if callable(handler):
                 # A signal that arrives before this assignment raises here, before the step.
                 self._handler = handler
-                _signal(_SIGINT, self._note)
+                _signal(_SIGINT, self._record)
 
     def __exit__(self, *_: object) -> None:
         if self._handler is not None:
@@ -47,5 +47,5 @@ class deferred:  # noqa: N801 - a context manager, named as one reads it
             for received in self._received:
                 self._handler(*received)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self._received.append((number, frame))

@@ -72,11 +72,11 @@ def catch_up(
     s, m = parameter.square_average, parameter.gradient_average
     exponent = _exponent(coefficients, progress)
     # q, and 1 - q without the cancellation that rho near 1 would bring.
-    q = _beside(ops.exp(exponent), s)
+    q = _broadcast_rows(ops.exp(exponent), s)
     if m is None:
         s = q * s
     else:
-        s = q * (s + _beside(-ops.expm1(exponent), s) * ops.square(m))
+        s = q * (s + _broadcast_rows(-ops.expm1(exponent), s) * ops.square(m))
         m = q * m
     return parameter._replace(square_average=s, gradient_average=m), _all_rows_current(progress)
 
@@ -119,7 +119,7 @@ def _exponent(coefficients: Coefficients, progress: Progress) -> Tensor:
     return exponent + (progress.correction - progress.row_corrections)
 
 
-def _beside(values: Tensor, table: Tensor) -> Tensor:
+def _broadcast_rows(values: Tensor, table: Tensor) -> Tensor:
     """Reshape one value per row to broadcast against `table`, in its dtype."""
     shape = (-1,) + (1,) * (len(table.shape) - 1)
     return ops.reshape(ops.cast(values, _step.dtype_of(table)), shape)

@@ -111,7 +111,7 @@ Update = Callable[[int, StepCoefficients, Parameter, Tensor], Parameter]
 
 # Wraps a function of tensors so that it is traced once for all arguments of the same shapes and
 # dtypes, as `jax.jit` does. Without it, 500 tensors mean 500 copies of the update.
-Nest = Callable[[Callable[..., Any]], Callable[..., Any]]
+TraceOnce = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Scalars(NamedTuple):
@@ -141,9 +141,9 @@ def step(
     parameters: Sequence[Parameter],
     gradients: Sequence[Tensor | None],
     update: Update | None = None,
-    shares: Mapping[int, Tensor] | None = None,
+    row_masks: Mapping[int, Tensor] | None = None,
     flags: Mapping[int, Tensor] | None = None,
-    nest: Nest | None = None,
+    trace_once: TraceOnce | None = None,
 ) -> tuple[list[Parameter], Counters]:
     """Compute one whole step.
 
@@ -156,18 +156,18 @@ def step(
         gradients: for each parameter a dense tensor of its shape, or None.
         update: updates one parameter; by default `_rule.update`. It is not called if the step is
             already known to have no effect.
-        shares: by parameter, for parameters that are rows of a table, the weight of each row in
-            sums over all rows: 0 for repeats. By default every row counts 1.
+        row_masks: by parameter, for parameters that are rows of a table, which rows count in sums
+            over all rows: 1, or 0 for repeats. By default all of them do.
         flags: by parameter, a scalar bool that says whether it has a gradient, if that is known
             only when the compiled step runs. If False, the gradient must be zeros, and the
             result is as if it were None.
-        nest: lets parameters of one shape share the trace of their update. Not used with
+        trace_once: lets parameters of one shape share the trace of their update. Not used with
             `update`: a subclass's hook must see each variable.
 
     Returns: the parameters and the counters after the step.
     """
     flags = flags or {}
-    has_effect = known if update is not None else _not_asked
+    has_effect = known_value if update is not None else _unknown
     calls = counters.calls
     done = calls // plan.accumulation_steps if plan.accumulation_steps > 1 else calls
     present = {i: g for i, g in enumerate(gradients) if g is not None}
@@ -176,11 +176,11 @@ def step(
     values = {i: present.pop(i) for i in list(present) if plan.overwritten[i]}
     present = {i: unscale(plan, numbers, parameters[i], g) for i, g in present.items()}
 
-    counted_as = [(shares or {}).get(i) for i in present]
+    masks = [(row_masks or {}).get(i) for i in present]
     finite: Tensor | None = None
     if plan.skip_nonfinite:
         owners = [parameters[i] for i in present]
-        finite = all_finite(plan, list(present.values()), owners, counted_as)
+        finite = all_finite(plan, list(present.values()), owners, masks)
         for value in values.values():
             finite = ops.logical_and(finite, ops.all(ops.isfinite(value)))
         if has_effect(finite) is False:
@@ -220,9 +220,9 @@ def step(
 
     advancing: dict[int, Tensor] = {}
     if completes is None or has_effect(completes) is not False:
-        clipped = clip(plan, numbers, list(present.values()), counted_as)
+        clipped = clip(plan, numbers, list(present.values()), masks)
         advancing = dict(zip(present, clipped, strict=True))
-    advance_one = _advancing(plan, nest if update is None else None)
+    advance_one = _advancing(plan, trace_once if update is None else None)
     for i, gradient in advancing.items():
         before = results[i]
         group = plan.groups[plan.members[i]]
@@ -239,7 +239,7 @@ def step(
         results[i] = after._replace(accumulator=before.accumulator, average=before.average)
     if plan.use_ema:
         average: Callable[[_AverageScalars, Parameter], Parameter]
-        average = average_weights if nest is None else nest(average_weights)
+        average = average_weights if trace_once is None else trace_once(average_weights)
         results = [
             p if p.average is None else average(average_scalars(dtype_of(p.average)), p)
             for p in results
@@ -259,7 +259,7 @@ def step(
     )
 
 
-def known(condition: Tensor) -> bool | None:
+def known_value(condition: Tensor) -> bool | None:
     """Return the value of a scalar condition, or None while it is being traced."""
     try:
         return bool(condition)
@@ -267,8 +267,8 @@ def known(condition: Tensor) -> bool | None:
         return None
 
 
-def _not_asked(_: Tensor) -> bool | None:
-    """Replace `known` where its answer does not matter, to avoid waiting for the device."""
+def _unknown(_: Tensor) -> bool | None:
+    """Replace `known_value` where its answer does not matter, to avoid waiting for the device."""
     return None
 
 
@@ -284,7 +284,7 @@ def all_finite(
     plan: Plan,
     gradients: Sequence[Tensor],
     parameters: Sequence[Parameter],
-    shares: Sequence[Tensor | None],
+    row_masks: Sequence[Tensor | None],
 ) -> Tensor:
     """Whether a step with these gradients keeps every number finite.
 
@@ -295,7 +295,7 @@ def all_finite(
         plan: what the step does.
         gradients: dense tensors, or rows of a table.
         parameters: for each gradient the weight with its slots.
-        shares: for each gradient the weights of its rows in sums (see `step`).
+        row_masks: for each gradient the mask of its rows in sums (see `step`).
     """
     verdict: Tensor = True
     for g, parameter in zip(gradients, parameters, strict=True):
@@ -307,7 +307,7 @@ def all_finite(
             limit /= 2.0
         verdict = ops.logical_and(verdict, ops.all(ops.abs(g) <= limit))
     if plan.clip in ("norm", "global_norm") and gradients:
-        for square in _squared_norms(plan, gradients, shares):
+        for square in _squared_norms(plan, gradients, row_masks):
             verdict = ops.logical_and(verdict, ops.isfinite(square))
     return verdict
 
@@ -325,7 +325,7 @@ def accumulate(
 
 
 def clip(
-    plan: Plan, numbers: Numbers, gradients: list[Tensor], shares: Sequence[Tensor | None]
+    plan: Plan, numbers: Numbers, gradients: list[Tensor], row_masks: Sequence[Tensor | None]
 ) -> list[Tensor]:
     """Clip gradients by value, by their own norms, or by their global norm.
 
@@ -340,7 +340,7 @@ def clip(
             for g in gradients
         ]
         return [ops.clip(g, -bound, bound) for g, bound in zip(gradients, bounds, strict=True)]
-    squares = _squared_norms(plan, gradients, shares)
+    squares = _squared_norms(plan, gradients, row_masks)
     if plan.clip == "global_norm":
         squares *= len(gradients)
     return [
@@ -350,7 +350,7 @@ def clip(
 
 
 def _squared_norms(
-    plan: Plan, gradients: Sequence[Tensor], shares: Sequence[Tensor | None]
+    plan: Plan, gradients: Sequence[Tensor], row_masks: Sequence[Tensor | None]
 ) -> list[Tensor]:
     """Return the squares of the norms to clip: one for each gradient, or one for all.
 
@@ -358,21 +358,21 @@ def _squared_norms(
     too.
     """
     if plan.clip != "global_norm":
-        return [_sum_of_squares(g, share) for g, share in zip(gradients, shares, strict=True)]
+        return [_sum_of_squares(g, mask) for g, mask in zip(gradients, row_masks, strict=True)]
     widest = widest_dtype(gradients)
     first, *others = (
-        _sum_of_squares(ops.cast(g, widest), share)
-        for g, share in zip(gradients, shares, strict=True)
+        _sum_of_squares(ops.cast(g, widest), mask)
+        for g, mask in zip(gradients, row_masks, strict=True)
     )
     return [sum(others, first)]
 
 
-def _sum_of_squares(gradient: Tensor, share: Tensor | None) -> Tensor:
+def _sum_of_squares(gradient: Tensor, row_mask: Tensor | None) -> Tensor:
     squares = ops.square(gradient)
-    if share is None:
+    if row_mask is None:
         return ops.sum(squares)
     rows = ops.sum(squares, axis=tuple(range(1, len(squares.shape))))
-    return ops.sum(ops.cast(share, dtype_of(rows)) * rows)
+    return ops.sum(ops.cast(row_mask, dtype_of(rows)) * rows)
 
 
 def _clip_scale(limit: Number, square: Tensor, dtype: str) -> Tensor:
@@ -444,14 +444,14 @@ def _average_scalars(plan: Plan, numbers: Numbers, done: Tensor, dtype: str) -> 
     )
 
 
-def _advancing(plan: Plan, nest: Nest | None) -> Callable[..., Callable[..., Parameter]]:
+def _advancing(plan: Plan, trace_once: TraceOnce | None) -> Callable[..., Callable[..., Parameter]]:
     """Return a function (group, decayed, hook) -> `advance` with these bound."""
-    if nest is None:
+    if trace_once is None:
         return functools.partial(functools.partial, advance)
     # The transform is a separate stage, so that groups that differ only in it share a trace.
     groups = [plan.groups[group]._replace(transform=None) for group in plan.members]
     kinds = dict.fromkeys(zip(groups, plan.decayed, strict=True))
-    nested = {kind: nest(functools.partial(advance, *kind, None)) for kind in kinds}
+    nested = {kind: trace_once(functools.partial(advance, *kind, None)) for kind in kinds}
     return lambda group, decayed, _: nested[group, decayed]
 
 

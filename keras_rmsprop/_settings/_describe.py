@@ -11,7 +11,7 @@ import keras
 from keras import backend
 
 from keras_rmsprop._settings import _validation
-from keras_rmsprop._settings._groups import OF_A_GROUP, Own
+from keras_rmsprop._settings._groups import OF_A_GROUP, SettingsByPattern
 
 # An equation and its explanation.
 Line = tuple[str, str]
@@ -167,7 +167,7 @@ def _after(config: Mapping[str, Any], constrained: bool) -> Iterator[Line]:
 
 def describe_groups(
     config: Mapping[str, Any],
-    groups: Own,
+    groups: SettingsByPattern,
     variables: Sequence[tuple[str, str | None, bool]],
 ) -> str:
     """Write out the settings of each variable, as a table.

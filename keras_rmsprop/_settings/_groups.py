@@ -13,7 +13,7 @@ from keras_rmsprop._settings._validation import HYPERPARAMETERS, Hyperparameter
 from keras_rmsprop._variables._patterns import problem_of
 
 # By pattern, the group's own settings.
-Own = Mapping[str, Mapping[str, Any]]
+SettingsByPattern = Mapping[str, Mapping[str, Any]]
 
 OF_A_GROUP: dict[str, Hyperparameter] = {
     "learning_rate": Hyperparameter(
@@ -96,7 +96,7 @@ def checked(pattern: str, name: Any, value: Any) -> Any:
         return _validation.checked_as(name, OF_A_GROUP[name], value)
 
 
-def check_together(settings: Mapping[str, Any], groups: Own) -> None:
+def check_together(settings: Mapping[str, Any], groups: SettingsByPattern) -> None:
     """Refuse contradictory hyperparameters, of the optimizer or of a group.
 
     Raises: ValueError with the reason, the remedy and the group.
@@ -119,7 +119,7 @@ def _naming(pattern: str) -> Iterator[None]:
         raise ValueError(f"In the group {pattern!r}: {error}") from None
 
 
-def joined(own: Own, more: Any) -> dict[str, dict[str, Any]]:
+def joined(own: SettingsByPattern, more: Any) -> dict[str, dict[str, Any]]:
     """Add groups to the existing ones; return all.
 
     Raises: ValueError if a new group is invalid or its pattern exists already.
@@ -219,10 +219,10 @@ class HeldGroups:
     two is cheap.
     """
 
-    def __init__(self, own: Own) -> None:
+    def __init__(self, own: SettingsByPattern) -> None:
         self.own = own
 
-    def with_setting(self, pattern: str, name: str, value: Any) -> Own:
+    def with_setting(self, pattern: str, name: str, value: Any) -> SettingsByPattern:
         """Return the groups' settings as they would be after an assignment."""
         return {**self.own, pattern: {**self.own[pattern], name: value}}
 

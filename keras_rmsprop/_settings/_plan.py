@@ -122,10 +122,10 @@ def _constraints(roster: Roster) -> tuple[Any, ...]:
     return tuple([getattr(v, "constraint", None) for v in roster.weights])
 
 
-class Meaning:
+class Derived:
     """The plan and numbers that follow from the settings of a built optimizer.
 
-    Valid as long as the settings equal `given`. A plain object, so that neither Keras nor
+    Valid as long as the settings equal `source`. A plain object, so that neither Keras nor
     TensorFlow tracks what it holds.
     """
 
@@ -135,9 +135,9 @@ class Meaning:
         groups: Sequence[Settings],
         roster: Roster,
         decays: Callable[[Variable], bool],
-        given: tuple[Any, ...] = (),
+        source: tuple[Any, ...] = (),
     ) -> None:
-        self.given = given
+        self.source = source
         self._roster = roster
         self._plan = plan_of(settings, groups, roster, decays)
         self.numbers = numbers_of(settings, groups)

@@ -29,7 +29,7 @@ class Hyperparameter(NamedTuple):
     accepted: str
     # Converts a value to a plain bool, int, float, str or None, or raises _RefusedError.
     parse: Callable[[Any], Any]
-    elsewhere: str = ""
+    note: str = ""
 
 
 class _RefusedError(Exception):
@@ -242,7 +242,7 @@ MOVES_EVERY_ROW: dict[str, str] = {
 }
 
 # Arguments of other frameworks, and what they are here.
-OTHER_WORDS: dict[str, str] = {
+FOREIGN_ARGUMENTS: dict[str, str] = {
     "lr": "It is `learning_rate` here.",
     "alpha": "torch's `alpha` is `rho` here.",
     "decay": "TF1's and optax's `decay` is `rho` here; the learning rate decay of early Keras is "
@@ -275,7 +275,7 @@ def checked_as(name: str, hyperparameter: Hyperparameter, value: Any) -> Any:
         return hyperparameter.parse(value)
     except _RefusedError:
         raise ValueError(
-            _message(name, hyperparameter.accepted, value, hyperparameter.elsewhere)
+            _message(name, hyperparameter.accepted, value, hyperparameter.note)
         ) from None
 
 
@@ -294,7 +294,7 @@ def checked_learning_rate(value: Any) -> Any:
         raise ValueError(_learning_rate_message(value)) from None
 
 
-def checked_given_learning_rate(value: Any) -> Any:
+def checked_next_learning_rate(value: Any) -> Any:
     """Return the rate that a callable returned for one step, as a float or a scalar tensor.
 
     Inside a trace a tensor has no value yet and is accepted unchecked.
@@ -417,7 +417,7 @@ def explain_unknown_arguments(
         if kwargs.pop("decay", None) is not None:
             warnings.warn(
                 "Argument `decay` is no longer supported and will be ignored, as in Keras. "
-                f"{OTHER_WORDS['decay']}",
+                f"{FOREIGN_ARGUMENTS['decay']}",
                 stacklevel=3,
             )
         for name in kwargs:
@@ -433,8 +433,8 @@ def explain_unknown_arguments(
 
 def hint(name: str, accepted: Collection[str]) -> str:
     """Return what the caller may have meant by an unknown argument."""
-    if name in OTHER_WORDS:
-        return OTHER_WORDS[name]
+    if name in FOREIGN_ARGUMENTS:
+        return FOREIGN_ARGUMENTS[name]
     nearest = difflib.get_close_matches(name.lower(), accepted, n=1)
     if nearest:
         return f"Did you mean `{nearest[0]}`?"
@@ -485,9 +485,9 @@ def _learning_rate_message(value: Any) -> str:
     )
 
 
-def _message(name: str, accepted: str, value: Any, elsewhere: str) -> str:
+def _message(name: str, accepted: str, value: Any, note: str) -> str:
     received = f"`{name}` must be {accepted}, received {name}={shown(value)}."
-    return f"{received} {elsewhere}".rstrip()
+    return f"{received} {note}".rstrip()
 
 
 def shown(value: Any) -> str:

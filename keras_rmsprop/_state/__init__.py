@@ -9,25 +9,25 @@ is missing from the state starts fresh, what the optimizer does not need is drop
 reported. Only damaged state is refused.
 """
 
-from keras_rmsprop._state._file import Passed, read_file, write_state
+from keras_rmsprop._state._file import SkippedFile, read_file, write_state
 from keras_rmsprop._state._form import State
-from keras_rmsprop._state._holder import Holder, array_of, own_variables, state_of
-from keras_rmsprop._state._load import LoadReport, Loads, message, plan_load
+from keras_rmsprop._state._load import LastLoad, LoadReport, message, plan_load
 from keras_rmsprop._state._names import from_dict, to_dict
+from keras_rmsprop._state._read import OptimizerParts, array_of, state_of, subclass_variables
 
 __all__ = [
-    "Holder",
+    "LastLoad",
     "LoadReport",
-    "Loads",
-    "Passed",
+    "OptimizerParts",
+    "SkippedFile",
     "State",
     "array_of",
     "from_dict",
     "message",
-    "own_variables",
     "plan_load",
     "read_file",
     "state_of",
+    "subclass_variables",
     "to_dict",
     "write_state",
 ]

@@ -7,20 +7,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_rmsprop._state._form import KINDS, Array, Own, State, arrays_in, bytes_of, checksum_of
-from keras_rmsprop._state._holder import Holder, array_of
+from keras_rmsprop._state._form import (
+    KINDS,
+    Array,
+    State,
+    SubclassVariable,
+    arrays_in,
+    bytes_of,
+    checksum_of,
+)
 from keras_rmsprop._state._keras_file import ForeignStateError, read_keras_state
 from keras_rmsprop._state._names import to_dict
-from keras_rmsprop._state._sanity import damage, is_count, why_impossible
+from keras_rmsprop._state._read import OptimizerParts, array_of
+from keras_rmsprop._state._sanity import damaged_file_error, is_count, why_impossible
 
 # The format that this version writes; later formats are refused. Format 1 had no subclass
 # variables, and its checksum did not cover shapes and dtypes.
 FORMAT = 3
 # The last that holds everything where there are no groups, so that older versions read it.
-WITHOUT_GROUPS = 2
+FORMAT_WITHOUT_GROUPS = 2
 
 
-class Passed(NamedTuple):
+class SkippedFile(NamedTuple):
     """A file whose state is not loaded."""
 
     # The names of its entries.
@@ -32,12 +40,14 @@ class Passed(NamedTuple):
 def write_state(state: State, store: Any) -> None:
     """Write a state to the store of a Keras file: arrays, and their description as JSON."""
     arrays = arrays_in(state)
-    version = FORMAT if state.rates else WITHOUT_GROUPS
+    version = FORMAT if state.rates else FORMAT_WITHOUT_GROUPS
     description = {"format": version, **state._asdict(), "slots": len(state.slots)}
     if not state.rates:
         del description["patterns"], description["rates"]
         description["rho"] = state.rho[0] if state.rho else 0.0
-    description["own"] = [[own.label, own.position] for own in state.own]
+    # The format has a shorter name for them.
+    described = description.pop("subclass_variables")
+    description["own"] = [[variable.label, variable.position] for variable in described]
     arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
     # A third entry besides the slots: Keras's own class has two, compares the counts, and now skips
     # the file with a warning instead of failing.
@@ -47,36 +57,36 @@ def write_state(state: State, store: Any) -> None:
         store[key] = value
 
 
-def read_file(store: Any, holder: Holder) -> State | Passed:
+def read_file(store: Any, parts: OptimizerParts) -> State | SkippedFile:
     """Read the optimizer state in a Keras file, saved by this class or Keras's own RMSprop.
 
-    Returns: the state, or a `Passed` if the optimizer is not built, or the file is empty or
+    Returns: the state, or a `SkippedFile` if the optimizer is not built, or the file is empty or
         another optimizer's.
     Raises: ValueError if the file is damaged or has a later format.
     """
     arrays = _arrays_of(store)
-    skipping = f"Skipping variable loading for optimizer {holder.name!r}"
+    skipping = f"Skipping variable loading for optimizer {parts.name!r}"
     goes_on = "The optimizer goes on with the state it has."
-    if not holder.built:
+    if not parts.built:
         reason = (
             f"{skipping}: it is not built yet, so it starts afresh, at step 0 and with its own "
             "learning rate. To resume the training that was saved, load the whole model with "
             "`keras.saving.load_model`, or call `optimizer.build(model.trainable_variables)` "
             "before `load_weights`."
         )
-        return Passed(tuple(sorted(arrays)), reason if _has_steps(arrays) else None)
+        return SkippedFile(tuple(sorted(arrays)), reason if _has_steps(arrays) else None)
     if not arrays:
-        return Passed((), f"{skipping}: the file holds no optimizer state. {goes_on}")
+        return SkippedFile((), f"{skipping}: the file holds no optimizer state. {goes_on}")
     if not _is_described(arrays):
         try:
-            return read_keras_state(arrays, holder)
+            return read_keras_state(arrays, parts)
         except ForeignStateError as why:
             reason = f"{skipping}: the file holds the state of another optimizer, {why}. {goes_on}"
-            return Passed(tuple(sorted(arrays)), reason)
+            return SkippedFile(tuple(sorted(arrays)), reason)
     state = _read_described_state(arrays)
-    if not state.slots and int(array_of(holder.roster.counters.calls)) > 0:
+    if not state.slots and int(array_of(parts.roster.counters.calls)) > 0:
         reason = f"{skipping}: the file holds the state of one that was not built. {goes_on}"
-        return Passed(tuple(to_dict(state)), reason)
+        return SkippedFile(tuple(to_dict(state)), reason)
     return state
 
 
@@ -84,7 +94,7 @@ def _arrays_of(store: Any) -> dict[str, Array]:
     try:
         return {str(key): np.array(store[key]) for key in store.keys()}  # noqa: SIM118
     except (LookupError, ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        raise damage("an entry cannot be read") from error
+        raise damaged_file_error("an entry cannot be read") from error
 
 
 def _is_described(arrays: Mapping[str, Array]) -> bool:
@@ -120,22 +130,22 @@ def _read_described_state(arrays: Mapping[str, Array]) -> State:
     rest = {key: value for key, value in arrays.items() if key != "checksum"}
     checksum = arrays.get("checksum")
     if any(value.dtype.kind not in "iuf" for value in arrays.values()):
-        raise damage("it holds arrays that are not numeric")
+        raise damaged_file_error("it holds arrays that are not numeric")
     # HDF5 files have no checksum of their own, so a flipped bit would go unnoticed.
     take = checksum_of if version > 1 else _checksum_of_format_1
     if checksum is None or checksum.size != 1 or checksum.dtype.kind != "u":
-        raise damage("it has no checksum")
+        raise damaged_file_error("it has no checksum")
     if int(checksum.reshape(())) != take(rest):
-        raise damage("it is not what was saved")
+        raise damaged_file_error("it is not what was saved")
     del rest["description"]
     rest.pop("format", None)
     try:
         state = _from_fields(fields, rest)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise damage("its description is not one that this package writes") from error
+        raise damaged_file_error("its description is not one that this package writes") from error
     reason = why_impossible(state)
     if reason is not None:
-        raise damage(reason)
+        raise damaged_file_error(reason)
     return state
 
 
@@ -145,23 +155,23 @@ def _description(arrays: Mapping[str, Array]) -> dict[str, Any]:
         # Anything else, such as an array of object pointers, is not a description.
         fields = json.loads(array.tobytes()) if array.dtype == np.uint8 else None
     except (ValueError, RecursionError) as error:
-        raise damage("its description cannot be read") from error
+        raise damaged_file_error("its description cannot be read") from error
     if not isinstance(fields, dict):
-        raise damage("its description cannot be read")
+        raise damaged_file_error("its description cannot be read")
     return fields
 
 
 def _format_of(fields: Mapping[str, Any]) -> int:
     version = fields.get("format")
     if not is_count(version) or version == 0:
-        raise damage("its description names no format")
+        raise damaged_file_error("its description names no format")
     return int(version)  # type: ignore[arg-type]
 
 
 def _from_fields(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> State:
     """Assemble a state from its description and arrays; any error means damage."""
     fields = {key: value for key, value in fields.items() if key != "format"}
-    names, own = fields["names"], fields.pop("own", [])
+    names, described = fields["names"], fields.pop("own", [])
     # Checked before use: the number of names is bounded by the file's size.
     if not isinstance(names, list) or fields["slots"] != len(names):
         raise ValueError("The count of variables is not that of their names.")
@@ -175,22 +185,25 @@ def _from_fields(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Stat
             slots[_index(position, len(slots))][kind] = value
         else:
             raise ValueError(f"There is no slot {key}.")
-    if sorted(values) != list(range(len(own))):
+    if sorted(values) != list(range(len(described))):
         raise ValueError("The variables of a subclass are not those described.")
-    entries = [Own(label, position, values[i]) for i, (label, position) in enumerate(own)]
+    subclass_variables = [
+        SubclassVariable(label, position, values[i])
+        for i, (label, position) in enumerate(described)
+    ]
     rho = fields["rho"]
     return State(
+        subclass_variables=tuple(subclass_variables),
         **(
             fields
             | {
                 "names": tuple(names),
                 "slots": tuple(slots),
-                "own": tuple(entries),
                 # Files without groups have one number for all variables.
                 "rho": tuple(rho) if isinstance(rho, list) else (rho,) * len(slots),
                 "patterns": tuple(_listed(fields.get("patterns", []))),
             }
-        )
+        ),
     )
 
 

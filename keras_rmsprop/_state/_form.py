@@ -17,7 +17,7 @@ Array = NDArray[Any]
 KINDS = (*Parameter._fields[1:], *Progress._fields)
 
 
-class Own(NamedTuple):
+class SubclassVariable(NamedTuple):
     """A variable that a subclass has added."""
 
     # The name it was added with, numbered if there are several.
@@ -44,7 +44,7 @@ class State(NamedTuple):
     names: tuple[str, ...] | None
     # For each variable its slots, by kind.
     slots: tuple[dict[str, Array], ...]
-    own: tuple[Own, ...] = ()
+    subclass_variables: tuple[SubclassVariable, ...] = ()
     # The pattern of each variable's group, None without one; empty if there are no groups.
     patterns: tuple[str | None, ...] = ()
     # The learning rate factors by pattern.
@@ -58,29 +58,29 @@ class State(NamedTuple):
         return self.learning_rate * (1.0 if pattern is None else self.rates.get(pattern, 1.0))
 
 
-def own_name(label: str, position: int | None, names: Sequence[str]) -> str:
+def subclass_variable_name(label: str, position: int | None, names: Sequence[str]) -> str:
     """Return the name of a subclass's variable in `state_dict` and reports."""
     return label if position is None else f"{names[position]}/{label}"
 
 
-OF_GROUPS = "groups/"
+GROUPS_PREFIX = "groups/"
 
 
 def rate_name(pattern: str) -> str:
     """The name of a group's learning rate among all arrays."""
-    return f"{OF_GROUPS}{pattern}/learning_rate"
+    return f"{GROUPS_PREFIX}{pattern}/learning_rate"
 
 
-NOTHING = "Nothing was loaded: the optimizer is as it was."
+NOTHING_LOADED = "Nothing was loaded: the optimizer is as it was."
 
 
-def some(names: Sequence[str], limit: int = 4) -> str:
+def abbreviated(names: Sequence[str], limit: int = 4) -> str:
     """Format the first few names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
-def wide(array: Array) -> Any:
+def slot_dtype(array: Array) -> Any:
     """Return the dtype in which a slot holds an array's values."""
     return np.float64 if array.dtype == np.float64 else np.float32
 
@@ -93,7 +93,9 @@ def arrays_in(state: State) -> dict[str, Array]:
         for kind, value in each.items()
     }
     # Labels may be any string; names of arrays in a file may not.
-    return slots | {f"own.{i}": _storable(own.value) for i, own in enumerate(state.own)}
+    return slots | {
+        f"own.{i}": _storable(variable.value) for i, variable in enumerate(state.subclass_variables)
+    }
 
 
 def checksum_of(arrays: Mapping[str, Array]) -> int:

@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_rmsprop._state._form import Array, State, some, wide
-from keras_rmsprop._state._holder import Holder, slots_in
-from keras_rmsprop._state._sanity import damage, is_numeric, why_impossible
+from keras_rmsprop._state._form import Array, State, abbreviated, slot_dtype
+from keras_rmsprop._state._read import OptimizerParts, slots_in
+from keras_rmsprop._state._sanity import damaged_file_error, is_numeric, why_impossible
 
 
 class ForeignStateError(Exception):
     """The file holds another optimizer's state."""
 
 
-def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
+def read_keras_state(arrays: Mapping[str, Array], parts: OptimizerParts) -> State:
     """Read what `keras.optimizers.RMSprop` saves: arrays in the order of its variables.
 
     The order is iteration, learning rate unless scheduled, then all averages, all accumulators,
@@ -28,21 +28,21 @@ def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
         rates are impossible.
     """
     if not all(map(str.isdecimal, arrays)) or not all(map(is_numeric, arrays.values())):
-        raise ForeignStateError(f"with the entries {some(sorted(arrays))}")
+        raise ForeignStateError(f"with the entries {abbreviated(sorted(arrays))}")
     values = [arrays[key] for key in sorted(arrays, key=int)]
-    layout = _keras_layout(values, holder)
+    layout = _keras_layout(values, parts)
     start = 2 if layout.has_rate else 1
     slots: list[dict[str, Array]] = [{} for _ in range(layout.variables)]
     for i, value in enumerate(values[start:]):
         kind = layout.kinds[i // layout.variables]
-        slots[i % layout.variables][kind] = value.astype(wide(value))
+        slots[i % layout.variables][kind] = value.astype(slot_dtype(value))
     centered = "gradient_average" in layout.kinds
     for slot in slots if centered else ():
         _center(slot)
     accumulates = "accumulator" in layout.kinds
     state = State(
         calls=int(values[0]) if values[0].dtype.kind in "iu" else -1,
-        accumulation_steps=holder.accumulation_steps if accumulates else 1,
+        accumulation_steps=parts.accumulation_steps if accumulates else 1,
         learning_rate=float(values[1]) if layout.has_rate else None,
         skipped_steps=None,
         centered=centered,
@@ -54,7 +54,7 @@ def read_keras_state(arrays: Mapping[str, Array], holder: Holder) -> State:
     )
     reason = why_impossible(state)
     if reason is not None:
-        raise damage(reason)
+        raise damaged_file_error(reason)
     return state
 
 
@@ -67,14 +67,16 @@ class _Layout(NamedTuple):
     variables: int
 
 
-def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
+def _keras_layout(values: list[Array], parts: OptimizerParts) -> _Layout:
     """Infer what the arrays are from their shapes.
 
     Raises: ForeignStateError unless exactly one interpretation fits the optimizer best.
     """
-    weights = [tuple(parameter.weight.shape) for parameter in holder.roster.parameters]
-    own = {kind for parameter in holder.roster.parameters for kind in slots_in(parameter, None)}
-    own_rate = holder.rate is not None
+    weights = [tuple(parameter.weight.shape) for parameter in parts.roster.parameters]
+    own_kinds = {
+        kind for parameter in parts.roster.parameters for kind in slots_in(parameter, None)
+    }
+    own_rate = parts.rate is not None
     fits = [
         layout
         for has_rate in (own_rate, not own_rate)
@@ -86,14 +88,14 @@ def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
     # In order of preference: the same options; the same options with fewer layers; fewer options;
     # any options; the same options with other layers.
     for chosen in (
-        [fit for fit in whole if set(fit.kinds) == own],
-        [fit for fit in exact if set(fit.kinds) == own],
-        [fit for fit in whole if set(fit.kinds) <= own],
+        [fit for fit in whole if set(fit.kinds) == own_kinds],
+        [fit for fit in exact if set(fit.kinds) == own_kinds],
+        [fit for fit in whole if set(fit.kinds) <= own_kinds],
         whole,
         [
             fit
             for fit in fits
-            if set(fit.kinds) == own
+            if set(fit.kinds) == own_kinds
             and fit.has_rate == own_rate
             # A scalar among the variables is more likely another optimizer's counter.
             and set(_shapes(values, fit)) & set(weights)
@@ -106,10 +108,10 @@ def _keras_layout(values: list[Array], holder: Holder) -> _Layout:
             break
     raise ForeignStateError(
         f"{len(values)} arrays without names, and their shapes do not say which they are: "
-        f"{some([str(value.shape) for value in values], 12)}, where the variables have shapes "
-        f"{some(list(map(str, weights)), 12)}. If they are RMSprop's, load them into an optimizer "
-        "with the options (momentum, centered, use_ema, gradient_accumulation_steps) that they "
-        "were saved with"
+        f"{abbreviated([str(value.shape) for value in values], 12)}, where the variables have "
+        f"shapes {abbreviated(list(map(str, weights)), 12)}. If they are RMSprop's, load them into "
+        "an optimizer with the options (momentum, centered, use_ema, gradient_accumulation_steps) "
+        "that they were saved with"
     )
 
 

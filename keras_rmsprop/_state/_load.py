@@ -9,8 +9,22 @@ from keras import backend, ops
 
 from keras_rmsprop._math._lazy import ROW_FIELDS, Progress, catch_up
 from keras_rmsprop._math._rule import Coefficients, Parameter
-from keras_rmsprop._state._form import NOTHING, Array, State, own_name, rate_name, some, wide
-from keras_rmsprop._state._holder import Holder, array_of, names_of, own_by_label, slots_of
+from keras_rmsprop._state._form import (
+    NOTHING_LOADED,
+    Array,
+    State,
+    abbreviated,
+    rate_name,
+    slot_dtype,
+    subclass_variable_name,
+)
+from keras_rmsprop._state._read import (
+    OptimizerParts,
+    array_of,
+    names_of,
+    slots_of,
+    subclass_variables_by_label,
+)
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._pairing import Identity
 from keras_rmsprop._variables._roster import ParameterVariables
@@ -55,21 +69,21 @@ class LoadPlan(NamedTuple):
     report: LoadReport
 
 
-class Loads:
+class LastLoad:
     """Holds the report of the last load, in an object that Keras does not track."""
 
     def __init__(self) -> None:
         self.report: LoadReport | None = None
 
 
-def plan_load(holder: Holder, state: State) -> LoadPlan:
+def plan_load(parts: OptimizerParts, state: State) -> LoadPlan:
     """Decide the new value of every variable of a built optimizer, without assigning it.
 
     Raises: ValueError if a counter or the rate is too large for its variable.
     """
-    names = names_of(holder)
-    own_slots = slots_of(holder)
-    pairs = _pairing.pair(_identities(state), _identities_here(holder, names))
+    names = names_of(parts)
+    own_slots = slots_of(parts)
+    pairs = _pairing.pair(_identities(state), _identities_here(parts, names))
     assignments: list[tuple[Any, Any]] = []
     restored: list[str] = []
     initialized: list[str] = []
@@ -80,61 +94,61 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
         (initialized if value is None else restored).append(name)
         assignments.append((variable, fresh() if value is None else value))
 
-    steps = holder.accumulation_steps
-    calls, skipped, factors = holder.roster.counters
+    steps = parts.accumulation_steps
+    calls, skipped, factors = parts.roster.counters
     in_step = steps == state.accumulation_steps
     # With different accumulation steps, convert the count so that completed steps stay completed.
     count = state.calls
     if count is not None and not in_step:
         count = count // state.accumulation_steps * steps
-    assign(calls, "iteration", _counted(count, calls, "iteration"), lambda: 0)
+    assign(calls, "iteration", _checked_count(count, calls, "iteration"), lambda: 0)
     dropped: list[str] = []
-    rate = holder.rate
+    rate = parts.rate
     if rate is not None:
-        held = _held(state.learning_rate, rate)
-        assign(rate, "learning_rate", held, lambda: array_of(rate))
+        saved_rate = _checked_rate(state.learning_rate, rate)
+        assign(rate, "learning_rate", saved_rate, lambda: array_of(rate))
     elif state.learning_rate is not None:
         dropped.append("learning_rate")
     if skipped is not None:
-        count = _counted(state.skipped_steps, skipped, "skipped_steps")
+        count = _checked_count(state.skipped_steps, skipped, "skipped_steps")
         assign(skipped, "skipped_steps", count, lambda: 0)
     elif state.skipped_steps is not None:
         dropped.append("skipped_steps")
     if factors is not None:
         rates = array_of(factors)
-        for i, pattern in enumerate(holder.patterns):
+        for i, pattern in enumerate(parts.patterns):
             name = rate_name(pattern)
             (restored if pattern in state.rates else initialized).append(name)
             rates[i] = state.rates.get(pattern, rates[i])
         assignments.append((factors, rates))
-    dropped += [rate_name(pattern) for pattern in state.rates if pattern not in holder.patterns]
+    dropped += [rate_name(pattern) for pattern in state.rates if pattern not in parts.patterns]
 
-    for here, (name, source, parameter, own) in enumerate(
-        zip(names, pairs.sources, holder.roster.parameters, own_slots, strict=True)
+    for here, (name, source, parameter, slot_variables) in enumerate(
+        zip(names, pairs.sources, parts.roster.parameters, own_slots, strict=True)
     ):
         slots = {}
         if source is not None and state.slots[source]:
-            slots = _converted(state, source, holder, here, own)
+            slots = _converted(state, source, parts, here, slot_variables)
         if not in_step:
             slots.pop("accumulator", None)
-        for kind, variable in own.items():
+        for kind, variable in slot_variables.items():
             value = _fitting(slots.get(kind), variable)
             if value is not None:
                 used.add(f"{source}.{kind}")
-            fresh = functools.partial(_fresh, holder, kind, parameter)
+            fresh = functools.partial(_fresh, parts, kind, parameter)
             assign(variable, f"{name}/{kind}", value, fresh)
-    notes += _misfits(state, pairs, names, holder)
+    notes += _misfits(state, pairs, names, parts)
 
-    saved_own = {(own.position, own.label): own for own in state.own}
-    for (position, label), variable in own_by_label(holder).items():
+    saved_by_label = {(v.position, v.label): v for v in state.subclass_variables}
+    for (position, label), variable in subclass_variables_by_label(parts).items():
         source = None if position is None else pairs.sources[position]
         entry = None
         if (position is None) == (source is None):
-            entry = saved_own.get((source, label))
+            entry = saved_by_label.get((source, label))
         value = _fitting(None if entry is None else entry.value, variable)
         if entry is not None and value is not None:
-            del saved_own[source, label]
-        name = own_name(label, position, names)
+            del saved_by_label[source, label]
+        name = subclass_variable_name(label, position, names)
         # Only the subclass knows the initial value, so keep the current one.
         assign(variable, name, value, functools.partial(array_of, variable))
 
@@ -150,7 +164,9 @@ def plan_load(holder: Holder, state: State) -> LoadPlan:
             kind in ("gradient_average", *Progress._fields) and f"{position}.square_average" in used
         )
     ]
-    dropped += [own_name(own.label, own.position, saved_names) for own in saved_own.values()]
+    dropped += [
+        subclass_variable_name(v.label, v.position, saved_names) for v in saved_by_label.values()
+    ]
     report = LoadReport(tuple(restored), tuple(initialized), tuple(dropped), tuple(notes))
     return LoadPlan(assignments, report)
 
@@ -164,11 +180,11 @@ def _identities(state: State) -> list[Identity]:
     ]
 
 
-def _identities_here(holder: Holder, names: Sequence[str]) -> list[Identity]:
+def _identities_here(parts: OptimizerParts, names: Sequence[str]) -> list[Identity]:
     """Return what identifies the optimizer's variables."""
     return [
         Identity(name, tuple(parameter.weight.shape))
-        for name, parameter in zip(names, holder.roster.parameters, strict=True)
+        for name, parameter in zip(names, parts.roster.parameters, strict=True)
     ]
 
 
@@ -177,19 +193,19 @@ def _notes(pairs: _pairing.Pairs, names: Sequence[str]) -> list[str]:
     matched = {"names": pairs.by_name, "shapes": pairs.by_shape}
     return [
         f"other variables were saved than there are; these were matched by their {what}: "
-        f"{some([names[i] for i in positions])}"
+        f"{abbreviated([names[i] for i in positions])}"
         for what, positions in matched.items()
         if positions
     ]
 
 
 def _misfits(
-    state: State, pairs: _pairing.Pairs, names: Sequence[str], holder: Holder
+    state: State, pairs: _pairing.Pairs, names: Sequence[str], parts: OptimizerParts
 ) -> list[str]:
     """Return notes on variables that start fresh because the saved shapes differ."""
     if len(state.slots) != len(names):
         return []
-    identities = zip(names, _identities(state), _identities_here(holder, names), strict=True)
+    identities = zip(names, _identities(state), _identities_here(parts, names), strict=True)
     return [
         f"the state in the place of {name} has shape {saved.shape}, where {here.shape} is needed"
         for (name, saved, here), source in zip(identities, pairs.sources, strict=True)
@@ -197,23 +213,24 @@ def _misfits(
     ]
 
 
-def _counted(count: int | None, variable: Any, name: str) -> int | None:
+def _checked_count(count: int | None, variable: Any, name: str) -> int | None:
     """Return a count, or refuse it if it overflows its variable's dtype."""
     dtype = backend.standardize_dtype(variable.dtype)
     if count is not None and count > np.iinfo(dtype).max:
         raise ValueError(
-            f"The saved {name} of {count} is too large for a variable of dtype {dtype}. {NOTHING}"
+            f"The saved {name} of {count} is too large for a variable of dtype {dtype}. "
+            f"{NOTHING_LOADED}"
         )
     return count
 
 
-def _held(rate: float | None, variable: Any) -> float | None:
+def _checked_rate(rate: float | None, variable: Any) -> float | None:
     """Return a learning rate, or refuse it if it overflows its variable's dtype."""
     dtype = backend.standardize_dtype(variable.dtype)
     if rate is not None and rate > float(np.finfo(np.float32).max) and dtype != "float64":
         raise ValueError(
             f"The saved learning rate of {rate} is too large for a variable of dtype {dtype}. "
-            f"{NOTHING}"
+            f"{NOTHING_LOADED}"
         )
     return rate
 
@@ -231,9 +248,9 @@ def message(report: LoadReport) -> str | None:
     """Return a warning about what was not restored, or None if everything was."""
     parts = []
     if report.initialized:
-        parts.append(f"these start afresh: {some(report.initialized)}")
+        parts.append(f"these start afresh: {abbreviated(report.initialized)}")
     if report.dropped:
-        parts.append(f"these were saved but are not needed: {some(report.dropped)}")
+        parts.append(f"these were saved but are not needed: {abbreviated(report.dropped)}")
     if not parts:
         return None
     return (
@@ -243,29 +260,29 @@ def message(report: LoadReport) -> str | None:
 
 
 def _converted(
-    state: State, source: int, holder: Holder, here: int, own: Mapping[str, Any]
+    state: State, source: int, parts: OptimizerParts, here: int, slot_variables: Mapping[str, Any]
 ) -> dict[str, Array]:
     """Convert a variable's slots to the optimizer's convention.
 
     Args:
         state: the loaded state.
         source: the variable's position in `state`.
-        holder: the optimizer.
-        here: the variable's position in `holder`.
-        own: its slot variables, by kind.
+        parts: the parts of the optimizer.
+        here: the variable's position in `parts`.
+        slot_variables: its slot variables, by kind.
     """
     slots = state.slots[source]
     converted = dict(slots)
-    counts = [kind for kind in own if kind in Progress._fields]
-    if set(counts) != set(slots) & set(Progress._fields) or (state.rho[source] != holder.rho[here]):
+    counts = [kind for kind in slot_variables if kind in Progress._fields]
+    if set(counts) != set(slots) & set(Progress._fields) or (state.rho[source] != parts.rho[here]):
         _settle(converted, state.rho[source])
         # Settled rows may count from zero.
-        converted |= {kind: np.zeros(tuple(own[kind].shape)) for kind in counts}
-    if state.centered and not holder.centered and "square_average" in converted:
+        converted |= {kind: np.zeros(tuple(slot_variables[kind].shape)) for kind in counts}
+    if state.centered and not parts.centered and "square_average" in converted:
         # E[g²] is the variance plus the squared mean.
         mean = converted["gradient_average"]
         converted["square_average"] = converted["square_average"] + mean**2
-    if "momentum" in converted and state.lr_in_momentum != holder.lr_in_momentum:
+    if "momentum" in converted and state.lr_in_momentum != parts.lr_in_momentum:
         rate = state.rate_of(source)
         buffer = converted.pop("momentum")
         # One buffer is the other times the learning rate, so converting needs a nonzero rate.
@@ -291,12 +308,12 @@ def _settle(slots: dict[str, Array], rho: float) -> None:
             slots[kind] = array_of(getattr(settled, kind))
 
 
-def _fresh(holder: Holder, kind: str, parameter: ParameterVariables) -> Array:
+def _fresh(parts: OptimizerParts, kind: str, parameter: ParameterVariables) -> Array:
     """Return the initial value of a slot that a state did not have."""
     if kind == "average":
         # As on the first step, the average starts as a copy of the weights.
-        return array_of(parameter.weight).astype(wide(array_of(parameter.weight)))
+        return array_of(parameter.weight).astype(slot_dtype(array_of(parameter.weight)))
     if kind in Progress._fields:
         return np.zeros(tuple(parameter.weight.shape[:1]) if kind in ROW_FIELDS else ())
-    start = holder.initial_square_average if kind == "square_average" else 0.0
+    start = parts.initial_square_average if kind == "square_average" else 0.0
     return np.full(tuple(parameter.weight.shape), start)

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from keras_rmsprop._state._form import (
+    GROUPS_PREFIX,
     KINDS,
-    NOTHING,
-    OF_GROUPS,
+    NOTHING_LOADED,
     Array,
     State,
-    own_name,
     rate_name,
+    subclass_variable_name,
 )
-from keras_rmsprop._state._holder import Holder, state_of
+from keras_rmsprop._state._read import OptimizerParts, state_of
 from keras_rmsprop._state._sanity import is_numeric, why_impossible
 from keras_rmsprop._variables import _pairing
 
@@ -33,16 +33,19 @@ def to_dict(state: State) -> dict[str, Array]:
     named |= {rate_name(pattern): np.asarray(rate) for pattern, rate in state.rates.items()}
     for name, slots in zip(names, state.slots, strict=True):
         named |= {f"{name}/{kind}": value for kind, value in slots.items()}
-    return named | {own_name(own.label, own.position, names): own.value for own in state.own}
+    return named | {
+        subclass_variable_name(v.label, v.position, names): v.value
+        for v in state.subclass_variables
+    }
 
 
-def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
+def from_dict(named: Mapping[str, Any], parts: OptimizerParts, strict: bool) -> State:
     """Read the arrays that `to_dict` named, for an optimizer with the same variables.
 
     Raises: ValueError naming entries that are missing or unknown (if `strict`), do not fit, or
         have impossible values.
     """
-    here = state_of(holder)
+    here = state_of(parts)
     names = here.names or ()
     expected = to_dict(here)
     named = _renamed(named, names)
@@ -54,16 +57,18 @@ def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
         )
     slots: list[dict[str, Array]] = [
         {
-            kind: _given(named[f"{name}/{kind}"], own.get(kind), f"The saved {kind} of {name!r}")
+            kind: _checked_array(
+                named[f"{name}/{kind}"], current.get(kind), f"The saved {kind} of {name!r}"
+            )
             for kind in KINDS
             if f"{name}/{kind}" in named
         }
-        for name, own in zip(names, here.slots, strict=True)
+        for name, current in zip(names, here.slots, strict=True)
     ]
-    own = [
-        each._replace(value=_given(named[name], each.value, f"The saved {name}"))
-        for each in here.own
-        if (name := own_name(each.label, each.position, names)) in named
+    subclass_variables = [
+        each._replace(value=_checked_array(named[name], each.value, f"The saved {name}"))
+        for each in here.subclass_variables
+        if (name := subclass_variable_name(each.label, each.position, names)) in named
     ]
     calls, rate, skipped = (
         None if key not in named else _scalar(named[key], key)
@@ -77,7 +82,7 @@ def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
         learning_rate=None if rate is None else float(rate),
         skipped_steps=None if skipped is None else int(skipped),
         slots=tuple(slots),
-        own=tuple(own),
+        subclass_variables=tuple(subclass_variables),
         rates={
             pattern: float(_scalar(named[key], "learning_rate"))
             for pattern in here.rates
@@ -86,33 +91,38 @@ def from_dict(named: Mapping[str, Any], holder: Holder, strict: bool) -> State:
     )
     reason = why_impossible(state)
     if reason is not None:
-        raise ValueError(f"The state cannot be this optimizer's: {reason}. {NOTHING}")
+        raise ValueError(f"The state cannot be this optimizer's: {reason}. {NOTHING_LOADED}")
     return state
 
 
-def _given(value: Any, own: Array | None, subject: str) -> Array:
+def _checked_array(value: Any, current: Array | None, subject: str) -> Array:
     """Return a user's entry as an array, or refuse it."""
     array = np.asarray(value)
-    if own is not None and array.shape != own.shape:
+    if current is not None and array.shape != current.shape:
         raise ValueError(
-            f"{subject} has shape {array.shape}, but the variable has shape {own.shape}. {NOTHING}"
+            f"{subject} has shape {array.shape}, but the variable has shape {current.shape}. "
+            f"{NOTHING_LOADED}"
         )
     if array.dtype.kind != "b" and not is_numeric(array):
-        raise ValueError(f"{subject} holds no numbers, received dtype {array.dtype}. {NOTHING}")
+        raise ValueError(
+            f"{subject} holds no numbers, received dtype {array.dtype}. {NOTHING_LOADED}"
+        )
     return array
 
 
 def _scalar(value: Any, name: str) -> float:
-    number = _given(value, np.zeros(()), f"The saved {name}").item()
+    number = _checked_array(value, np.zeros(()), f"The saved {name}").item()
     if name != "learning_rate" and not (math.isfinite(number) and number == int(number)):
-        raise ValueError(f"The saved {name} is not an integer, received {number!r}. {NOTHING}")
+        raise ValueError(
+            f"The saved {name} is not an integer, received {number!r}. {NOTHING_LOADED}"
+        )
     return number
 
 
 def _renamed(named: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Give entries the variables' present names, where only the model's prefix differs."""
     # The factors of groups go by patterns, and not by variables.
-    slots = [key for key in named if "/" in key and not key.startswith(OF_GROUPS)]
+    slots = [key for key in named if "/" in key and not key.startswith(GROUPS_PREFIX)]
     saved = tuple(dict.fromkeys(key.rpartition("/")[0] for key in slots))
     left, right = _pairing.most_common_terms(saved, names)
     present = dict(zip(right, names, strict=True))

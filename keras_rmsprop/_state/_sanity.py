@@ -33,10 +33,10 @@ def why_impossible(state: State) -> str | None:
         ),
         "names": all(isinstance(name, str) for name in state.names or ()),
         "own": all(
-            isinstance(own.label, str)
-            and (own.position is None or is_count(own.position))
-            and (own.position is None or own.position < len(state.slots))
-            for own in state.own
+            isinstance(v.label, str)
+            and (v.position is None or is_count(v.position))
+            and (v.position is None or v.position < len(state.slots))
+            for v in state.subclass_variables
         ),
     }
     wrong = [name for name, right in fields.items() if not right]
@@ -99,7 +99,7 @@ def _is_number(value: Any) -> bool:
     return is_number and 0 <= value <= sys.float_info.max
 
 
-def damage(reason: str) -> ValueError:
+def damaged_file_error(reason: str) -> ValueError:
     """Return the error that refuses a damaged file."""
     return ValueError(
         f"The optimizer state in the file is damaged: {reason}. Nothing of it was loaded, and the "

@@ -34,7 +34,7 @@ def parameters_of(variables: Sequence[Variable], *columns: Column) -> Iterator[P
         yield ParameterVariables(*kept)
 
 
-def chosen(
+def create_where(
     variables: Sequence[Variable],
     wanted: Sequence[bool],
     add: Callable[[list[Variable]], Sequence[Variable | None]],
@@ -52,7 +52,7 @@ def chosen(
     return [next(made) if is_wanted else None for is_wanted in wanted]
 
 
-def progress_of(
+def create_progress(
     optimizer: Any, variables: Sequence[Variable], lazy: Sequence[bool]
 ) -> list[ProgressVariables | None]:
     """Create the variables that hold the `Progress` of each lazy table, None for other variables.

@@ -38,11 +38,11 @@ class Exclusions:
         self.variables: list[Any] = []
         self.names: list[str] = []
         # The config entry, until `build` provides the variables that it refers to.
-        self._awaited: dict[str, Any] | None = None
+        self._pending: dict[str, Any] | None = None
 
     def set(self, variables: Sequence[Any], names: Sequence[str]) -> None:
         """Replace the exclusions by those of a new call."""
-        self.variables, self.names, self._awaited = list(variables), list(names), None
+        self.variables, self.names, self._pending = list(variables), list(names), None
 
     def config(self, built: Sequence[Any], key: Callable[[Any], Any]) -> dict[str, Any]:
         """Return the config entry with the exclusions, empty if there are none.
@@ -51,8 +51,8 @@ class Exclusions:
             built: the variables that the optimizer was built with, empty if it is not built.
             key: returns what identifies a variable.
         """
-        if self._awaited is not None:
-            return {KEY: self._awaited}
+        if self._pending is not None:
+            return {KEY: self._pending}
         if not self.variables and not self.names:
             return {}
         positions = {key(v): i for i, v in enumerate(built)}
@@ -61,7 +61,7 @@ class Exclusions:
         ]
         return {KEY: {"names": self.names, "variables": variables, "count": len(built)}}
 
-    def await_build(self, config: dict[str, Any]) -> None:
+    def set_pending(self, config: dict[str, Any]) -> None:
         """Take the exclusions from a config entry, to be resolved by the build."""
         names, variables = config.get("names", []), config.get("variables", [])
         check_patterns(names)
@@ -69,16 +69,16 @@ class Exclusions:
             if not isinstance(entry["path"], str):
                 raise ValueError(f"`{KEY}` of a config must name paths, received {entry!r}.")
         self.names = list(names)
-        self._awaited = config
+        self._pending = config
 
     def resolve(self, built: Sequence[Any]) -> tuple[list[Any], list[str]] | None:
         """Return the excluded variables and names; None if no config entry is pending."""
-        if self._awaited is None:
+        if self._pending is None:
             return None
-        by_position = self._awaited.get("count") == len(built)
+        by_position = self._pending.get("count") == len(built)
         paths = [_pairing.path_of(v) for v in built]
         found = []
-        for entry in self._awaited.get("variables", []):
+        for entry in self._pending.get("variables", []):
             position = entry.get("position")
             if not by_position or not isinstance(position, int):
                 position = _pairing.find_path(entry["path"], paths)

@@ -75,7 +75,7 @@ def _fits(received: Sequence[int | None], shape: Sequence[int]) -> bool:
 
 
 # Types of gradients that are not tensors or arrays.
-PLAIN = frozenset({list, tuple, int, float})
+PYTHON_TYPES = frozenset({list, tuple, int, float})
 
 
 def as_tensor(gradient: Any) -> Tensor:

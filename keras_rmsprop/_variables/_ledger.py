@@ -32,11 +32,11 @@ class Ledger:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         # The variables that existed before the first build.
-        self.prelude: list[Any] | None = None
+        self.before_build: list[Any] | None = None
         # The weight and name for which a variable is being created now.
         self._purpose: tuple[Any, str] | None = None
         # During a rebuild: the entries that have not been reused yet.
-        self._pool: list[Entry] | None = None
+        self._reusable: list[Entry] | None = None
 
     @contextlib.contextmanager
     def made_for(self, weight: Any, name: str) -> Iterator[None]:
@@ -47,22 +47,22 @@ class Ledger:
         finally:
             self._purpose = outer
 
-    def again(self, name: str | None, shape: Sequence[int]) -> Any:
+    def reuse(self, name: str | None, shape: Sequence[int]) -> Any:
         """Return the variable that an earlier build created for the same purpose, or None."""
         weight, name = self._purpose or (None, name)
-        for i, entry in enumerate(self._pool or ()):
+        for i, entry in enumerate(self._reusable or ()):
             if entry.weight is weight and entry.name == name:
                 # A shape may depend on the number of weights; then a new variable is needed.
-                del self._pool[i]  # type: ignore[union-attr, unused-ignore]
+                del self._reusable[i]  # type: ignore[union-attr, unused-ignore]
                 return entry.variable if tuple(entry.variable.shape) == tuple(shape) else None
         return None
 
-    def note(self, variable: Any, name: str | None) -> None:
+    def record(self, variable: Any, name: str | None) -> None:
         """Record a new variable."""
         weight, name = self._purpose or (None, name)
         self.entries.append(Entry(variable, weight, name))
 
-    def left_over(
+    def remaining(
         self, before: Sequence[Any], now: Sequence[Any], attributes: Iterable[Any]
     ) -> list[Any]:
         """Return the variables that a rebuild has neither reused nor replaced.
@@ -75,7 +75,7 @@ class Ledger:
         tracked = set(map(id, now))
         # A variable not made by `add_variable` was replaced unless an attribute still holds it.
         known = {id(entry.variable) for entry in self.entries}
-        kept = {id(entry.variable) for entry in self._pool or ()}
+        kept = {id(entry.variable) for entry in self._reusable or ()}
         kept |= {id(value) for value in attributes} - known
         left = [v for v in before if id(v) not in tracked and id(v) in kept]
         tracked |= set(map(id, left))
@@ -83,19 +83,19 @@ class Ledger:
         return left
 
     @contextlib.contextmanager
-    def reopened(self) -> Iterator[None]:
+    def rebuilding(self) -> Iterator[None]:
         """Return a context in which a build reuses the variables of an earlier one.
 
         On failure the ledger is restored.
         """
-        entries, self._pool = list(self.entries), list(self.entries)
+        entries, self._reusable = list(self.entries), list(self.entries)
         try:
             yield
         except BaseException:
             self.entries = entries
             raise
         finally:
-            self._pool = None
+            self._reusable = None
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ KEY = "group_members"
 _ENTRIES = ("paths", "shapes", "patterns", "known")
 
 
-class Before(NamedTuple):
+class EarlierGroups(NamedTuple):
     """What is known of the groups of variables that are built again, or that were saved."""
 
     # For the positions of variables, the pattern of their group, None for those of none.
@@ -31,7 +31,7 @@ class Before(NamedTuple):
     @classmethod
     def of(
         cls, roster: Roster, patterns: Sequence[str], variables: Sequence[Any]
-    ) -> "Before | None":
+    ) -> "EarlierGroups | None":
         """Return the groups of variables in an earlier build, None without one.
 
         Args:
@@ -56,9 +56,9 @@ class Members:
     """
 
     def __init__(self) -> None:
-        self._saved: dict[str, Any] | None = None
+        self._pending: dict[str, Any] | None = None
 
-    def await_build(self, config: Mapping[str, Any]) -> None:
+    def set_pending(self, config: Mapping[str, Any]) -> None:
         """Take the groups from a config entry, to be used by the build.
 
         Raises: ValueError if the entry does not have the form that `config` returns.
@@ -80,7 +80,7 @@ class Members:
                 f"`{KEY}` of a config must hold the lists {', '.join(_ENTRIES)}, the first three "
                 f"equally long, received {config!r:.200}."
             )
-        self._saved = {name: config[name] for name in _ENTRIES}
+        self._pending = {name: config[name] for name in _ENTRIES}
 
     def config(self, patterns: Sequence[str], built: Sequence[Any], members: Sequence[int]) -> Any:
         """Return the config entry with the group of each variable, empty if there is none.
@@ -93,7 +93,7 @@ class Members:
         if not patterns:
             return {}
         if not built:
-            return {} if self._saved is None else {KEY: self._saved}
+            return {} if self._pending is None else {KEY: self._pending}
         return {
             KEY: {
                 "paths": [_pairing.path_of(v) for v in built],
@@ -104,7 +104,7 @@ class Members:
         }
 
     def of(
-        self, patterns: Sequence[str], variables: Sequence[Any], before: Before | None
+        self, patterns: Sequence[str], variables: Sequence[Any], before: EarlierGroups | None
     ) -> tuple[int, ...]:
         """Return the group of each variable: 0 for none, from 1 on in the order of `patterns`.
 
@@ -144,10 +144,10 @@ class Members:
                 raise ValueError(_no_match(pattern, paths))
         return tuple(members)
 
-    def _of_config(self, variables: Sequence[Any]) -> "Before":
-        if self._saved is None:
-            return Before({}, ())
-        paths, shapes, groups, known = (self._saved[name] for name in _ENTRIES)
+    def _of_config(self, variables: Sequence[Any]) -> "EarlierGroups":
+        if self._pending is None:
+            return EarlierGroups({}, ())
+        paths, shapes, groups, known = (self._pending[name] for name in _ENTRIES)
         pairs = _pairing.pair(
             [Identity(path, tuple(shape)) for path, shape in zip(paths, shapes, strict=True)],
             [Identity(_pairing.path_of(v), tuple(v.shape)) for v in variables],
@@ -161,7 +161,7 @@ class Members:
             taken = set(exact.values())
             sources = {i: None if s in taken else s for i, s in sources.items()} | exact
         found = {here: groups[s] for here, s in sources.items() if s is not None}
-        return Before(found, known)
+        return EarlierGroups(found, known)
 
 
 def _several(path: str, patterns: Sequence[str]) -> str:

@@ -73,7 +73,7 @@ def _read_each(variables: Iterable[Variable | None], read: Read) -> list[Tensor 
     return [None if variable is None else read(variable) for variable in variables]
 
 
-def existing(*groups: Iterable[Any]) -> list[Any]:
+def flat_without_none(*groups: Iterable[Any]) -> list[Any]:
     """Return all items of the groups that are not None, in a flat list."""
     return [each for group in groups for each in group if each is not None]
 
@@ -116,12 +116,12 @@ class Roster:
         self.group_numbers = group_numbers
         # The weights with their slots, and the counters: all that a step may change except the
         # progress of rows.
-        self.variables = existing(*self.parameters, counters)
+        self.variables = flat_without_none(*self.parameters, counters)
         self.overwritten = tuple(map(is_overwritten, self.weights))
         self.fixed = frozenset(i for i, weight in enumerate(self.weights) if is_fixed(weight))
         self._positions = {id(weight): i for i, weight in enumerate(self.weights)}
 
-    def lists(self, variables: Sequence[Variable]) -> bool:
+    def matches(self, variables: Sequence[Variable]) -> bool:
         """Whether `variables` are exactly the built variables, in the same order."""
         return len(variables) == len(self.weights) and all(
             map(operator.is_, variables, self.weights)

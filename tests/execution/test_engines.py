@@ -313,19 +313,21 @@ if BACKEND != "jax":
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_compiled_steps_stay_invisible(float64, name):
-    courses = [list(twins.train(SITUATIONS[name], mode)) for mode in ("auto", False)]
-    twins.assert_same_course(*courses)
+    trajectories = [list(twins.train(SITUATIONS[name], mode)) for mode in ("auto", False)]
+    twins.assert_same_trajectory(*trajectories)
 
 
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
 def test_compiled_steps_equal_op_by_op_steps_in_every_variant(float64, variant):
-    courses = [list(twins.train(twins.situation_of(variant), mode)) for mode in ("auto", False)]
-    twins.assert_same_course(*courses)
+    trajectories = [
+        list(twins.train(twins.situation_of(variant), mode)) for mode in ("auto", False)
+    ]
+    twins.assert_same_trajectory(*trajectories)
 
 
 @pytest.mark.parametrize("dtypes", [("float64", "float32"), ("float16", "float32")], ids="-".join)
 def test_compiled_steps_equal_op_by_op_steps_in_mixed_precision(float64, dtypes):
     # Not the norm of all: a float32 gradient's share of it is rounded to float32.
     situation = Situation(having(centered=True, momentum=0.5, clipnorm=1.0, use_ema=True))
-    courses = [list(twins.train(situation, mode, dtypes=dtypes)) for mode in ("auto", False)]
-    twins.assert_same_course(*courses)
+    trajectories = [list(twins.train(situation, mode, dtypes=dtypes)) for mode in ("auto", False)]
+    twins.assert_same_trajectory(*trajectories)

@@ -30,20 +30,20 @@ def test_rows_of_equal_ids_are_summed(rng, width, dtype, mode):
     def sums(values, ids):
         slices = tf.IndexedSlices(values, ids)
         picked = _rows.sum_rows(slices, rows, static_shapes=mode == "xla")
-        share = tf.ones(tf.shape(picked.ids)[0], tf.float64)
-        return picked.ids, picked.gradient, share if picked.share is None else picked.share
+        mask = tf.ones(tf.shape(picked.ids)[0], tf.float64)
+        return picked.ids, picked.gradient, mask if picked.row_mask is None else picked.row_mask
 
     for rows, ids in IDS.values():
         values = rng.normal(size=(len(ids), *width))
         expected = np.zeros((rows, *width))
         np.add.at(expected, np.asarray(ids, int), values)
 
-        got_ids, got, share = COMPILED[mode](sums)(tf.constant(values), tf.constant(ids, dtype))
+        got_ids, got, mask = COMPILED[mode](sums)(tf.constant(values), tf.constant(ids, dtype))
 
         assert got_ids.dtype == dtype
         np.testing.assert_allclose(got.numpy(), expected[got_ids.numpy()], rtol=1e-12, atol=1e-12)
         # Every id that occurs counts once.
-        counted = np.bincount(got_ids.numpy(), weights=share.numpy(), minlength=rows)
+        counted = np.bincount(got_ids.numpy(), weights=mask.numpy(), minlength=rows)
         np.testing.assert_array_equal(counted, np.isin(np.arange(rows), ids))
 
 

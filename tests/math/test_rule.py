@@ -11,11 +11,11 @@ from keras import ops
 
 from keras_rmsprop._math import _rule
 from keras_rmsprop._math._rule import Coefficients, Form, Parameter
-from yardsticks.agreement import a_problem, differences, rmsprop
+from yardsticks.agreement import differences, make_problem, rmsprop
 from yardsticks.variants import RULE, Variant, rule_variants
 
 # One weight of each precision; every rank takes part in tests/math/test_step.py.
-BOTH_PRECISIONS = a_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))
+BOTH_PRECISIONS = make_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))
 
 PLAIN = Form(
     nesterov=False,

@@ -13,21 +13,21 @@ from keras import ops
 from keras_rmsprop import RMSprop
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Parameter
-from yardsticks.agreement import RANKS, a_problem, differences, rmsprop
+from yardsticks.agreement import RANKS, differences, make_problem, rmsprop
 from yardsticks.peers import follow, follow_ours, unavailable
 from yardsticks.variants import KERAS, RULE, Variant, option_variants
 
 
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
 def test_follows_the_float64_reference_in_float32(variant: Variant) -> None:
-    worst = differences(variant, a_problem(*((shape, "float32") for shape in RANKS)))
+    worst = differences(variant, make_problem(*((shape, "float32") for shape in RANKS)))
     assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
 
 
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
 def test_follows_the_float64_reference_in_float64_to_1e_14(variant: Variant, float64: None) -> None:
     """No stage rounds through float32, which would show as 1e-8."""
-    problem = a_problem(*((shape, "float64") for shape in RANKS))
+    problem = make_problem(*((shape, "float64") for shape in RANKS))
     worst = differences(variant, problem, tolerance={"float64": 1e-14})
     assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
 
@@ -225,7 +225,7 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
     """With functions that are only counted, nesting changes no bit."""
     made: list[Any] = []
 
-    def nest(function: Any) -> Any:
+    def trace_once(function: Any) -> Any:
         made.append(function)
         return function
 
@@ -235,10 +235,10 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
     gradients = [tensor(1.0, -2.0, 3.0), None, tensor(4.0, 5.0, 6.0), tensor(0.0, 0.0, 1.0)]
     before = [p.read(ops.convert_to_tensor) for p in optimizer._roster.parameters]
     counters = optimizer._roster.counters.read(ops.convert_to_tensor)
-    coming = optimizer._coming_step()
-    plan = coming.plan
-    arguments = plan, coming.numbers, counters, 0.1, before, gradients
-    plain, nested = _step.step(*arguments), _step.step(*arguments, nest=nest)
+    step = optimizer._next_step()
+    plan = step.plan
+    arguments = plan, step.numbers, counters, 0.1, before, gradients
+    plain, nested = _step.step(*arguments), _step.step(*arguments, trace_once=trace_once)
     assert len(made) == 1 + bool(options.get("use_ema"))
     for want, got in zip(plain[0], nested[0], strict=True):
         for a, b in zip(want, got, strict=True):
@@ -253,7 +253,7 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
         return parameter
 
     made.clear()
-    _step.step(*arguments, update, nest=nest)
+    _step.step(*arguments, update, trace_once=trace_once)
     # Nor is it asked in a call that is known to make no step.
     assert seen == ([] if plan.accumulation_steps > 1 else [0, 2, 3])
     assert len(made) == bool(options.get("use_ema"))

@@ -18,8 +18,8 @@ from yardsticks.agreement import (
     RANKS,
     TOLERANCE,
     Problem,
-    a_problem,
     differences,
+    make_problem,
     reference_of,
     rmsprop,
 )
@@ -31,7 +31,7 @@ IDS = {variant.id: variant for variant in rule_variants()}
 @pytest.fixture(scope="module")
 def problem() -> Problem:
     """Weights of three shapes: one in each of two groups, and one in none."""
-    return a_problem(*((shape, "float64") for shape in RANKS), steps=16)
+    return make_problem(*((shape, "float64") for shape in RANKS), steps=16)
 
 
 @pytest.mark.parametrize("mode", [False, True], ids="jit_compile={}".format)
@@ -54,7 +54,7 @@ def test_groups_share_one_counter_clip_average_and_accumulation(
 
 @pytest.mark.parametrize("variant", option_variants()[::3], ids=lambda variant: variant.id)
 def test_groups_follow_the_reference_in_float32(variant: Variant) -> None:
-    problem = a_problem(*((shape, "float32") for shape in RANKS))
+    problem = make_problem(*((shape, "float32") for shape in RANKS))
     worst = differences(variant, problem, jit_compile="auto", groups=two_groups(variant))
     assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
 
@@ -105,7 +105,7 @@ def fit(
 @pytest.fixture(scope="module")
 def without_gaps() -> Problem:
     """A problem in which every weight has a gradient at every step."""
-    problem = a_problem(*((shape, "float64") for shape in RANKS), steps=8)
+    problem = make_problem(*((shape, "float64") for shape in RANKS), steps=8)
     filled = [
         [
             np.ones(start.shape) if g is None else g

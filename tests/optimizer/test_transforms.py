@@ -10,7 +10,7 @@ from keras import ops
 from keras_rmsprop import RMSprop, transforms
 from keras_rmsprop.reference import Reference
 from tests.conftest import BACKEND
-from yardsticks.agreement import TOLERANCE, a_problem, differences
+from yardsticks.agreement import TOLERANCE, differences, make_problem
 from yardsticks.variants import Variant, option_variants
 
 MODES = [False, "auto", True]
@@ -95,7 +95,7 @@ def test_normalize_makes_the_norm_one_and_leaves_zeros(rng: np.random.Generator)
 def test_a_transform_comes_after_clipping_and_before_everything_else(
     variant: Variant, mode: Any, float64: None
 ) -> None:
-    problem = a_problem(*((shape, "float64") for shape in ((), (2, 3), (2, 2, 2))), steps=16)
+    problem = make_problem(*((shape, "float64") for shape in ((), (2, 3), (2, 2, 2))), steps=16)
     # It is written with operators, so that the reference computes it in NumPy.
     worst = differences(
         variant._replace(arguments={**variant.arguments, "transform": towards_zero}),

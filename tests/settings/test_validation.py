@@ -281,7 +281,9 @@ def test_the_words_of_other_frameworks_are_translated(unknown: str, answer: str)
 
 def test_every_word_of_other_frameworks_has_a_test() -> None:
     (mark,) = test_the_words_of_other_frameworks_are_translated.pytestmark  # type: ignore[attr-defined]
-    assert {unknown for unknown, _ in mark.args[1]} == set(_validation.OTHER_WORDS) - {"decay"}
+    assert {unknown for unknown, _ in mark.args[1]} == set(_validation.FOREIGN_ARGUMENTS) - {
+        "decay"
+    }
 
 
 def test_decay_is_ignored_with_a_warning_that_translates_it() -> None:
@@ -292,7 +294,7 @@ def test_decay_is_ignored_with_a_warning_that_translates_it() -> None:
 
 
 def test_no_word_of_another_framework_is_an_argument_here() -> None:
-    assert not set(_validation.OTHER_WORDS) & set(inspect.signature(RMSprop).parameters)
+    assert not set(_validation.FOREIGN_ARGUMENTS) & set(inspect.signature(RMSprop).parameters)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import keras_rmsprop
 from keras_rmsprop import _state
 from keras_rmsprop._state._form import KINDS, checksum_of
-from tests.tools.own_variables import traced
 from tests.tools.states import (
     EVERYTHING,
     SHAPE,
@@ -24,6 +23,7 @@ from tests.tools.states import (
     trained,
     weights,
 )
+from tests.tools.subclass_variables import traced
 
 
 def resealed(store: Store) -> Store:

@@ -72,7 +72,7 @@ def misfit(tmp_path, monkeypatch):
     """A saved model of which one slot has another shape than its weight."""
     network = models.model()
     models.fit(network, keras_rmsprop.RMSprop(RATE), epochs=1)
-    state = _state.state_of(network.optimizer._holder())
+    state = _state.state_of(network.optimizer._parts())
     state.slots[-1]["square_average"] = np.zeros(7, "float32")
     monkeypatch.setattr(_state, "state_of", lambda _: state)
     network.save(tmp_path / "model.keras")

@@ -52,9 +52,9 @@ EQUIVALENT: dict[str, list[Change]] = {
             "zip(results, parameters, strict=True)]",
             "return [ops.clip(g, -bound, bound) for g, bound in "
             "zip(gradients, bounds, strict=True)]",
-            "return [_sum_of_squares(g, share) for g, share in "
-            "zip(gradients, shares, strict=True)]",
-            "for g, share in zip(gradients, shares, strict=True)",
+            "return [_sum_of_squares(g, mask) for g, mask in "
+            "zip(gradients, row_masks, strict=True)]",
+            "for g, mask in zip(gradients, row_masks, strict=True)",
             "for g, parameter in zip(gradients, parameters, strict=True):",
             "for g, square in zip(gradients, squares, strict=True)",
             "for a, b in zip(new, old, strict=True)",
@@ -63,8 +63,8 @@ EQUIVALENT: dict[str, list[Change]] = {
     "On torch tensors of two dtypes multiply; TensorFlow needs the cast, whose tests have rows.": [
         Change(
             "_step",
-            "return ops.sum(ops.cast(share, dtype_of(rows)) * rows)",
-            "return ops.sum(ops.cast(share, None) * rows)",
+            "return ops.sum(ops.cast(row_mask, dtype_of(rows)) * rows)",
+            "return ops.sum(ops.cast(row_mask, None) * rows)",
         )
     ],
     "exp takes either number to 0.": [
@@ -120,8 +120,8 @@ EQUIVALENT: dict[str, list[Change]] = {
     "Without a subclass's code nothing hangs on whether a condition is known; asking waits.": [
         Change(
             "_step",
-            "has_effect = known if update is not None else _not_asked",
-            "has_effect = known if (update is not None) or True else _not_asked",
+            "has_effect = known_value if update is not None else _unknown",
+            "has_effect = known_value if (update is not None) or True else _unknown",
         )
     ],
     "What passes through an update comes out as it was; it would only be written back.": [

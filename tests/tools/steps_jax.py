@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 import keras_rmsprop
-from keras_rmsprop._execution.jax import _course, _programs
+from keras_rmsprop._execution.jax import _double_buffer, _programs
 from tests.tools.twins import Training
 
 
 def patch_compiled_step(monkeypatch: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
     """Put a function in the place of the compiled step."""
-    monkeypatch.setattr(_course, "compilations", _programs.compiled_step._cache_size)
-    monkeypatch.setattr(_course, "compiled_step", step)
+    monkeypatch.setattr(_double_buffer, "compilations", _programs.compiled_step._cache_size)
+    monkeypatch.setattr(_double_buffer, "compiled_step", step)
 
 
 def arrays(training: Training) -> list[Any]:

@@ -21,10 +21,10 @@ class WithOwnUpdate(keras_rmsprop.RMSprop):
 
 def compiled_steps(optimizer: Any) -> list[Any]:
     """The compiled steps that an optimizer has made so far."""
-    bound = _programs._bound.get(optimizer._roster)
-    return [] if bound is None else [step for step in bound.calls.values() if step is not None]
+    inputs = _programs._program_inputs.get(optimizer._roster)
+    return [] if inputs is None else [step for step in inputs.programs.values() if step is not None]
 
 
-def courses(situation: Situation) -> list[Any]:
-    """A situation's course as compiled and op by op."""
+def trajectories(situation: Situation) -> list[Any]:
+    """The trajectories of a situation as compiled and op by op."""
     return [list(twins.train(situation, mode)) for mode in MODES]

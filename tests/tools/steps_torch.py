@@ -22,8 +22,8 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def courses(situation: Situation, **setting: Any) -> list[Any]:
-    """A situation's course in place and op by op."""
+def trajectories(situation: Situation, **setting: Any) -> list[Any]:
+    """The trajectories of a situation in place and op by op."""
     return [list(twins.train(situation, mode, **setting)) for mode in ("auto", False)]
 
 

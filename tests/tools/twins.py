@@ -135,8 +135,8 @@ def train(situation: Situation, jit_compile: Any, **setting: Any) -> Iterator[li
         yield training.state()
 
 
-def assert_same_course(got: Sequence[list[Array]], want: Sequence[list[Array]]) -> None:
-    """Fail unless two courses stay the same: within rounding of the distance travelled."""
+def assert_same_trajectory(got: Sequence[list[Array]], want: Sequence[list[Array]]) -> None:
+    """Fail unless two trajectories stay the same: within rounding of the distance travelled."""
     travelled = [np.zeros(()) for _ in want[0]]
     for t, (mine, theirs) in enumerate(zip(got, want, strict=True)):
         before = want[max(t - 1, 0)]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import keras_rmsprop
-from tests.tools.own_variables import Traced, traced
 from tests.tools.states import (
     EVERYTHING,
     assert_same_state,
@@ -17,6 +16,7 @@ from tests.tools.states import (
     trained,
     weights,
 )
+from tests.tools.subclass_variables import Traced, traced
 
 JOINED = {
     "in front": ("bc", "abc"),

@@ -1,9 +1,9 @@
 """The engine of the JAX backend."""
 
 from keras_rmsprop._execution._interface import (
-    as_written,
-    is_recorded,
-    is_rows,
+    do_not_convert,
+    is_capturing_python,
+    is_sparse,
     outside_trace,
     swapping_strategy,
 )
@@ -12,13 +12,13 @@ from keras_rmsprop._execution.jax._engine import run
 from keras_rmsprop._execution.jax._values import copy, dense, is_traced, read, shape_of, write
 
 __all__ = [
-    "GIVES_ROWS",
+    "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
-    "as_written",
     "copy",
     "dense",
-    "is_recorded",
-    "is_rows",
+    "do_not_convert",
+    "is_capturing_python",
+    "is_sparse",
     "is_traced",
     "outside_trace",
     "read",
@@ -28,7 +28,7 @@ __all__ = [
     "write",
 ]
 
-GIVES_ROWS = False
+SPARSE_GRADIENTS = False
 STEPS_IN_GRAPHS = False
 
 _derivatives.install()

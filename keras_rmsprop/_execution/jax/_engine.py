@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import keras
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import assign, run_plainly, run_with_hook
-from keras_rmsprop._execution.jax._course import courses, run_compiled
+from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
+from keras_rmsprop._execution.jax._double_buffer import double_buffers, run_compiled
 from keras_rmsprop._execution.jax._values import Gradients, read, write
 from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._roster import Roster
@@ -24,21 +24,21 @@ _logged: "weakref.WeakSet[Roster]" = weakref.WeakSet()
 
 def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
-    insists = step.mode is True
-    if _is_traced(step, gradients) or (in_stateless_scope() and not insists):
+    must_compile = step.jit_compile is True
+    if _is_traced(step, gradients) or (in_stateless_scope() and not must_compile):
         # The surrounding code decides how the step runs.
-        _run_op_by_op(step, gradients, step.rate.ask())
+        _run_op_by_op(step, gradients, step.rate.get_next())
         return
     reason = _why_op_by_op(step)
-    if insists and reason is not None:
-        _plain.refuse(reason)
-    rate = step.rate.ask()
-    if reason is None and (insists or _compiles_unasked(step, gradients)):
+    if must_compile and reason is not None:
+        _compilation.raise_not_compilable(reason)
+    rate = step.rate.get_next()
+    if reason is None and (must_compile or _compiles_by_default(step, gradients)):
         reason = run_compiled(step, gradients, rate)
         if reason is None:
             return
-        if insists:
-            _plain.refuse(reason)
+        if must_compile:
+            _compilation.raise_not_compilable(reason)
         if step.roster not in _logged:
             _logged.add(step.roster)
             _log.debug("%s runs op by op: %s", step.name, reason)
@@ -53,7 +53,7 @@ def _is_traced(step: Step, gradients: Gradients) -> bool:
 
 def _why_op_by_op(step: Step) -> str | None:
     """Return why no step of this configuration can be compiled, or None if it can."""
-    reason = _plain.why_op_by_op(step)
+    reason = _compilation.why_op_by_op(step)
     if reason is None and jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         reason = "JAX is set to run without `jit` (`jax_disable_jit`)"
     if reason is None and keras.distribution.distribution() is not None:
@@ -61,25 +61,25 @@ def _why_op_by_op(step: Step) -> str | None:
     return reason
 
 
-def _compiles_unasked(step: Step, gradients: Gradients) -> bool:
+def _compiles_by_default(step: Step, gradients: Gradients) -> bool:
     """Whether to compile a step without `jit_compile=True`, given that it can be compiled.
 
     This depends only on the configuration, the saved state and the set of gradients, never on
     the process's history: otherwise a resumed run would round differently from an uninterrupted
     one.
     """
-    if step.mode is False or not _is_worth_all(step.roster, gradients):
+    if step.jit_compile is False or not _gains_by_compiling(step.roster, gradients):
         return False
     calls = step.roster.counters.calls._value
-    course = courses.get(step.roster)
-    if course is not None and course.calls is calls:
+    double_buffer = double_buffers.get(step.roster)
+    if double_buffer is not None and double_buffer.calls is calls:
         # Known to be above zero, without waiting for the device.
         return True
     # A program that makes a single step should not pay for a compilation.
     return int(calls) >= step.plan.accumulation_steps
 
 
-def _is_worth_all(roster: Roster, gradients: Gradients) -> bool:
+def _gains_by_compiling(roster: Roster, gradients: Gradients) -> bool:
     """Whether a compiled step, which processes all variables, pays off for the gradients given.
 
     Op by op, a step processes only the variables with a gradient, at about eight times the cost
@@ -99,4 +99,4 @@ def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
         # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, read, assign)
     else:
-        write(run_plainly(step, gradients, rate, read))
+        write(compute_op_by_op(step, gradients, rate, read))

@@ -12,7 +12,7 @@ import jax
 from jax import numpy as jnp
 
 # What `sys.getrefcount` returns for an object that only a list references.
-SOLE = max(map(sys.getrefcount, [object()]))
+SOLE_REFERENCE = max(map(sys.getrefcount, [object()]))
 
 
 def allocated(like: Sequence[jax.Array]) -> list[jax.Array]:
@@ -28,7 +28,7 @@ def _zeros(avals: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
 
 
 def keeps_second_copy(arrays: Sequence[jax.Array]) -> bool:
-    """Whether steps over these arrays keep a second copy of them to donate (see `_course`).
+    """Whether steps over these arrays keep a second copy of them to donate (see `_double_buffer`).
 
     Never in a free-threaded Python, where reference counts are not reliable.
     """

@@ -12,7 +12,7 @@ from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Parameter
 
 
-class Trace:
+class StaticArgument:
     """The static argument of a compiled step: everything that does not depend on arrays.
 
     Equal arguments give the same object (see `of`). JAX looks programs up in C++, and an interrupt
@@ -21,7 +21,7 @@ class Trace:
     Args:
         plan: what the step does.
         fields: for each parameter, and last for the counters, which fields are present.
-        without: the positions of the parameters that take no gradient.
+        without_gradient: the positions of the parameters that take no gradient.
         flagged: whether other gradients may be missing, with a flag for each.
     """
 
@@ -29,16 +29,17 @@ class Trace:
         self,
         plan: _step.Plan,
         fields: tuple[tuple[bool, ...], ...],
-        without: tuple[int, ...],
+        without_gradient: tuple[int, ...],
         flagged: bool,
     ) -> None:
-        self.plan, self.fields, self.without, self.flagged = plan, fields, without, flagged
+        self.plan, self.fields = plan, fields
+        self.without_gradient, self.flagged = without_gradient, flagged
 
     @staticmethod
     @functools.cache
-    def of(*arguments: Any) -> "Trace":
+    def of(*arguments: Any) -> "StaticArgument":
         """Return the one instance with these arguments."""
-        return Trace(*arguments)
+        return StaticArgument(*arguments)
 
     def changed(self) -> list[int]:
         """Return the indices of the arrays in the flat list that a step changes, weights last.
@@ -47,9 +48,9 @@ class Trace:
         """
         overwrites = self.plan.ema_overwrite_frequency is not None
         moved = {"average"} | ({"weight"} if overwrites else set())
-        without = set(self.without)
+        without_gradient = set(self.without_gradient)
         changes = [
-            i not in without or (self.plan.use_ema and name in moved)
+            i not in without_gradient or (self.plan.use_ema and name in moved)
             for i, there in enumerate(self.fields[:-1])
             for name, is_there in zip(Parameter._fields, there, strict=True)
             if is_there
@@ -80,7 +81,7 @@ class Trace:
 
 
 def _whole_step(
-    program: Trace,
+    static: StaticArgument,
     spare: list[jax.Array],
     values: list[jax.Array],
     gradients: list[jax.Array | None],
@@ -91,26 +92,26 @@ def _whole_step(
     """Compute one step; the outputs are in the order of `spare`, so that the buffers match."""
     del spare  # Only its memory is used.
     flagged: dict[int, jax.Array] = {}
-    if program.flagged:
+    if static.flagged:
         positions = [i for i, g in enumerate(gradients) if g is not None]
         flagged = dict(zip(positions, flags, strict=True))
         gradients = [
             None if g is None else jnp.where(flagged[i], g, jnp.zeros_like(g))
             for i, g in enumerate(gradients)
         ]
-    parameters, counters = program.unflatten(values)
+    parameters, counters = static.unflatten(values)
     after, counted = _step.step(
-        program.plan,
-        _unpack(numbers, len(program.plan.groups)),
+        static.plan,
+        _unpack(numbers, len(static.plan.groups)),
         counters,
         learning_rate,
         parameters,
         gradients,
         flags=flagged,
-        nest=jax.jit,
+        trace_once=jax.jit,
     )
     results = [x for group in (*after, counted) for x in group if x is not None]
-    return [results[place] for place in program.changed()]
+    return [results[place] for place in static.changed()]
 
 
 # JAX caches one compiled step per static argument and input types, shared by all optimizers.

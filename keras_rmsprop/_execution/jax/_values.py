@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from jax.experimental.sparse import JAXSparse
 
-from keras_rmsprop._execution import _interrupts, _plain
-from keras_rmsprop._execution._plain import assign
+from keras_rmsprop._execution import _interrupts, _op_by_op
+from keras_rmsprop._execution._op_by_op import assign
 from keras_rmsprop._private import in_stateless_scope
 
 Gradients = Sequence[jax.Array | None]
@@ -35,10 +35,10 @@ def write(pairs: Iterable[tuple[Any, jax.Array]]) -> None:
         for variable, value in pairs:
             assign(variable, value)
     elif all(is_plain(variable) for variable, _ in pairs):
-        values = [_as_held(variable, value) for variable, value in pairs]
+        values = [_converted(variable, value) for variable, value in pairs]
         store([variable for variable, _ in pairs], values, at_once=True)
     else:
-        _plain.write_whole(pairs, read, assign)
+        _op_by_op.write_all_or_nothing(pairs, read, assign)
 
 
 def snapshot(variables: Iterable[Any]) -> list[jax.Array]:
@@ -104,7 +104,7 @@ def store(owners: Sequence[Any], values: Sequence[jax.Array], at_once: bool) -> 
                 owner._direct_assign(value)
 
 
-def _as_held(variable: Any, value: Any) -> jax.Array:
+def _converted(variable: Any, value: Any) -> jax.Array:
     """Convert the value as `assign` would.
 
     Raises: ValueError if its shape is not the variable's.

@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras_rmsprop._execution import _interface
 from keras_rmsprop._execution.tensorflow._averages import swapping_strategy
 from keras_rmsprop._execution.tensorflow._engine import run
-from keras_rmsprop._execution.tensorflow._rows import is_sparse as is_rows
+from keras_rmsprop._execution.tensorflow._rows import is_sparse
 from keras_rmsprop._execution.tensorflow._values import (
     copy,
     dense,
@@ -16,13 +16,13 @@ from keras_rmsprop._execution.tensorflow._values import (
 )
 
 __all__ = [
-    "GIVES_ROWS",
+    "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
-    "as_written",
     "copy",
     "dense",
-    "is_recorded",
-    "is_rows",
+    "do_not_convert",
+    "is_capturing_python",
+    "is_sparse",
     "is_traced",
     "outside_trace",
     "read",
@@ -32,10 +32,10 @@ __all__ = [
     "write",
 ]
 
-GIVES_ROWS = True
+SPARSE_GRADIENTS = True
 STEPS_IN_GRAPHS = True
-is_recorded = _interface.is_recorded
+is_capturing_python = _interface.is_capturing_python
 # AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing: the
 # code never branches on a tensor.
-as_written = tf.autograph.experimental.do_not_convert
+do_not_convert = tf.autograph.experimental.do_not_convert
 outside_trace = tf.init_scope

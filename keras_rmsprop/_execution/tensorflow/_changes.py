@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import changes, tensor_of
+from keras_rmsprop._execution._op_by_op import changes, tensor_of
 from keras_rmsprop._execution.tensorflow._lazy import close_table, open_table
 from keras_rmsprop._execution.tensorflow._rows import is_inside_xla
 from keras_rmsprop._execution.tensorflow._values import Gradients, Pairs, read
@@ -55,7 +55,7 @@ def changes_of_step(
     *,
     update: _step.Update | None = None,
     flags: dict[int, tf.Tensor] | None = None,
-    nest: _step.Nest | None = None,
+    trace_once: _step.TraceOnce | None = None,
 ) -> Pairs:
     """Compute one step; return each variable that changes with its new value or rows."""
     tables = {
@@ -88,9 +88,9 @@ def changes_of_step(
         before,
         [tables[i].gradient if i in tables else g for i, g in enumerate(gradients)],
         update,
-        {i: table.share for i, table in tables.items()},
+        {i: table.row_mask for i, table in tables.items()},
         flags,
-        nest,
+        trace_once,
     )
     made = counted.calls - counters.calls
     pairs: Pairs = []

@@ -5,11 +5,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation, _op_by_op
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
-from keras_rmsprop._execution.tensorflow._programs import OF_A_STRATEGY, bound_to, run_compiled
+from keras_rmsprop._execution.tensorflow._programs import STRATEGY_REASON, inputs_of, run_compiled
 from keras_rmsprop._execution.tensorflow._replicas import run_in_replica
 from keras_rmsprop._execution.tensorflow._rows import (
     checked_rows,
@@ -45,7 +45,7 @@ def run(step: Step, gradients: Gradients) -> None:
         with tf.control_dependencies(checks):
             run_in_replica(step, gradients)
         return
-    rate = step.rate.ask()
+    rate = step.rate.get_next()
     with tf.control_dependencies(checks) if checks else contextlib.nullcontext():
         if not compiles or not run_compiled(step, gradients, rate):
             _run_op_by_op(step, gradients, rate)
@@ -86,7 +86,7 @@ def _take_rows(
 
 def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
     if step.hook is not None:
-        _plain.run_with_hook(step, gradients, rate, read, assign)
+        _op_by_op.run_with_hook(step, gradients, rate, read, assign)
     else:
         write(changes_op_by_op(step, gradients, rate))
 
@@ -99,29 +99,29 @@ def _is_to_compile(step: Step, gradients: Gradients) -> bool:
 
     Raises: ValueError if `jit_compile=True` and the step cannot be compiled.
     """
-    if step.mode is False or is_inside_xla():
+    if step.jit_compile is False or is_inside_xla():
         return False
-    obstacle = _obstacle(step)
-    if obstacle is None and (step.mode is True or _gains_by_compiling(step, gradients)):
-        obstacle = bound_to(step).obstacle
-        if obstacle is None:
+    reason = _why_op_by_op(step)
+    if reason is None and (step.jit_compile is True or _gains_by_compiling(step, gradients)):
+        reason = inputs_of(step).why_op_by_op
+        if reason is None:
             return True
-    if obstacle is not None and step.mode is True:
-        _plain.refuse(obstacle)
+    if reason is not None and step.jit_compile is True:
+        _compilation.raise_not_compilable(reason)
     return False
 
 
-def _obstacle(step: Step) -> str | None:
+def _why_op_by_op(step: Step) -> str | None:
     """Return why this step cannot be compiled, for reasons that can change between steps."""
     if tf.distribute.has_strategy() or is_distributed(step.roster.counters.calls._value):
-        return OF_A_STRATEGY
+        return STRATEGY_REASON
     if tf.config.functions_run_eagerly():
         return "`tf.config.run_functions_eagerly` is on"
     if is_op_determinism_enabled():
         return "op determinism is on"
     if in_stateless_scope():
         return "the step is made in a stateless scope"
-    return _plain.why_op_by_op(step)
+    return _compilation.why_op_by_op(step)
 
 
 def _gains_by_compiling(step: Step, gradients: Gradients) -> bool:

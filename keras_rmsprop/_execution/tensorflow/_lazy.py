@@ -26,7 +26,7 @@ class Table(NamedTuple):
     parameter: Parameter
     progress: Progress
     gradient: tf.Tensor
-    share: tf.Tensor | None
+    row_mask: tf.Tensor | None
 
 
 def open_table(
@@ -48,7 +48,9 @@ def open_table(
         )
     )
     parameter, progress = catch_up(coefficients, progress, parameter)
-    return Table(owners, progress_owners, rows.ids, parameter, progress, rows.gradient, rows.share)
+    return Table(
+        owners, progress_owners, rows.ids, parameter, progress, rows.gradient, rows.row_mask
+    )
 
 
 def close_table(

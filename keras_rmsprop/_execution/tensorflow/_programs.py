@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation
+from keras_rmsprop._execution._compilation import FLOATING_DTYPES
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import FLOATING
 from keras_rmsprop._execution.tensorflow._changes import StepVariables, changes_of_step
 from keras_rmsprop._execution.tensorflow._private import (
     Caller,
@@ -35,12 +35,12 @@ from keras_rmsprop._execution.tensorflow._values import (
 from keras_rmsprop._math import _step
 from keras_rmsprop._variables._roster import (
     Roster,
-    existing,
+    flat_without_none,
 )
 
 _log = logging.getLogger(__name__)
 
-OF_A_STRATEGY = "a distribution strategy runs the step or holds its variables"
+STRATEGY_REASON = "a distribution strategy runs the step or holds its variables"
 
 # The maximum number of programs kept for all optimizers together, and of entries that each
 # optimizer keeps, one per combination of options and gradient dtypes. The oldest is dropped first.
@@ -59,17 +59,17 @@ _NOT_COMPILABLE = (
 )
 
 
-class _Bound:
+class _ProgramInputs:
     """An optimizer's variables as arguments of compiled programs, and the programs it uses."""
 
     def __init__(self, step: Step) -> None:
-        self.calls: dict[_Key, _Program | None] = {}
+        self.programs: dict[_Key, _Program | None] = {}
         self.rate = step.rate.variable
-        self.obstacle: str | None = None
+        self.why_op_by_op: str | None = None
         try:
             device = _placement(step)
         except tf.errors.UnimplementedError as error:
-            self.obstacle = error.message
+            self.why_op_by_op = error.message
             _log.debug("%s runs op by op: %s", step.name, error.message)
             return
         # None for the default device, so that a graph can be exported to another machine.
@@ -144,16 +144,16 @@ class _Bound:
 
 # Not an attribute of the optimizer: TensorFlow would track it into checkpoints. Weak keys, so that
 # no model is kept alive.
-_bound: "weakref.WeakKeyDictionary[Roster, _Bound]" = weakref.WeakKeyDictionary()
+_program_inputs: "weakref.WeakKeyDictionary[Roster, _ProgramInputs]" = weakref.WeakKeyDictionary()
 
 
-def bound_to(step: Step) -> _Bound:
+def inputs_of(step: Step) -> _ProgramInputs:
     """Return the step's variables as arguments, cached between steps."""
-    bound = _bound.get(step.roster)
-    if bound is None or bound.rate is not step.rate.variable:
+    inputs = _program_inputs.get(step.roster)
+    if inputs is None or inputs.rate is not step.rate.variable:
         with tf.init_scope():
-            bound = _bound[step.roster] = _Bound(step)
-    return bound
+            inputs = _program_inputs[step.roster] = _ProgramInputs(step)
+    return inputs
 
 
 class _Key(NamedTuple):
@@ -175,7 +175,7 @@ class _Key(NamedTuple):
 
 def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     """Make the step as one compiled call; return False, with nothing changed, if that fails."""
-    bound, plan = bound_to(step), step.plan
+    inputs, plan = inputs_of(step), step.plan
     if rate is step.rate.source:
         rate = None
     else:
@@ -184,33 +184,33 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     flags: list[tf.Tensor] = []
     arguments, dtypes = _flatten(gradients)
     if () in dtypes:
-        there = [dtypes[i] != () for i in bound.flagged]
+        there = [dtypes[i] != () for i in inputs.flagged]
         # Depends only on which gradients are present.
         if any(there) and not all(there):
             yes, no = _flags()
             flags = [yes if is_there else no for is_there in there]
-            arguments, dtypes = _flatten(bound.with_zeros(gradients, dtypes))
+            arguments, dtypes = _flatten(inputs.with_zeros(gradients, dtypes))
     key = _Key(
         plan,
         tuple(repr(c.get_config()) for c in plan.constraints if c is not None),
         dtypes,
         bool(flags),
         None if rate is None else rate.dtype,
-        step.mode is True or not any(len(two) == 2 for two in dtypes),
+        step.jit_compile is True or not any(len(two) == 2 for two in dtypes),
     )
-    given = [bound.packed(step.numbers), *flags, *arguments]
+    given = [inputs.packed(step.numbers), *flags, *arguments]
     if rate is not None:
         given.append(rate)
-    program = bound.calls.get(key)
+    program = inputs.programs.get(key)
     if program is not None:
-        program.call(bound, given)
+        program.call(inputs, given)
         return True
-    if key in bound.calls and step.mode == "auto":
+    if key in inputs.programs and step.jit_compile == "auto":
         return False
-    return _call_first(step, bound, key, given)
+    return _call_first(step, inputs, key, given)
 
 
-def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) -> bool:
+def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Tensor]) -> bool:
     """Call a program that the optimizer has not called before, compiling it if necessary.
 
     The program is cached only after the call has succeeded, so that an interrupted step is
@@ -218,30 +218,30 @@ def _call_first(step: Step, bound: _Bound, key: _Key, given: list[tf.Tensor]) ->
     """
     start = time.perf_counter()
     program = None
-    shared_key = _shared_key(bound, key)
+    shared_key = _shared_key(inputs, key)
     try:
         program = _programs.get(shared_key)
         is_new = program is None
         if program is None:
             with tf.init_scope(), tf.device(None):
-                program = _Program(bound, key)
-        program.call(bound, given)
+                program = _Program(inputs, key)
+        program.call(inputs, given)
     except _NOT_COMPILABLE as error:
         if not key.xla:
             raise
         # XLA compiles before it runs anything, so the variables are unchanged.
-        if step.mode is True:
-            _plain.refuse(f"XLA does not take it ({error})")
-        _remember(bound.calls, key, None)
+        if step.jit_compile is True:
+            _compilation.raise_not_compilable(f"XLA does not take it ({error})")
+        _remember(inputs.programs, key, None)
         _log.debug("%s runs op by op: %s", step.name, error)
         return False
     if is_new:
         with _programs_lock:
             _remember(_programs, shared_key, program)
         seconds = time.perf_counter() - start
-        if seconds > _plain.LONG_COMPILATION:
+        if seconds > _compilation.LONG_COMPILATION:
             _log.info("%s compiled its step in %.1f s", step.name, seconds)
-    _remember(bound.calls, key, program)
+    _remember(inputs.programs, key, program)
     return True
 
 
@@ -256,11 +256,11 @@ def _remember(cache: dict[Any, Any], key: Hashable, value: Any) -> None:
     cache[key] = value
 
 
-def _shared_key(bound: _Bound, key: _Key) -> Hashable:
+def _shared_key(inputs: _ProgramInputs, key: _Key) -> Hashable:
     """Return what a program depends on, without anything specific to one optimizer."""
     kinds = tuple(c if c is None else type(c) for c in key.plan.constraints)
     plan = key.plan._replace(constraints=kinds)
-    return key._replace(plan=plan), bound.layout, keras.config.floatx()
+    return key._replace(plan=plan), inputs.layout, keras.config.floatx()
 
 
 class _Program:
@@ -270,10 +270,10 @@ class _Program:
     variables; a concrete function does not.
     """
 
-    def __init__(self, bound: _Bound, key: _Key) -> None:
-        layout = bound.layout
+    def __init__(self, inputs: _ProgramInputs, key: _Key) -> None:
+        layout = inputs.layout
         like = _step.like_numbers(len(key.plan.groups), 0.0)
-        flagged = bound.flagged if key.flagged else []
+        flagged = inputs.flagged if key.flagged else []
 
         def whole_step(arguments: list[tf.Tensor], variables: list[tf.Variable]) -> None:
             rest = iter(arguments)
@@ -295,7 +295,7 @@ class _Program:
                     rate,
                     gradients,
                     flags=flags,
-                    nest=traced_once if key.xla else None,
+                    trace_once=traced_once if key.xla else None,
                 )
             )
 
@@ -313,24 +313,24 @@ class _Program:
             specs.append(tf.TensorSpec([], key.rate_dtype))
         function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
         # Variables passed to the function become arguments; others would be captured.
-        self._run = Caller(function.get_concrete_function(specs, bound.variables))
+        self._run = Caller(function.get_concrete_function(specs, inputs.variables))
 
-    def call(self, bound: _Bound, given: list[tf.Tensor]) -> None:
+    def call(self, inputs: _ProgramInputs, given: list[tf.Tensor]) -> None:
         """Make the step.
 
         Args:
-            bound: the variables.
+            inputs: the variables, as arguments.
             given: numbers, flags, gradients and rate.
         """
-        if bound.device is None and tf.executing_eagerly() and is_on_default_device():
-            self._call(bound, given)
+        if inputs.device is None and tf.executing_eagerly() and is_on_default_device():
+            self._call(inputs, given)
             return
         # Unlike an op on a variable, a compiled call is not placed with its variables.
-        with tf.device(bound.device):
-            self._call(bound, given)
+        with tf.device(inputs.device):
+            self._call(inputs, given)
 
-    def _call(self, bound: _Bound, given: list[tf.Tensor]) -> None:
-        self._run(given, bound.variables, bound.handles)
+    def _call(self, inputs: _ProgramInputs, given: list[tf.Tensor]) -> None:
+        self._run(given, inputs.variables, inputs.handles)
 
 
 def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:
@@ -390,15 +390,15 @@ def _placement(step: Step) -> str:
 
     Raises: UnimplementedError if they are on several, or XLA does not support them.
     """
-    owners = existing(*step.roster.parameters)
+    owners = flat_without_none(*step.roster.parameters)
     dtypes = {_step.dtype_of(v) for v in owners}
-    if not dtypes <= FLOATING:
+    if not dtypes <= FLOATING_DTYPES:
         raise tf.errors.UnimplementedError(
-            None, None, f"there are variables of dtype {sorted(dtypes - FLOATING)}"
+            None, None, f"there are variables of dtype {sorted(dtypes - FLOATING_DTYPES)}"
         )
-    owners += existing(step.roster.counters, [step.rate.variable])
+    owners += flat_without_none(step.roster.counters, [step.rate.variable])
     if any(map(is_distributed, owners)):
-        raise tf.errors.UnimplementedError(None, None, OF_A_STRATEGY)
+        raise tf.errors.UnimplementedError(None, None, STRATEGY_REASON)
     devices = {tf_variable(v).device for v in owners}
     if len(devices) > 1:
         raise tf.errors.UnimplementedError(None, None, f"its variables are on {sorted(devices)}")

@@ -43,4 +43,4 @@ def _rate_for_all_replicas(step: Step) -> Any:
     """Get the learning rate once per step: a callable may return a new one on each call."""
     if step.rate.variable is not None and not step.rate.is_overridden:
         return step.rate.variable
-    return merge_call(lambda _: step.rate.ask(), [])
+    return merge_call(lambda _: step.rate.get_next(), [])

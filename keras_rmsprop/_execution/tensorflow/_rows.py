@@ -28,9 +28,9 @@ class Rows(NamedTuple):
     ids: tf.Tensor | None
     # (n, ...), the full gradient of each row, float32 or wider.
     gradient: tf.Tensor
-    # (n,), the row's weight in sums over all rows, in the gradient's dtype: 1 at the first
+    # (n,), which rows count in sums over all rows, in the gradient's dtype: 1 at the first
     # occurrence of an id, 0 at repeats. None if no id repeats.
-    share: tf.Tensor | None
+    row_mask: tf.Tensor | None
 
 
 # Looked up once: attribute access on the lazily loaded `tf` module is slow.
@@ -117,7 +117,7 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
         static_shapes: whether the result must have n rows whatever the ids, as XLA requires. The
             rows are then sorted by id, and each occurrence of an id holds the full sum, so that
             the order of writes does not matter. Rows that the variable does not have get the id
-            `count`, which XLA does not write, a zero gradient and a share of 0.
+            `count`, which XLA does not write, a zero gradient and a mask of 0.
 
     Returns: one row per distinct id, or n rows.
     """
@@ -127,7 +127,7 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
         return Rows(ids, tf.math.unsorted_segment_sum(values, positions, tf.size(ids)), None)
     is_row = _is_row(ids, count)
     ids = tf.where(is_row, ids, tf.cast(count, ids.dtype))
-    values = tf.where(_for_rows(is_row, values), values, tf.zeros_like(values))
+    values = tf.where(_broadcast_rows(is_row, values), values, tf.zeros_like(values))
     order = tf.argsort(ids)
     ids = tf.gather(ids, order)
     first = tf.concat([tf.ones_like(ids[:1], tf.bool), ids[1:] != ids[:-1]], axis=0)
@@ -137,6 +137,6 @@ def sum_rows(slices: tf.IndexedSlices, count: int, static_shapes: bool) -> Rows:
     return Rows(ids, tf.gather(sums, positions), tf.cast(counts, values.dtype))
 
 
-def _for_rows(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+def _broadcast_rows(flags: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Reshape one flag per row to broadcast against `values`."""
     return tf.reshape(flags, (-1,) + (1,) * (len(values.shape) - 1))

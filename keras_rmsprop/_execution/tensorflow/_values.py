@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _op_by_op
 from keras_rmsprop._execution.tensorflow._private import (
     EagerTensor,
     read_variable_op,
@@ -49,8 +49,10 @@ def write(pairs: Iterable[tuple[Any, tf.Tensor | tf.IndexedSlices]]) -> None:
             else:
                 tf_variable(variable).assign_sub(amount)
         return
-    places = [(_Place.of(variable, value), value) for variable, value in pairs]
-    _plain.write_whole(places, _Place.keep, lambda place, value: assign(place[0], value))
+    targets = [(_Target.of(variable, value), value) for variable, value in pairs]
+    _op_by_op.write_all_or_nothing(
+        targets, _Target.read, lambda target, value: assign(target[0], value)
+    )
 
 
 def _subtracted(variable: Any, value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor | None:
@@ -71,7 +73,7 @@ def _subtracted(variable: Any, value: tf.Tensor | tf.IndexedSlices) -> tf.Tensor
     return value.op.inputs[1] if minuend.inputs[0].op is handle.op else None
 
 
-class _Place(NamedTuple):
+class _Target(NamedTuple):
     """The target of an assignment."""
 
     variable: Any
@@ -79,10 +81,10 @@ class _Place(NamedTuple):
     ids: tf.Tensor | None
 
     @classmethod
-    def of(cls, variable: Any, value: tf.Tensor | tf.IndexedSlices) -> "_Place":
+    def of(cls, variable: Any, value: tf.Tensor | tf.IndexedSlices) -> "_Target":
         return cls(variable, value.indices if is_sparse(value) else None)
 
-    def keep(self) -> tf.Tensor | tf.IndexedSlices:
+    def read(self) -> tf.Tensor | tf.IndexedSlices:
         """Return the current value; a tensor does not change when the variable does."""
         variable = tf_variable(self.variable)
         if self.ids is not None:

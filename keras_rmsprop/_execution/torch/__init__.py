@@ -3,8 +3,8 @@
 import torch
 
 from keras_rmsprop._execution._interface import (
-    as_written,
-    is_rows,
+    do_not_convert,
+    is_sparse,
     is_traced,
     outside_trace,
     shape_of,
@@ -14,13 +14,13 @@ from keras_rmsprop._execution.torch._engine import run
 from keras_rmsprop._execution.torch._values import copy, dense, read, write
 
 __all__ = [
-    "GIVES_ROWS",
+    "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
-    "as_written",
     "copy",
     "dense",
-    "is_recorded",
-    "is_rows",
+    "do_not_convert",
+    "is_capturing_python",
+    "is_sparse",
     "is_traced",
     "outside_trace",
     "read",
@@ -30,6 +30,6 @@ __all__ = [
     "write",
 ]
 
-GIVES_ROWS = False
+SPARSE_GRADIENTS = False
 STEPS_IN_GRAPHS = False
-is_recorded = torch.compiler.is_compiling
+is_capturing_python = torch.compiler.is_compiling

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
-from keras_rmsprop._execution import _interrupts, _plain
+from keras_rmsprop._execution import _compilation, _interrupts, _op_by_op
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import assign, run_plainly, run_with_hook
+from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
 from keras_rmsprop._execution.torch import _layout
-from keras_rmsprop._execution.torch._host import learning_rate, remember, value_of
+from keras_rmsprop._execution.torch._host import cache_value, learning_rate, value_of
 from keras_rmsprop._execution.torch._layout import (
-    Choice,
     Layout,
+    Selection,
     Tensors,
     layout_of,
     pieces_of,
@@ -39,20 +39,20 @@ def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     if in_stateless_scope() or torch.compiler.is_compiling():
         # The caller decides what happens to the values. Inside torch.compile, using the counter's
         # value as a Python number would recompile at every step.
-        rate = step.rate.ask()
+        rate = step.rate.get_next()
         if step.hook is not None:
             run_with_hook(step, gradients, rate, copied, assign)
         else:
-            write(run_plainly(step, gradients, rate, read))
+            write(compute_op_by_op(step, gradients, rate, read))
         return
     reason = None
-    if step.mode is not False:
-        reason = _plain.why_op_by_op(step)
+    if step.jit_compile is not False:
+        reason = _compilation.why_op_by_op(step)
         if reason is None:
             _run_in_place(step, gradients)
             return
-        if step.mode is True:
-            _plain.refuse(reason)
+        if step.jit_compile is True:
+            _compilation.raise_not_compilable(reason)
     _run_op_by_op(step, gradients)
 
 
@@ -60,13 +60,13 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Compute a whole step, then write it."""
     _check_devices(step.roster, gradients)
     check_writable(step.roster.variables)
-    rate = step.rate.ask()
+    rate = step.rate.get_next()
     if step.hook is not None:
         # A subclass's `update_step` writes variables itself, before the step is complete.
         run_with_hook(step, gradients, rate, copied, assign)
     else:
-        pairs = run_plainly(step, gradients, rate, read)
-        _plain.write_whole(pairs, copied, assign)
+        pairs = compute_op_by_op(step, gradients, rate, read)
+        _op_by_op.write_all_or_nothing(pairs, copied, assign)
 
 
 def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> None:
@@ -88,17 +88,17 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     layout = layout_of(roster, plan)
     given = {i: g for i, g in enumerate(gradients) if g is not None}
     values = {i: given.pop(i) for i in list(given) if plan.overwritten[i]}
-    chosen = layout.choose(tuple(given))
+    selection = layout.select(tuple(given))
     present = list(given.values())
-    if [g.device for g in present] != chosen.devices:
+    if [g.device for g in present] != selection.devices:
         _check_devices(roster, gradients)
-    batch = unscale(plan, numbers, layout.apart(present))
+    batch = unscale(plan, numbers, layout.unaliased(present))
     calls = int(value_of(roster, "calls", read(roster.counters.calls)))
 
     # Ask for the rate on every call, even one that makes no step: a callable may count.
     rate = learning_rate(step, calls)
     if plan.skip_nonfinite:
-        owners = [layout.parameters[i] for i in chosen.present]
+        owners = [layout.parameters[i] for i in selection.present]
         finite = _step.all_finite(plan, batch, owners, [None] * len(owners))
         if not all(map(bool, (finite, *(v.isfinite().all() for v in values.values())))):
             read(roster.counters.skipped).add_(1)
@@ -118,10 +118,10 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     transforms = completes is not False and any(group.transform for group in plan.groups)
     if transforms:
         if accumulates:
-            owners = [layout.parameters[i] for i in chosen.present]
+            owners = [layout.parameters[i] for i in selection.present]
             batch = accumulate(plan, owners, batch, writes=False)
         scales = clip_scales(plan, numbers, batch)
-        batch = transform(plan, numbers, layout.parameters, chosen.present, batch, scales)
+        batch = transform(plan, numbers, layout.parameters, selection.present, batch, scales)
     taken = {
         i: _step.take_as_value(layout.parameters[i], value, completes)
         for i, value in values.items()
@@ -133,14 +133,14 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
                     tensor.copy_(new)
         if not transforms:
             if accumulates:
-                owners = [layout.parameters[i] for i in chosen.present]
+                owners = [layout.parameters[i] for i in selection.present]
                 batch = accumulate(plan, owners, batch)
             if completes is not False:
                 scales = clip_scales(plan, numbers, batch)
-        _write_step(plan, numbers, scalars, layout, chosen, calls, batch, scales)
+        _write_step(plan, numbers, scalars, layout, selection, calls, batch, scales)
         counter = read(roster.counters.calls)
         counter.add_(1)
-        remember(roster, "calls", counter, calls + 1)
+        cache_value(roster, "calls", counter, calls + 1)
 
 
 def _write_step(
@@ -148,7 +148,7 @@ def _write_step(
     numbers: _step.Numbers,
     steps: list[StepCoefficients],
     layout: Layout,
-    chosen: Choice,
+    selection: Selection,
     calls: int,
     batch: Tensors,
     scales: torch.Tensor | None,
@@ -157,9 +157,9 @@ def _write_step(
     parameters = layout.parameters
     if (calls + 1) % plan.accumulation_steps == 0:
         pieces: list[Tensors] = [(g,) for g in batch]
-        for place in chosen.split:
+        for place in selection.split:
             pieces[place] = pieces_of(batch[place], _layout.PIECE)
-        for block in chosen.blocks:
+        for block in selection.blocks:
             kind = block.kind
             members: Tensors = [pieces[place][k] for place, k in block.sources]
             members = [g if g.dtype is kind.dtype else g.to(kind.dtype) for g in members]
@@ -169,12 +169,12 @@ def _write_step(
                 members = clip(plan, numbers, members, places, scales)
             advance(plan, numbers, steps[kind.group], block, members)
         if plan.accumulation_steps > 1:
-            torch._foreach_zero_([parameters[i].accumulator for i in chosen.present])
+            torch._foreach_zero_([parameters[i].accumulator for i in selection.present])
 
     if plan.use_ema:
         done = calls // plan.accumulation_steps
         for weights, averages in layout.averaged:
             average_weights(plan, numbers, done, weights, averages)
-    for i in chosen.present:
+    for i in selection.present:
         if plan.constraints[i] is not None:
             constrain(plan.constraints[i], parameters[i])

@@ -1,4 +1,4 @@
-"""Know device scalars, such as the learning rate, on the host without a synchronization."""
+"""Cache the values of device scalars, such as the learning rate, to avoid synchronizations."""
 
 import weakref
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import keras
 import torch
 
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._plain import tensor_of
+from keras_rmsprop._execution._op_by_op import tensor_of
 from keras_rmsprop._execution.torch._values import read
 from keras_rmsprop._variables._roster import Roster
 
@@ -16,7 +16,7 @@ def learning_rate(step: Step, calls: int) -> float:
     """Return the learning rate of this step as a Python number."""
     rate = step.rate.source
     if step.rate.is_overridden or not isinstance(rate, _Source):
-        return float(tensor_of(step.rate.ask(), read))
+        return float(tensor_of(step.rate.get_next(), read))
     if isinstance(rate, keras.Variable):
         return float(value_of(step.roster, "learning_rate", read(rate)))
     # On the CPU, from the known counter: a schedule on the device would force a synchronization.
@@ -28,7 +28,7 @@ def learning_rate(step: Step, calls: int) -> float:
 _Source = keras.Variable | keras.optimizers.schedules.LearningRateSchedule
 
 
-class _Known(NamedTuple):
+class _CachedValue(NamedTuple):
     """The value of a tensor, valid as long as the tensor's version is unchanged."""
 
     tensor: torch.Tensor
@@ -38,26 +38,28 @@ class _Known(NamedTuple):
 
 # Values of scalars on a device, so that a step need not wait for the device to read them. A change
 # that bypasses torch's version counter, such as one through `.data`, goes unnoticed.
-_known: "weakref.WeakKeyDictionary[Roster, dict[str, _Known]]" = weakref.WeakKeyDictionary()
+_cached_values: "weakref.WeakKeyDictionary[Roster, dict[str, _CachedValue]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def value_of(roster: Roster, name: str, tensor: torch.Tensor) -> Any:
     """Return the value of a scalar or vector, read from the device only if it has changed."""
     if not _is_remote(tensor):
         return tensor.tolist()
-    known = _known.setdefault(roster, {}).get(name)
-    if known is None or known.tensor is not tensor or known.version != tensor._version:
+    cached = _cached_values.setdefault(roster, {}).get(name)
+    if cached is None or cached.tensor is not tensor or cached.version != tensor._version:
         value = tensor.tolist()
-        remember(roster, name, tensor, value)
+        cache_value(roster, name, tensor, value)
         return value
-    return known.value
+    return cached.value
 
 
-def remember(roster: Roster, name: str, tensor: torch.Tensor, value: Any) -> None:
+def cache_value(roster: Roster, name: str, tensor: torch.Tensor, value: Any) -> None:
     """Record the current value of a tensor."""
     if _is_remote(tensor):
-        known = _Known(tensor, tensor._version, value)
-        _known.setdefault(roster, {})[name] = known
+        cached = _CachedValue(tensor, tensor._version, value)
+        _cached_values.setdefault(roster, {})[name] = cached
 
 
 def _is_remote(tensor: torch.Tensor) -> bool:

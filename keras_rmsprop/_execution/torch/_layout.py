@@ -12,7 +12,7 @@ import torch
 from keras_rmsprop._execution.torch._values import check_writable
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._variables._roster import ParameterVariables, Roster, existing
+from keras_rmsprop._variables._roster import ParameterVariables, Roster, flat_without_none
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
@@ -28,7 +28,7 @@ BLOCK = 2**22
 GRAIN = 2**15
 
 # The number of different sets of gradients for which the lists of tensors are cached.
-SETS_KEPT = 4
+SELECTIONS_KEPT = 4
 
 
 class _Member(NamedTuple):
@@ -84,7 +84,7 @@ class Block(NamedTuple):
     joined: Tensors
 
 
-class Choice(NamedTuple):
+class Selection(NamedTuple):
     """What a step processes, given the variables that have a gradient."""
 
     present: tuple[int, ...]
@@ -119,9 +119,9 @@ class Layout(NamedTuple):
     bundles: list[_Bundle]
     # The weights that have a moving average and their averages, grouped by dtype.
     averaged: list[tuple[list[torch.Tensor], list[torch.Tensor]]]
-    choices: dict[tuple[int, ...], Choice]
+    selections: dict[tuple[int, ...], Selection]
 
-    def serves(self, plan: _step.Plan) -> bool:
+    def is_valid_for(self, plan: _step.Plan) -> bool:
         """Whether the layout is still valid, and sorts the tensors as this plan needs."""
         if self.decayed != plan.decayed or self.groups != plan.members:
             return False
@@ -134,7 +134,7 @@ class Layout(NamedTuple):
             and (torch.is_inference_mode_enabled() or not self.for_inference)
         )
 
-    def apart(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    def unaliased(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """Copy the gradients that share memory with tensors the step writes to."""
         starts: list[Any] = list(map(torch.Tensor.data_ptr, gradients))
         offsets = list(map(torch.Tensor.storage_offset, gradients))
@@ -150,21 +150,21 @@ class Layout(NamedTuple):
             for g, start in zip(gradients, starts, strict=True)
         ]
 
-    def choose(self, present: tuple[int, ...]) -> Choice:
+    def select(self, present: tuple[int, ...]) -> Selection:
         """Return the tensors that have a gradient.
 
         Raises: whatever a constraint raises that does not fit its weight.
         """
         if any(self.constraints):
             self._try_constraints(present)
-        choice = self.choices.get(present)
-        if choice is None:
-            choice = _choice(self, present)
-            if len(self.choices) == SETS_KEPT:
+        selection = self.selections.get(present)
+        if selection is None:
+            selection = _selection(self, present)
+            if len(self.selections) == SELECTIONS_KEPT:
                 # The set may differ at every step, so drop the oldest.
-                del self.choices[next(iter(self.choices))]
-            self.choices[present] = choice
-        return choice
+                del self.selections[next(iter(self.selections))]
+            self.selections[present] = selection
+        return selection
 
     def _try_constraints(self, present: tuple[int, ...]) -> None:
         """Check that the constraints can be applied, before the step writes anything."""
@@ -186,22 +186,22 @@ _layouts: "weakref.WeakKeyDictionary[Roster, Layout]" = weakref.WeakKeyDictionar
 def layout_of(roster: Roster, plan: _step.Plan) -> Layout:
     """Return the optimizer's layout, cached as long as it is valid."""
     layout = _layouts.get(roster)
-    if layout is None or not layout.serves(plan):
+    if layout is None or not layout.is_valid_for(plan):
         # Drop the old one first: it may be the last reference to replaced memory.
         layout = None
         _layouts.pop(roster, None)
         check_writable(roster.variables)
         # A step outside inference mode must be able to write to what is made here.
         with torch.inference_mode(False), torch.no_grad():
-            layout = _sorted(roster.parameters, plan)
+            layout = _make_layout(roster.parameters, plan)
         _layouts[roster] = layout
     return layout
 
 
-def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
-    variables = existing(*owners)
+def _make_layout(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
+    variables = flat_without_none(*owners)
     parameters = [p.read(operator.attrgetter("_value")) for p in owners]
-    tensors = existing(itertools.chain.from_iterable(parameters))
+    tensors = flat_without_none(itertools.chain.from_iterable(parameters))
     cut = [t for t in tensors if t.numel() > PIECE]
     return Layout(
         variables,
@@ -218,7 +218,7 @@ def _sorted(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
         tried={},
         bundles=_bundles(parameters, plan),
         averaged=_averaged(parameters),
-        choices={},
+        selections={},
     )
 
 
@@ -241,10 +241,10 @@ def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
         if device.type != "cpu":
             bundles.append(_Bundle(kind, members, []))
             continue
-        parts = _parted(members, BLOCK if small else PIECE)
+        parts = _split_by_size(members, BLOCK if small else PIECE)
         scratch = torch.zeros(max(map(_elements, parts)), dtype=kind.dtype, device=device)
         for part in parts:
-            rooted = _rooted(part, scratch)
+            rooted = _with_roots(part, scratch)
             bundles.append(_Bundle(kind, rooted, _chunks(rooted, scratch) if small else []))
     return bundles
 
@@ -252,7 +252,7 @@ def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
 def _members(index: int, parameter: Parameter) -> list[_Member]:
     """Make one member of a parameter, or one per piece if it is large."""
     parameter = parameter._replace(accumulator=None, average=None)
-    tensors, weight = existing(parameter), parameter.weight
+    tensors, weight = flat_without_none(parameter), parameter.weight
     if weight.device.type != "cpu" or weight.numel() <= PIECE:
         return [_Member(index, 0, parameter, None)]
     if not all(t.is_contiguous() for t in tensors):
@@ -263,7 +263,7 @@ def _members(index: int, parameter: Parameter) -> list[_Member]:
     return [_Member(index, k, piece, None) for k, piece in enumerate(pieces)]
 
 
-def _parted(members: list[_Member], limit: int) -> list[list[_Member]]:
+def _split_by_size(members: list[_Member], limit: int) -> list[list[_Member]]:
     """Split members, in order, into lists of at most `limit` elements or a single member."""
     parts: list[list[_Member]] = []
     elements = 0
@@ -281,7 +281,7 @@ def _elements(members: list[_Member]) -> int:
     return sum(member.parameter.weight.numel() for member in members)
 
 
-def _rooted(members: list[_Member], scratch: torch.Tensor) -> list[_Member]:
+def _with_roots(members: list[_Member], scratch: torch.Tensor) -> list[_Member]:
     """Assign each member its part of the memory for roots."""
     weights = [member.parameter.weight for member in members]
     sizes = [weight.numel() for weight in weights]
@@ -294,7 +294,7 @@ def _rooted(members: list[_Member], scratch: torch.Tensor) -> list[_Member]:
 
 def _chunks(members: list[_Member], scratch: torch.Tensor) -> list[_Chunk]:
     """Group the members whose roots one operation may process at once."""
-    chunks = _parted(members, GRAIN)
+    chunks = _split_by_size(members, GRAIN)
     sizes = [_elements(chunk) for chunk in chunks]
     return list(map(_Chunk, chunks, scratch[: sum(sizes)].split(sizes)))
 
@@ -308,7 +308,7 @@ def _averaged(parameters: list[Parameter]) -> list[tuple[list[torch.Tensor], lis
     return [([p.weight for p in ps], [p.average for p in ps]) for ps in alike.values()]
 
 
-def _choice(layout: Layout, present: tuple[int, ...]) -> Choice:
+def _selection(layout: Layout, present: tuple[int, ...]) -> Selection:
     places = {index: place for place, index in enumerate(present)}
     all_present = len(present) == len(layout.parameters)
     split: dict[int, None] = {}
@@ -321,7 +321,7 @@ def _choice(layout: Layout, present: tuple[int, ...]) -> Choice:
             split.update((places[m.position], None) for m in members if m.piece)
             blocks.append(_block(bundle, members, places))
     devices = [layout.parameters[index].weight.device for index in present]
-    return Choice(present, devices, list(split), blocks)
+    return Selection(present, devices, list(split), blocks)
 
 
 def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> Block:
@@ -332,9 +332,9 @@ def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> B
         sources=[(places[m.position], m.piece) for m in members],
         weights=[p.weight for p in parameters],
         square_averages=[p.square_average for p in parameters],
-        gradient_averages=existing([p.gradient_average for p in parameters]),
-        momentums=existing([p.momentum for p in parameters]),
-        roots=existing([m.root for m in members]),
+        gradient_averages=flat_without_none([p.gradient_average for p in parameters]),
+        momentums=flat_without_none([p.momentum for p in parameters]),
+        roots=flat_without_none([m.root for m in members]),
         joined=_joined(bundle.chunks, members, places),
     )
 
@@ -350,7 +350,7 @@ def _joined(chunks: list[_Chunk], members: list[_Member], places: dict[int, int]
         if 2 * _elements(present) >= chunk.roots.numel():
             joined.append(chunk.roots)
         else:
-            joined += existing([m.root for m in present])
+            joined += flat_without_none([m.root for m in present])
     return joined
 
 

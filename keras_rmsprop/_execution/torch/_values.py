@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_rmsprop._execution._plain import assign
+from keras_rmsprop._execution._op_by_op import assign
 from keras_rmsprop._math import _step
 
 

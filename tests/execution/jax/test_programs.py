@@ -20,7 +20,7 @@ if BACKEND != "jax":
 import jax
 import jax.numpy as jnp
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation
 from keras_rmsprop._execution.jax import _programs
 from tests.tools.steps_jax import SLOTS, patch_compiled_step
 
@@ -195,7 +195,7 @@ def test_a_jitted_step_becomes_no_more_kernels_than_that_of_keras(options):
 
 
 def test_a_long_compilation_is_logged_with_its_time(monkeypatch, caplog, nothing_compiled_yet):
-    monkeypatch.setattr(_plain, "LONG_COMPILATION", 0.0)
+    monkeypatch.setattr(_compilation, "LONG_COMPILATION", 0.0)
     caplog.set_level(logging.INFO, "keras_rmsprop")
     training = Training({"name": "mine"})
     for t in range(4):

@@ -17,7 +17,7 @@ if BACKEND != "tensorflow":
 import tensorflow as tf
 
 from keras_rmsprop._execution.tensorflow import _engine
-from tests.tools.steps_tensorflow import MODES, compiled_steps, courses
+from tests.tools.steps_tensorflow import MODES, compiled_steps, trajectories
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def in_function(jit_compile: bool | None, tape: bool = False) -> Any:
 @pytest.mark.parametrize("options", [{}, {"clipnorm": 1.0, "use_ema": True}], ids=["plain", "more"])
 def test_a_step_in_a_function_of_the_users_is_the_compiled_step(float64, worth_nesting, options):
     situation = Situation(lambda: options, begin=in_function(None))
-    twins.assert_same_course(*courses(situation))
+    twins.assert_same_trajectory(*trajectories(situation))
 
 
 @pytest.mark.parametrize("mode", [True, "auto"])
@@ -90,7 +90,7 @@ def test_a_function_of_few_large_tensors_is_worth_a_call_of_its_own(shapes, mode
 def test_xla_around_the_step_gives_the_same_weights(float64):
     want = list(twins.train(Situation(), jit_compile=False))
     got = list(twins.train(Situation(begin=in_function(True)), jit_compile="auto"))
-    twins.assert_same_course(got, want)
+    twins.assert_same_trajectory(got, want)
 
 
 def test_a_loop_in_a_function_makes_its_steps_compiled(float64, worth_nesting):

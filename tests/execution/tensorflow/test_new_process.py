@@ -24,15 +24,15 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras_rmsprop
 from keras_rmsprop._execution.tensorflow import _engine
-from keras_rmsprop._execution.tensorflow._programs import _bound
+from keras_rmsprop._execution.tensorflow._programs import _program_inputs
 _engine.NESTED_ELEMENTS = 0
 from tests.tools import twins
 folder = sys.argv[1]
 results = {}
 
 def number_compiled(optimizer):
-    bound = _bound.get(optimizer._roster)
-    return 0 if bound is None else sum(step is not None for step in bound.calls.values())
+    inputs = _program_inputs.get(optimizer._roster)
+    return 0 if inputs is None else sum(step is not None for step in inputs.programs.values())
 
 # A run that goes on here.
 network = keras.models.load_model(folder + "/model.keras")

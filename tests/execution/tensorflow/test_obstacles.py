@@ -21,7 +21,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from keras_rmsprop._execution.tensorflow import _programs
-from tests.tools.steps_tensorflow import WithOwnUpdate, compiled_steps, courses
+from tests.tools.steps_tensorflow import WithOwnUpdate, compiled_steps, trajectories
 
 
 def test_functions_that_run_eagerly_are_not_compiled(float64):
@@ -54,7 +54,7 @@ def without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_cannot_be_compiled_runs_op_by_op_and_says_so_once(float64, without_xla, caplog):
     caplog.set_level(logging.DEBUG, "keras_rmsprop")
-    compiled, op_by_op = courses(Situation(lambda: {"learning_rate": twins.changing_rate()}))
+    compiled, op_by_op = trajectories(Situation(lambda: {"learning_rate": twins.changing_rate()}))
     # A callable that was asked twice in a step would be ahead.
     models.assert_identical(compiled[-1], op_by_op[-1])
     [record] = caplog.records
@@ -161,6 +161,6 @@ def test_a_failure_of_the_compiler_itself_is_survived(float64, monkeypatch, capl
 
     monkeypatch.setattr(_programs._Program, "_call", fail)
     caplog.set_level(logging.DEBUG, "keras_rmsprop")
-    compiled, op_by_op = courses(Situation())
+    compiled, op_by_op = trajectories(Situation())
     models.assert_identical(compiled[-1], op_by_op[-1])
     assert len(caplog.records) == 1

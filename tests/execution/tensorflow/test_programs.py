@@ -20,7 +20,7 @@ if BACKEND != "tensorflow":
 
 import tensorflow as tf
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation
 from keras_rmsprop._execution.tensorflow import _programs
 from tests.tools.steps_tensorflow import MODES, compiled_steps
 
@@ -140,8 +140,8 @@ def test_an_optimizer_that_nobody_holds_is_gone_though_its_program_stays():
             training.step(t)
         function = tf.function(training.apply, autograph=False)
         function([tf.ones(shape, tf.float64) for shape in twins.SHAPES])
-        bound = _programs._bound[training.optimizer._roster]
-        held = [training.optimizer, training.variables[0], training.variables[0].value, bound]
+        inputs = _programs._program_inputs[training.optimizer._roster]
+        held = [training.optimizer, training.variables[0], training.variables[0].value, inputs]
         return [weakref.ref(x) for x in held]
 
     references = train()
@@ -204,7 +204,7 @@ def test_a_constraint_of_other_numbers_needs_another_program(float64):
 
 @pytest.mark.parametrize("limit", [0.0, 60.0])
 def test_a_long_compilation_is_logged_with_its_time(limit, monkeypatch, caplog):
-    monkeypatch.setattr(_plain, "LONG_COMPILATION", limit)
+    monkeypatch.setattr(_compilation, "LONG_COMPILATION", limit)
     caplog.set_level(logging.INFO, "keras_rmsprop")
     training = Training({})
     for t in range(4):

@@ -13,7 +13,7 @@ if BACKEND != "tensorflow":
 
 import tensorflow as tf
 
-from tests.tools.steps_tensorflow import courses
+from tests.tools.steps_tensorflow import trajectories
 
 
 def sparse_from_now_on(training: Training) -> None:
@@ -28,5 +28,5 @@ def sparse_from_now_on(training: Training) -> None:
 
 
 def test_gradients_that_become_rows_are_summed_in_a_compiled_step_too(float64):
-    compiled, op_by_op = courses(Situation(lambda: {"clipnorm": 1.0}, sparse_from_now_on))
-    twins.assert_same_course(compiled, op_by_op)
+    compiled, op_by_op = trajectories(Situation(lambda: {"clipnorm": 1.0}, sparse_from_now_on))
+    twins.assert_same_trajectory(compiled, op_by_op)

@@ -16,7 +16,7 @@ if BACKEND != "torch":
 
 import torch
 
-from tests.tools.steps_torch import EVERYTHING, courses
+from tests.tools.steps_torch import EVERYTHING, trajectories
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -26,7 +26,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 def test_a_step_on_cuda_equals_op_by_op_steps_and_does_not_synchronise(float64, schedule):
     rate = {"learning_rate": twins.rate_schedule()} if schedule else {}
     situation = Situation(lambda: {**EVERYTHING, **rate})
-    twins.assert_same_course(*courses(situation))
+    twins.assert_same_trajectory(*trajectories(situation))
     training = Training({**EVERYTHING, **rate})
     gradients = [torch.ones(s, dtype=torch.float64, device="cuda") for s in twins.SHAPES]
     for _ in range(3):
@@ -46,14 +46,14 @@ def test_weights_on_several_devices_are_each_moved_where_they_are(float64):
             first = keras.Variable(np.ones(3))
         second = keras.Variable(np.ones(3))
         optimizer = keras_rmsprop.RMSprop(0.1, momentum=0.5, jit_compile=mode)
-        course = []
+        trajectory = []
         for t in range(4):
             gradients = [torch.full((3,), 0.5 + t, dtype=torch.float64) for _ in range(2)]
             optimizer.apply([gradients[0], gradients[1].cuda()], [first, second])
-            course.append(models.values([first, second]))
-        return course
+            trajectory.append(models.values([first, second]))
+        return trajectory
 
-    twins.assert_same_course(train("auto"), train(False))
+    twins.assert_same_trajectory(train("auto"), train(False))
 
 
 @pytest.mark.parametrize("built", ["before", "within"])

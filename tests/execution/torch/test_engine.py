@@ -62,7 +62,7 @@ def test_sparse_gradients_become_dense(float64):
         training.feed = lambda g: training.apply([g[0], g[1].to_sparse()])
 
     want = list(twins.train(Situation(), jit_compile=False))
-    twins.assert_same_course(list(twins.train(Situation(begin=begin), "auto")), want)
+    twins.assert_same_trajectory(list(twins.train(Situation(begin=begin), "auto")), want)
 
 
 @pytest.mark.parametrize("make", [keras.optimizers.RMSprop, keras_rmsprop.RMSprop])

@@ -14,7 +14,7 @@ if BACKEND != "torch":
 import torch
 
 from keras_rmsprop._execution.torch import _host
-from tests.tools.steps_torch import EVERYTHING, courses
+from tests.tools.steps_torch import EVERYTHING, trajectories
 
 
 @pytest.mark.parametrize("how", ["assigned", "filled"])
@@ -29,7 +29,7 @@ def test_a_rate_and_a_counter_changed_from_outside_are_noticed(float64, how):
                     variable.value.fill_(value)
 
     options = {"bias_correction": True, "rho": 0.999}
-    twins.assert_same_course(*courses(Situation(lambda: options, change)))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: options, change)))
 
 
 def test_a_step_does_not_wait_for_the_device(monkeypatch):
@@ -60,4 +60,4 @@ def test_a_rate_and_a_counter_changed_behind_torch_are_noticed(float64, how):
                 variable.value.detach().numpy()[...] = value
 
     options = {"bias_correction": True, "rho": 0.999}
-    twins.assert_same_course(*courses(Situation(lambda: options, change)))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: options, change)))

@@ -19,7 +19,7 @@ if BACKEND != "torch":
 import torch
 
 from keras_rmsprop._execution.torch import _engine, _layout
-from tests.tools.steps_torch import EVERYTHING, courses
+from tests.tools.steps_torch import EVERYTHING, trajectories
 
 
 def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
@@ -52,7 +52,7 @@ def test_tensors_whose_memory_is_replaced_are_found_again(float64, monkeypatch):
 
         training.feed = move_and_apply
 
-    twins.assert_same_course(*courses(Situation(lambda: EVERYTHING, begin=begin)))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: EVERYTHING, begin=begin)))
 
 
 def test_memory_that_is_not_contiguous_is_no_obstacle(float64, monkeypatch):
@@ -61,7 +61,7 @@ def test_memory_that_is_not_contiguous_is_no_obstacle(float64, monkeypatch):
     def begin(training: Training) -> None:
         training.feed = lambda g: training.apply([g[0], g[1].t().contiguous().t()])
 
-    twins.assert_same_course(*courses(Situation(lambda: EVERYTHING, begin=begin)))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: EVERYTHING, begin=begin)))
 
 
 def test_an_empty_variable_is_no_obstacle():
@@ -82,7 +82,7 @@ def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monk
         optimizer = keras_rmsprop.RMSprop(0.1, clipnorm=1.0, momentum=0.5, jit_compile=mode)
         optimizer.build(variables)
         rng = np.random.default_rng(0)
-        course = [models.values([*variables, *optimizer.variables])]
+        trajectory = [models.values([*variables, *optimizer.variables])]
         for present in itertools.product([True, False], repeat=len(shapes)):
             gradients = [
                 torch.tensor(rng.normal(size=s)) if p else None
@@ -92,13 +92,13 @@ def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monk
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     optimizer.apply(gradients, variables)
-            course.append(models.values([*variables, *optimizer.variables]))
-        return optimizer, course
+            trajectory.append(models.values([*variables, *optimizer.variables]))
+        return optimizer, trajectory
 
     (optimizer, got), (_, want) = train("auto"), train(False)
     for mine, theirs in zip(got[-1], want[-1], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-14)
-    assert len(_layout._layouts[optimizer._roster].choices) == _layout.SETS_KEPT
+    assert len(_layout._layouts[optimizer._roster].selections) == _layout.SELECTIONS_KEPT
 
 
 def test_a_weight_that_is_turned_in_its_own_memory_is_cut_anew(monkeypatch):

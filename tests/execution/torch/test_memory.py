@@ -15,7 +15,7 @@ if BACKEND != "torch":
 
 import torch
 
-from tests.tools.steps_torch import EVERYTHING, courses
+from tests.tools.steps_torch import EVERYTHING, trajectories
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_gradient_may_lie_in_the_memory_that_is_written_to(float64, name):
     options = {**EVERYTHING, "gradient_accumulation_steps": None, "clipvalue": None}
     options |= {"loss_scale_factor": None, "use_ema": False, "ema_overwrite_frequency": None}
     options |= {"maximize": False, "initial_square_average": 0.5}
-    twins.assert_same_course(*courses(Situation(lambda: options, begin=begin)))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: options, begin=begin)))

@@ -18,12 +18,12 @@ if BACKEND != "torch":
 import torch
 
 from keras_rmsprop._execution.torch import _layout, _stages
-from tests.tools.steps_torch import EVERYTHING, courses
+from tests.tools.steps_torch import EVERYTHING, trajectories
 
 
 @pytest.mark.parametrize("variant", rule_variants(), ids=lambda variant: variant.id)
 def test_the_update_in_place_equals_the_rule(float64, variant):
-    twins.assert_same_course(*courses(twins.situation_of(variant)))
+    twins.assert_same_trajectory(*trajectories(twins.situation_of(variant)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7], ids="{} elements".format)
@@ -31,7 +31,7 @@ def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
     monkeypatch.setattr(_layout, "PIECE", size)
     monkeypatch.setattr(_layout, "BLOCK", 2 * size)
     monkeypatch.setattr(_layout, "GRAIN", size)
-    twins.assert_same_course(*courses(Situation(lambda: EVERYTHING)))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: EVERYTHING)))
 
 
 def test_a_rule_that_is_not_elementwise_would_depend_on_the_pieces(float64, monkeypatch):
@@ -61,7 +61,7 @@ def test_the_size_of_a_call_does_not_matter(float64, monkeypatch, grain, inside,
     monkeypatch.setattr(_layout, "GRAIN", grain)
     monkeypatch.setattr(_stages, "ROOT_GRAIN", 2)
     options = {"epsilon_inside_sqrt": inside, "epsilon": epsilon, "momentum": 0.5}
-    twins.assert_same_course(*courses(Situation(lambda: options)))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: options)))
 
 
 def test_a_norm_of_millions_of_elements_is_as_exact_as_float32():
@@ -78,4 +78,4 @@ def test_a_norm_of_millions_of_elements_is_as_exact_as_float32():
 def test_averages_of_mixed_dtypes_are_each_exact(float64):
     options = {"use_ema": True, "ema_momentum": 0.7}
     setting = {"dtypes": ("float32", "float64")}
-    twins.assert_same_course(*courses(Situation(lambda: options), **setting))
+    twins.assert_same_trajectory(*trajectories(Situation(lambda: options), **setting))

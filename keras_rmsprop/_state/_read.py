@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_rmsprop._state._form import KINDS, Array, Own, State, arrays_in, checksum_of
+from keras_rmsprop._state._form import KINDS, Array, State, SubclassVariable, arrays_in, checksum_of
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._gate import Gate
 from keras_rmsprop._variables._ledger import Entry
 from keras_rmsprop._variables._roster import ParameterVariables, ProgressVariables, Roster
 
 
-class Holder(NamedTuple):
+class OptimizerParts(NamedTuple):
     """The parts of an optimizer that its state is read from and loaded into."""
 
     name: str
@@ -48,24 +48,24 @@ class Holder(NamedTuple):
 READS, AGREEING, PAUSE = 50, 3, 0.001
 
 
-def state_of(holder: Holder) -> State:
+def state_of(parts: OptimizerParts) -> State:
     """Read an optimizer's state at a single step, even while another thread makes steps."""
-    with holder.gate.read():
-        state = _read(holder)
+    with parts.gate.read():
+        state = _read(parts)
         # The gate does not block steps inside graphs, which another thread may run.
-        if not holder.steps_in_graphs or threading.active_count() == 1:
+        if not parts.steps_in_graphs or threading.active_count() == 1:
             return state
         agreeing = 1
         for _ in range(READS):
             # A half-written step may be waiting for a core.
             time.sleep(PAUSE)
-            again = _read(holder)
+            again = _read(parts)
             is_same = _fingerprint(again) == _fingerprint(state)
             state, agreeing = again, agreeing + 1 if is_same else 1
             if agreeing == AGREEING:
                 return state
     warnings.warn(
-        f"The state of {holder.name} changed faster than it could be read, so that its arrays "
+        f"The state of {parts.name} changed faster than it could be read, so that its arrays "
         "may be those of neighbouring steps. Read it between two steps.",
         stacklevel=3,
     )
@@ -76,37 +76,40 @@ def _fingerprint(state: State) -> tuple[Any, ...]:
     return state.calls, state.skipped_steps, checksum_of(arrays_in(state))
 
 
-def _read(holder: Holder) -> State:
-    counters = holder.roster.counters
-    rate = holder.rate
+def _read(parts: OptimizerParts) -> State:
+    counters = parts.roster.counters
+    rate = parts.rate
     return State(
         calls=int(array_of(counters.calls)),
-        accumulation_steps=holder.accumulation_steps,
+        accumulation_steps=parts.accumulation_steps,
         learning_rate=None if rate is None else float(array_of(rate)),
         skipped_steps=None if counters.skipped is None else int(array_of(counters.skipped)),
-        centered=holder.centered,
-        lr_in_momentum=holder.lr_in_momentum,
-        rho=tuple(holder.rho),
-        names=names_of(holder),
-        slots=tuple({kind: array_of(v) for kind, v in slots.items()} for slots in slots_of(holder)),
-        own=tuple(Own(label, i, array_of(v)) for (i, label), v in own_by_label(holder).items()),
-        patterns=patterns_of(holder) if holder.patterns else (),
-        rates=rates_of(holder),
+        centered=parts.centered,
+        lr_in_momentum=parts.lr_in_momentum,
+        rho=tuple(parts.rho),
+        names=names_of(parts),
+        slots=tuple({kind: array_of(v) for kind, v in slots.items()} for slots in slots_of(parts)),
+        subclass_variables=tuple(
+            SubclassVariable(label, i, array_of(v))
+            for (i, label), v in subclass_variables_by_label(parts).items()
+        ),
+        patterns=patterns_of(parts) if parts.patterns else (),
+        rates=rates_of(parts),
     )
 
 
-def patterns_of(holder: Holder) -> tuple[str | None, ...]:
+def patterns_of(parts: OptimizerParts) -> tuple[str | None, ...]:
     """Return the pattern of each variable's group, None for those without."""
-    patterns = (None, *holder.patterns)
-    return tuple(patterns[group] for group in holder.roster.members)
+    patterns = (None, *parts.patterns)
+    return tuple(patterns[group] for group in parts.roster.members)
 
 
-def rates_of(holder: Holder) -> dict[str, float]:
+def rates_of(parts: OptimizerParts) -> dict[str, float]:
     """Return the learning rate factors by pattern."""
-    rates = holder.roster.counters.rates
+    rates = parts.roster.counters.rates
     if rates is None:
         return {}
-    return dict(zip(holder.patterns, array_of(rates).tolist(), strict=True))
+    return dict(zip(parts.patterns, array_of(rates).tolist(), strict=True))
 
 
 def slots_in(parameter: ParameterVariables, progress: ProgressVariables | None) -> dict[str, Any]:
@@ -115,33 +118,33 @@ def slots_in(parameter: ParameterVariables, progress: ProgressVariables | None) 
     return {kind: v for kind, v in fields.items() if kind in KINDS and v is not None}
 
 
-def slots_of(holder: Holder) -> list[dict[str, Any]]:
+def slots_of(parts: OptimizerParts) -> list[dict[str, Any]]:
     """Return the slots of each built variable by kind."""
-    return list(map(slots_in, holder.roster.parameters, holder.roster.progress))
+    return list(map(slots_in, parts.roster.parameters, parts.roster.progress))
 
 
-def own_variables(holder: Holder) -> list[Any]:
+def subclass_variables(parts: OptimizerParts) -> list[Any]:
     """Return the variables that a subclass has added."""
-    return list(own_by_label(holder).values())
+    return list(subclass_variables_by_label(parts).values())
 
 
-def own_by_label(holder: Holder) -> dict[tuple[int | None, str], Any]:
+def subclass_variables_by_label(parts: OptimizerParts) -> dict[tuple[int | None, str], Any]:
     """Return the variables that a subclass has added, by the position of their weight and a label.
 
     The label is the name that a variable was added with, numbered if there are several.
     """
-    entries = {id(entry.variable): entry for entry in holder.entries}
-    numbers = holder.roster.group_numbers
-    known = [*holder.roster.counters, holder.rate, numbers and numbers.variable]
-    known += [v for slots in slots_of(holder) for v in slots.values()]
+    entries = {id(entry.variable): entry for entry in parts.entries}
+    numbers = parts.roster.group_numbers
+    known = [*parts.roster.counters, parts.rate, numbers and numbers.variable]
+    known += [v for slots in slots_of(parts) for v in slots.values()]
     known_ids = set(map(id, known))
     found: dict[tuple[int | None, str], Any] = {}
-    for variable in holder.variables:
+    for variable in parts.variables:
         if id(variable) in known_ids:
             continue
         entry = entries.get(id(variable))
         weight, name = (None, None) if entry is None else (entry.weight, entry.name)
-        position = None if weight is None else holder.roster.position(weight)
+        position = None if weight is None else parts.roster.position(weight)
         # Keras generates missing names, with numbers that depend on the process.
         label = name or re.sub(r"^variable_\d+$", "variable", variable.name)
         taken = SCALARS if position is None else KINDS
@@ -155,11 +158,11 @@ def own_by_label(holder: Holder) -> dict[tuple[int | None, str], Any]:
 SCALARS = ("iteration", "learning_rate", "skipped_steps")
 
 
-def names_of(holder: Holder) -> tuple[str, ...]:
+def names_of(parts: OptimizerParts) -> tuple[str, ...]:
     """Return the variables' names, with numbers appended to repeated ones."""
     names: list[str] = []
     seen: dict[str, int] = {}
-    for parameter in holder.roster.parameters:
+    for parameter in parts.roster.parameters:
         name = _pairing.path_of(parameter.weight)
         seen[name] = seen.get(name, -1) + 1
         names.append(f"{name}#{seen[name]}" if seen[name] else name)

@@ -12,15 +12,15 @@ Arguments = ParamSpec("Arguments")
 _ENTRIES = {_exclusions.KEY: "_exclusions", _members.KEY: "_members"}
 
 
-def taken_from_arguments(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+def accept_config_entries(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Make an `__init__` accept the config entries that a subclass's `from_config` passes on."""
 
     @functools.wraps(function)
-    def taking(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+    def accepting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         entries = {key: kwargs.pop(key, None) for key in _ENTRIES}
         function(*args, **kwargs)
         for key, entry in entries.items():
             if isinstance(entry, dict):
-                getattr(args[0], _ENTRIES[key]).await_build(entry)
+                getattr(args[0], _ENTRIES[key]).set_pending(entry)
 
-    return taking
+    return accepting

@@ -23,12 +23,12 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from keras_rmsprop._execution import _plain
+from keras_rmsprop._execution import _compilation, _op_by_op
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution.jax._memory import SOLE, allocated, keeps_second_copy
+from keras_rmsprop._execution.jax._memory import SOLE_REFERENCE, allocated, keeps_second_copy
 from keras_rmsprop._execution.jax._programs import (
     Constraint,
-    Trace,
+    StaticArgument,
     as_array,
     compilations,
     compiled_step,
@@ -51,7 +51,7 @@ from keras_rmsprop._variables._roster import Roster
 _log = logging.getLogger(__name__)
 
 
-class _Course:
+class _DoubleBuffer:
     """State that the compiled steps of one optimizer share.
 
     It holds arrays, but not the variables or their roster, which it must not keep alive.
@@ -59,7 +59,7 @@ class _Course:
     Args:
         roster: the variables.
         plan: the plan of a step, with constraints wrapped so that they can be compared.
-        without: the positions of the parameters that take no gradient.
+        without_gradient: the positions of the parameters that take no gradient.
         values: the variables' current arrays.
     """
 
@@ -67,19 +67,22 @@ class _Course:
         self,
         roster: Roster,
         plan: _step.Plan,
-        without: tuple[int, ...],
+        without_gradient: tuple[int, ...],
         values: Sequence[jax.Array],
     ) -> None:
-        self.plan, self.without = plan, without
+        self.plan, self.without_gradient = plan, without_gradient
         groups = (*roster.parameters, roster.counters)
         fields = tuple(tuple(owner is not None for owner in group) for group in groups)
-        self.programs = [Trace.of(plan, fields, without, flag) for flag in (False, True)]
-        self.places = self.programs[0].changed()
+        # Without flags for missing gradients, and with them.
+        self.static_arguments = [
+            StaticArgument.of(plan, fields, without_gradient, flag) for flag in (False, True)
+        ]
+        self.places = self.static_arguments[0].changed()
         self.are_plain = all(map(is_plain, roster.variables))
         # How many of the arrays that a step changes are donated later. Weights are not: they may
         # have aliases that Python cannot see, such as the result of `jax.device_put` to the device
         # they are already on.
-        self.reused = len(set(self.places) - self.programs[0].weights())
+        self.reused = len(set(self.places) - self.static_arguments[0].weights())
         self.keeps = keeps_second_copy(self.of_reused(list(values)))
         # The reusable results of the last step, which the variables hold.
         self.made: list[jax.Array] = []
@@ -88,9 +91,9 @@ class _Course:
         # The counter's array after the last step, if it is known to be above zero.
         self.calls: jax.Array | None = None
 
-    def fits(self, plan: _step.Plan, without: tuple[int, ...]) -> bool:
+    def fits(self, plan: _step.Plan, without_gradient: tuple[int, ...]) -> bool:
         """Whether a step has the same options."""
-        return self.without == without and self.plan == plan
+        return self.without_gradient == without_gradient and self.plan == plan
 
     def of_changed(self, all_of: list[Any]) -> list[Any]:
         """Select, from all variables or their arrays, those that a step changes."""
@@ -114,8 +117,8 @@ class _Course:
             return allocated(self.of_reused(values))
         # No variable holds these any more, so no new reference can appear while we count.
         counts = list(map(sys.getrefcount, arrays))
-        if max(counts) > SOLE or any(map(IS_DELETED, arrays)):
-            lost = [i for i, n in enumerate(counts) if n > SOLE or IS_DELETED(arrays[i])]
+        if max(counts) > SOLE_REFERENCE or any(map(IS_DELETED, arrays)):
+            lost = [i for i, n in enumerate(counts) if n > SOLE_REFERENCE or IS_DELETED(arrays[i])]
             like = self.of_reused(values)
             for i, fresh in zip(lost, allocated([like[i] for i in lost]), strict=True):
                 arrays[i] = fresh
@@ -130,7 +133,7 @@ class _Course:
             self.made = results[: self.reused]
 
 
-courses: "weakref.WeakKeyDictionary[Roster, _Course]" = weakref.WeakKeyDictionary()
+double_buffers: "weakref.WeakKeyDictionary[Roster, _DoubleBuffer]" = weakref.WeakKeyDictionary()
 
 
 def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
@@ -141,25 +144,29 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
     owners, scoped = step.roster.variables, in_stateless_scope()
     # Keras's `fit` clears the variables and keeps their values in a stateless scope.
     values = [read(owner) for owner in owners] if scoped else snapshot(owners)
-    course = _course_of(step, gradients, values)
-    flagged = sum(gradient is None for gradient in gradients) > len(course.without)
+    double_buffer = _double_buffer_of(step, gradients, values)
+    flagged = sum(gradient is None for gradient in gradients) > len(double_buffer.without_gradient)
     flags: list[Any] = []
     if flagged:
-        gradients, flags = _with_dummies(step.roster.weights, course.without, gradients)
+        gradients, flags = _with_dummies(
+            step.roster.weights, double_buffer.without_gradient, gradients
+        )
     arguments = (
         values,
         list(gradients),
         flags,
-        as_array(_plain.tensor_of(rate, read)),
+        as_array(_op_by_op.tensor_of(rate, read)),
         np.array(jax.tree.leaves(step.numbers), widest_float()),
     )
     compiled = compilations()
     start = time.perf_counter()
     try:
         if scoped:
-            results = compiled_step(course.programs[flagged], [], *arguments)
+            results = compiled_step(double_buffer.static_arguments[flagged], [], *arguments)
         else:
-            results = _into_spare(course, course.programs[flagged], *arguments)
+            results = _call_donating(
+                double_buffer, double_buffer.static_arguments[flagged], *arguments
+            )
     except _step.TransformError:
         raise
     except ValueError as error:
@@ -169,58 +176,63 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         return str(error)
     seconds = time.perf_counter() - start
     if scoped:
-        write(zip(course.of_changed(owners), results, strict=True))
+        write(zip(double_buffer.of_changed(owners), results, strict=True))
     else:
         # An interrupt between these lines costs memory or time but does not change results.
-        store(course.of_changed(owners), results, at_once=course.are_plain)
+        store(double_buffer.of_changed(owners), results, at_once=double_buffer.are_plain)
         # With `jit_compile=True` the first step is compiled, and if `skip_nonfinite` skips it the
         # counter is still zero.
-        course.calls = None if step.mode is True else step.roster.counters.calls._value
-        course.keep(results)
-    if seconds > _plain.LONG_COMPILATION and compilations() > compiled:
+        double_buffer.calls = (
+            None if step.jit_compile is True else step.roster.counters.calls._value
+        )
+        double_buffer.keep(results)
+    if seconds > _compilation.LONG_COMPILATION and compilations() > compiled:
         _log.info("%s: compiling its step took %.1f s.", step.name, seconds)
     return None
 
 
-def _into_spare(
-    course: _Course, program: Trace, values: list[jax.Array], *rest: Any
+def _call_donating(
+    double_buffer: _DoubleBuffer, static: StaticArgument, values: list[jax.Array], *rest: Any
 ) -> list[jax.Array]:
     """Call the compiled step, donating the spare arrays."""
-    reuses = bool(course.retired)
+    reuses = bool(double_buffer.retired)
     try:
-        return compiled_step(program, course.spare(values), values, *rest)
+        return compiled_step(static, double_buffer.spare(values), values, *rest)
     except (ValueError, jax.errors.JaxRuntimeError):
         if not reuses:
             raise
         # Perhaps one of the values is a hidden alias of a retired array, made by JAX.
-        return compiled_step(program, allocated(course.of_reused(values)), values, *rest)
+        return compiled_step(static, allocated(double_buffer.of_reused(values)), values, *rest)
 
 
-def _course_of(step: Step, gradients: Gradients, values: Sequence[jax.Array]) -> _Course:
+def _double_buffer_of(
+    step: Step, gradients: Gradients, values: Sequence[jax.Array]
+) -> _DoubleBuffer:
     """Return the shared state of these variables' steps, new if the options have changed."""
     plan, weights = step.plan, step.roster.weights
-    without: tuple[int, ...] = ()
+    without_gradient: tuple[int, ...] = ()
     if any(gradient is None for gradient in gradients):
-        without = tuple(
+        without_gradient = tuple(
             i
             for i, (g, v) in enumerate(zip(gradients, weights, strict=True))
             if g is None and _takes_no_gradient(v)
         )
     if any(plan.constraints):
         plan = plan._replace(constraints=tuple(c and Constraint(c) for c in plan.constraints))
-    course = courses.get(step.roster)
-    if course is None or not course.fits(plan, without):
-        course = courses[step.roster] = _Course(step.roster, plan, without, values)
-    return course
+    double_buffer = double_buffers.get(step.roster)
+    if double_buffer is None or not double_buffer.fits(plan, without_gradient):
+        double_buffer = _DoubleBuffer(step.roster, plan, without_gradient, values)
+        double_buffers[step.roster] = double_buffer
+    return double_buffer
 
 
 def _takes_no_gradient(variable: Any) -> bool:
     """Whether the variable never has an ordinary gradient, such as an integer or a float8 scale."""
-    return variable.overwrite_with_gradient or variable._dtype not in _plain.FLOATING
+    return variable.overwrite_with_gradient or variable._dtype not in _compilation.FLOATING_DTYPES
 
 
 def _with_dummies(
-    weights: Sequence[Any], without: tuple[int, ...], gradients: Gradients
+    weights: Sequence[Any], without_gradient: tuple[int, ...], gradients: Gradients
 ) -> tuple[list[Any], list[Any]]:
     """Replace each missing gradient by a dummy array; return flags that say which are present.
 
@@ -231,7 +243,7 @@ def _with_dummies(
     filled: list[Any] = []
     flags: list[Any] = []
     for i, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
-        if i in without:
+        if i in without_gradient:
             filled.append(None)
             continue
         dummy = read(weight)

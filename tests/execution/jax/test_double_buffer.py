@@ -189,7 +189,7 @@ def test_two_variables_may_share_an_array():
 
 
 def test_two_optimizers_may_move_the_same_variables():
-    def course(mode: Any) -> list[Any]:
+    def trajectory(mode: Any) -> list[Any]:
         training = Training({"jit_compile": mode})
         second = keras_rmsprop.RMSprop(0.05, centered=True, jit_compile=mode)
         for t in range(8):
@@ -197,7 +197,7 @@ def test_two_optimizers_may_move_the_same_variables():
             second.apply([jnp.ones(shape) for shape in twins.SHAPES], training.variables)
         return training.state()
 
-    for mine, theirs in zip(course("auto"), course(False), strict=True):
+    for mine, theirs in zip(trajectory("auto"), trajectory(False), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-9)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests.tools import models
-from tests.tools.own_variables import Traced, traced
 from tests.tools.states import (
     EVERYTHING,
     assert_same_state,
@@ -16,6 +15,7 @@ from tests.tools.states import (
     saved,
     weights,
 )
+from tests.tools.subclass_variables import Traced, traced
 
 OWN = {"scale", "table", "before", "variable", "variable#1"}
 

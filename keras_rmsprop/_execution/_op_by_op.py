@@ -1,4 +1,4 @@
-"""What the engines share: running a step op by op, and whether a step can be compiled."""
+"""Run a step op by op, and write its results: the path that all engines share."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +12,6 @@ from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Tensor
 
-# The dtypes of weights and slots that every backend can compile.
-FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
-
-
-# Compilations that take longer than this, in seconds, are logged at INFO.
-LONG_COMPILATION = 1.0
-
 
 def assign(variable: Any, value: Any) -> None:
     """Assign a value to a variable."""
@@ -26,11 +19,11 @@ def assign(variable: Any, value: Any) -> None:
 
 
 def tensor_of(rate: Any, read: Callable[[Any], Tensor]) -> float | Tensor:
-    """Return the learning rate from `Rate.ask`, reading it if it is a variable."""
+    """Return the learning rate from `Rate.get_next`, reading it if it is a variable."""
     return read(rate) if isinstance(rate, keras.Variable) else rate
 
 
-def run_plainly(
+def compute_op_by_op(
     step: Step, gradients: Sequence[Tensor | None], rate: Any, read: Callable[[Any], Tensor]
 ) -> list[tuple[Any, Tensor]]:
     """Compute one step and return the (variable, value) pairs to write.
@@ -38,7 +31,7 @@ def run_plainly(
     Args:
         step: the step to make.
         gradients: a dense gradient or None for each built variable.
-        rate: the result of `step.rate.ask()`.
+        rate: the result of `step.rate.get_next()`.
         read: returns a variable's current value.
     """
     owners = step.roster.parameters
@@ -72,23 +65,23 @@ def run_with_hook(
     Args:
         step: the step to make, with a hook.
         gradients: a dense gradient or None for each built variable.
-        rate: the result of `step.rate.ask()`.
+        rate: the result of `step.rate.get_next()`.
         read: returns a variable's current value, as an object that survives assignment.
         assign: assigns a value to a variable.
     """
     assert step.hook is not None
-    own, plan, counter = step.hook.own, step.plan, step.roster.counters.calls
-    kept = [(v, read(v)) for v in step.hook.reach]
+    variables, plan, counter = step.hook.variables, step.plan, step.roster.counters.calls
+    kept = [(v, read(v)) for v in step.hook.assignable]
     calls = read(counter)
     try:
-        pairs = run_plainly(step, gradients, rate, read)
-        if own and (plan.skip_nonfinite or plan.accumulation_steps > 1):
+        pairs = compute_op_by_op(step, gradients, rate, read)
+        if variables and (plan.skip_nonfinite or plan.accumulation_steps > 1):
             counted = next((new for owner, new in pairs if owner is counter), calls)
             completes = counted % plan.accumulation_steps == 0
             made = ops.logical_and(counted > calls, completes)
-            if _step.known(made) is None:
+            if _step.known_value(made) is None:
                 before = {id(v): old for v, old in kept}
-                pairs += [(v, ops.where(made, read(v), before[id(v)])) for v in own]
+                pairs += [(v, ops.where(made, read(v), before[id(v)])) for v in variables]
         for variable, value in pairs:
             assign(variable, value)
     except BaseException:
@@ -111,23 +104,23 @@ def changes(
     ]
 
 
-def write_whole(
+def write_all_or_nothing(
     pairs: Iterable[tuple[Any, Any]],
-    keep: Callable[[Any], Any],
+    read: Callable[[Any], Any],
     assign: Callable[[Any, Any], None],
 ) -> None:
     """Assign each value to its variable, or roll all of them back if one assignment fails.
 
     Args:
         pairs: variables and their new values, already computed.
-        keep: returns a variable's value, as an object that survives assignment.
+        read: returns a variable's current value, as an object that survives assignment.
         assign: assigns a value to a variable.
     """
     kept: list[tuple[Any, Any]] = []
     with _interrupts.deferred():
         try:
             for variable, value in pairs:
-                kept.append((variable, keep(variable)))
+                kept.append((variable, read(variable)))
                 assign(variable, value)
         except BaseException:
             for variable, value in reversed(kept):
@@ -135,27 +128,3 @@ def write_whole(
                 with contextlib.suppress(Exception):
                     assign(variable, value)
             raise
-
-
-def why_op_by_op(step: Step) -> str | None:
-    """Return why the step must run op by op, or None if it may be compiled.
-
-    A user's `update_step` or constraint may have side effects, such as printing or counting.
-    """
-    if step.hook is not None:
-        return f"{step.hook.owner} has an `update_step` of its own"
-    for constraint in step.plan.constraints:
-        if constraint is not None and not type(constraint).__module__.startswith("keras.src."):
-            return f"the constraint {type(constraint).__name__} is not one of Keras's own"
-    return None
-
-
-def refuse(reason: str) -> None:
-    """Refuse to run op by op although `jit_compile=True`.
-
-    Raises: ValueError with the reason.
-    """
-    raise ValueError(
-        f"`jit_compile=True` asks for a compiled step, but {reason}. Nothing has changed. Pass "
-        '`jit_compile="auto"` to run such a step op by op.'
-    )
