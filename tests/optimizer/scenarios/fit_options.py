@@ -1,4 +1,4 @@
-"""The ways in which `compile` and `fit` can be told to run."""
+"""Options of `compile` and `fit`."""
 
 import threading
 from pathlib import Path
@@ -120,7 +120,7 @@ def a_dataset_of_python_with_workers_feeds_fit(RMSprop: Any, folder: Path) -> An
     network = models.model()
     network.compile(RMSprop(0.01), loss="mse")
     network.fit(Batches(workers=2, max_queue_size=2), epochs=2, shuffle=False, verbose=0)
-    # In which order the workers' batches come is open.
+    # The order of the workers' batches is not determined.
     return int(network.optimizer.iterations)
 
 
@@ -147,7 +147,7 @@ def a_training_in_a_thread_of_its_own(RMSprop: Any, folder: Path) -> Any:
 
 # On JAX the model stays broken with Keras's class too.
 @scenario(backends=("tensorflow", "torch"))
-def a_model_is_fitted_after_one_that_failed(RMSprop: Any, folder: Path) -> Any:
+def a_model_is_fitted_after_a_fit_that_failed(RMSprop: Any, folder: Path) -> Any:
     network = models.model()
     network.compile(RMSprop(0.01), loss="mse")
     models.go_on(network)
