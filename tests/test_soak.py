@@ -54,7 +54,7 @@ def spoiled() -> list[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "step", step)
-        patch.setattr(Training, "happen", lambda _: None)
+        patch.setattr(Training, "run_event", lambda _: None)
         return soak(400, samples=8).failures()
 
 

@@ -185,8 +185,8 @@ def test_fit_in_two_processes_fails_in_keras_itself(workers: Results) -> None:
 
 @on_tensorflow
 def test_the_death_of_a_worker_is_an_error_that_says_so(workers: Results) -> None:
-    assert workers["error of a death"].startswith("UnavailableError")
-    assert "/job:worker/replica:0/task:1" in workers["error of a death"]
+    assert workers["error of a dead worker"].startswith("UnavailableError")
+    assert "/job:worker/replica:0/task:1" in workers["error of a dead worker"]
 
 
 @on_tensorflow
@@ -223,7 +223,7 @@ def test_two_devices_make_the_steps_of_one(
 def test_slots_lie_where_their_weights_lie(
     host_devices: Results, distribution: str, how: str
 ) -> None:
-    assert host_devices[f"{distribution}, all/{how}"]["lie_apart"] == []
+    assert host_devices[f"{distribution}, all/{how}"]["slots_sharded_differently"] == []
 
 
 @on_jax
@@ -240,4 +240,4 @@ def test_a_bad_share_of_one_device_skips_the_step_on_all(
 @pytest.mark.parametrize("to_two", [False, True], ids=["to_one_device", "to_two_devices"])
 def test_a_training_saved_in_parts_goes_on_elsewhere(host_devices: Results, to_two: bool) -> None:
     assert_equal_to_one_device(host_devices[f"saved, all/{to_two}"])
-    assert host_devices[f"saved, all/{to_two}"]["lie_apart"] == []
+    assert host_devices[f"saved, all/{to_two}"]["slots_sharded_differently"] == []
