@@ -266,7 +266,7 @@ def test_multi_optimizer_gives_each_variable_its_own_optimizer(float64):
 
 
 def scaled(optimizer: Any, weights: list[Any], values: list[np.ndarray]) -> None:
-    """Apply gradients through a LossScaleOptimizer, on JAX by its only way, `stateless_apply`."""
+    """Apply gradients through a LossScaleOptimizer; on JAX only `stateless_apply` works."""
     if BACKEND != "jax":
         optimizer.apply(models.tensors(values), weights)
         return

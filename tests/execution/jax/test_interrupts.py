@@ -29,7 +29,7 @@ class Stopped(BaseException):
 
 
 def stop_at(line: int, function: Callable[[], None]) -> bool:
-    """Call a function and raise at the given line, counted as lines of the package or Keras run.
+    """Call a function and raise at the `line`-th line that it runs in the package or in Keras.
 
     Returns: whether it ran that many lines.
     """

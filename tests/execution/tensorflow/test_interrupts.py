@@ -54,7 +54,7 @@ class Interrupted:
         return self._step(t, None)
 
     def step(self, t: int, line: int) -> None:
-        """Begin step `t` and interrupt it at a line."""
+        """Begin step `t` and interrupt it at the given line."""
         with contextlib.suppress(KeyboardInterrupt):
             self._step(t, line)
 

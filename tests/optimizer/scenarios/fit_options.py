@@ -22,7 +22,7 @@ def several_steps_in_one_execution(RMSprop: Any, folder: Path) -> Any:
 
 
 @scenario(backends=("tensorflow", "jax"))
-def jit_compile_is_asked_for_and_switched_off(RMSprop: Any, folder: Path) -> Any:
+def jit_compile_is_switched_on_and_off(RMSprop: Any, folder: Path) -> Any:
     return [
         models.fit(models.model(), RMSprop(0.01), jit_compile=True),
         models.fit(models.model(), RMSprop(0.01), jit_compile=False),
@@ -62,7 +62,7 @@ def schedules_of_keras_in_fit(RMSprop: Any, folder: Path) -> Any:
 
 
 @scenario()
-def a_schedule_takes_the_place_of_a_rate_and_the_reverse(RMSprop: Any, folder: Path) -> Any:
+def a_schedule_replaces_a_rate(RMSprop: Any, folder: Path) -> Any:
     network = models.model()
     models.fit(network, RMSprop(0.01))
     network.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(0.01, 100)
