@@ -1,4 +1,4 @@
-"""What every test starts from: one backend, strict numerics, a known precision."""
+"""Set up every test: one backend, strict numerics, a known precision."""
 
 import os
 
@@ -19,7 +19,7 @@ BACKEND = keras.backend.backend()
 
 
 def since_keras(version: str, reason: str) -> pytest.MarkDecorator:
-    """Skip a test under the older ones of the supported Keras versions."""
+    """Skip a test on supported Keras versions before `version`."""
     installed = tuple(map(int, keras.__version__.split(".")[:2]))
     older = installed < tuple(map(int, version.split(".")))
     return pytest.mark.skipif(older, reason=f"Keras {version} is the first that {reason}")
@@ -32,10 +32,10 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def _clean_slate() -> Iterator[None]:
-    """Fix the seeds that Keras draws from, and undo what a test sets for all of Keras.
+    """Fix Keras's seeds, and restore its global settings after the test.
 
-    Keras derives the policy of layers from floatx once, at the first layer of the process, so
-    that asking for it here keeps a later change of floatx from deciding for all tests to come.
+    Keras derives the dtype policy from floatx once, when it is first read. Reading it here keeps
+    a test that changes floatx from deciding the policy of all later tests.
     """
     keras.utils.set_random_seed(0)
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
@@ -46,12 +46,12 @@ def _clean_slate() -> Iterator[None]:
 
 @pytest.fixture
 def float64(_clean_slate: None) -> None:
-    """Run the test with floatx float64, so that the learning rate is held exactly."""
+    """Run the test with floatx float64, so that the learning rate is exact."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A generator with a fixed seed, the test's own."""
+    """A random generator with a fixed seed, new for each test."""
     return np.random.default_rng(0)

@@ -1,11 +1,11 @@
-"""Each convention makes the steps of the framework that it is named for.
+"""Test that each convention makes the steps of the framework it is named for.
 
 Both sides get the same arguments, gradients and learning rates; weights and state are compared
 after every step. The hyperparameters are numbers that float32 holds exactly, because TF1 and
 tf_keras round theirs to float32 even for float64 weights.
 
-timm is not among the test dependencies, and a slide and a paper cannot be: those three are held
-to their equations, written out in NumPy (timm's after its source).
+timm is not a test dependency, and Hinton's slide and Graves's paper cannot be one. These three are
+compared with their equations, written out in NumPy (timm's from its source).
 """
 
 import inspect
@@ -98,15 +98,15 @@ VARIANTS: dict[str, list[Arguments]] = {
 def cases() -> Iterator[Any]:
     for name, variants in VARIANTS.items():
         for arguments in variants:
-            said = "-".join(f"{key}={value:.3g}" for key, value in arguments.items())
-            yield pytest.param(name, arguments, id=f"{name}-{said or 'defaults'}")
+            text = "-".join(f"{key}={value:.3g}" for key, value in arguments.items())
+            yield pytest.param(name, arguments, id=f"{name}-{text or 'defaults'}")
 
 
 @pytest.fixture(scope="module")
 def problem() -> SimpleNamespace:
-    """A scalar and a matrix, gradients of sizes over two decades and a moving rate.
+    """A scalar and a matrix, gradients whose sizes span two decades, and a changing rate.
 
-    The rates are numbers that float32 holds exactly; one is zero.
+    The rates are exact in float32; one is zero.
     """
     rng = np.random.default_rng(0)
     starts = [rng.normal(size=shape) for shape in [(), (2, 4)]]
@@ -124,7 +124,7 @@ def skip_unless_available(name: str) -> None:
 
 
 def make(name: str, arguments: Arguments) -> keras_rmsprop.RMSprop:
-    """A convention's optimizer; where no rate is the default, the caller sets one later."""
+    """A convention's optimizer; if the rate has no default, the caller sets one later."""
     needs_rate = name in ("optax", "tf1", "hinton") and "learning_rate" not in arguments
     extra = {"learning_rate": 0.0} if needs_rate else {}
     optimizer: keras_rmsprop.RMSprop = getattr(conventions, name)(**extra, **arguments)
@@ -132,7 +132,7 @@ def make(name: str, arguments: Arguments) -> keras_rmsprop.RMSprop:
 
 
 def op_by_op(optimizer: keras_rmsprop.RMSprop) -> keras_rmsprop.RMSprop:
-    """Spare the optimizer seconds of compilation; compiled steps have tests of their own."""
+    """Switch compilation off: it takes seconds and is tested elsewhere."""
     optimizer.jit_compile = False
     return optimizer
 
@@ -149,7 +149,9 @@ def assert_same(
     found = compare_runs(got, want, starts, tolerance)
     assert {key: d for key, d in found.items() if not d.share <= 1.0} == {}
     for first, last, start in zip(want[0].weights, want[-1].weights, starts, strict=True):
-        assert np.all((first != start) | (last != start)), "nothing moved, so this says nothing"
+        assert np.all((first != start) | (last != start)), (
+            "nothing moved, so agreement proves nothing"
+        )
 
 
 # The steps of the real frameworks.
@@ -162,7 +164,7 @@ def test_a_convention_makes_the_steps_of_its_framework(float64, problem, name, a
         make(name, arguments), problem.starts, problem.gradients, problem.rates
     )
     theirs = peers.follow(name, problem.starts, problem.gradients, problem.rates, **arguments)
-    # Keras takes norms in float32 there, whatever the dtype of the gradients.
+    # There Keras computes norms in float32, whatever the dtype of the gradients.
     rounds = (
         name == "keras"
         and keras.backend.backend() != "tensorflow"
@@ -173,9 +175,9 @@ def test_a_convention_makes_the_steps_of_its_framework(float64, problem, name, a
 
 @pytest.mark.filterwarnings("ignore:.*makes the first variance exactly")
 @pytest.mark.parametrize("momentum", [None, MOMENTUM], ids="momentum={}".format)
-def test_optax_corrects_centered_averages_as_here(float64, problem, momentum):
+def test_bias_correction_of_centered_averages_follows_optax(float64, problem, momentum):
     skip_unless_available("optax")
-    # optax subtracts equal numbers at the first step; a large epsilon hides what is left.
+    # optax subtracts equal numbers at the first step; a large epsilon hides the rounding error.
     arguments = {"eps": 16.0, "centered": True, "bias_correction": True, "momentum": momentum}
     ours = peers.follow_ours(
         make("optax", arguments), problem.starts, problem.gradients, problem.rates
@@ -205,7 +207,7 @@ def test_decay_of_tf_keras_divides_the_rate_by_the_time(float64, problem, moment
 
 
 @pytest.mark.parametrize("momentum", [None, MOMENTUM], ids="momentum={}".format)
-def test_an_optax_schedule_is_asked_from_count_zero(float64, problem, momentum):
+def test_an_optax_schedule_is_called_from_count_zero(float64, problem, momentum):
     skip_unless_available("optax")
     import optax
 
@@ -287,7 +289,7 @@ def timm_update(
     ],
     ids=str,
 )
-def test_timm_makes_the_steps_of_its_update_written_out(float64, problem, arguments):
+def test_timm_makes_the_steps_of_its_written_out_update(float64, problem, arguments):
     centered, momentum = arguments.get("centered", False), arguments.get("momentum", 0.0)
 
     def slots(state: dict[str, Any]) -> dict[str, Array]:
@@ -332,7 +334,7 @@ def test_graves_makes_the_steps_of_equations_38_to_45(float64, problem):
     assert_same(ours, written_out(update, problem, slots), problem.starts)
 
 
-def test_graves_learns_at_the_rate_of_equation_44():
+def test_graves_has_the_learning_rate_of_equation_44():
     assert float(conventions.graves().learning_rate) == np.float32(1e-4)
 
 
@@ -362,9 +364,9 @@ def signature_of(name: str) -> inspect.Signature:
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_arguments_order_and_defaults_are_those_of_the_framework(name):
+def test_argument_order_and_defaults_match_the_framework(name):
     skip_unless_available(name)
-    # torch's parameters come with `apply`; what **kwargs may hold is another test's matter.
+    # `apply` receives torch's `params`; the next test covers **kwargs.
     theirs = [
         (p.name, p.default)
         for p in signature_of(name).parameters.values()
@@ -374,7 +376,7 @@ def test_arguments_order_and_defaults_are_those_of_the_framework(name):
     assert [(p.name, p.default) for p in ours if p.kind is not p.KEYWORD_ONLY] == theirs
 
 
-def test_keyword_arguments_of_tf_keras_are_those_it_allows():
+def test_keyword_arguments_match_those_that_tf_keras_allows():
     skip_unless_available("tf_keras_legacy")
     parameters = inspect.signature(conventions.tf_keras_legacy).parameters.values()
     ours = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -384,7 +386,7 @@ def test_keyword_arguments_of_tf_keras_are_those_it_allows():
     assert str(error.value).split("{")[1].count("'") == 2 * len(ours)
 
 
-def test_arguments_of_timm_are_those_of_its_source():
+def test_arguments_of_timm_match_its_source():
     parameters = inspect.signature(conventions.timm).parameters.values()
     assert [(p.name, p.default) for p in parameters] == [
         ("lr", 0.01),
@@ -438,18 +440,18 @@ def test_every_argument_is_documented_in_its_order(name):
         ),
     ],
 )
-def test_what_cannot_be_expressed_is_refused_by_name(name, arguments, message):
+def test_an_argument_that_cannot_be_expressed_is_refused_by_name(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(name, arguments)
 
 
 @pytest.mark.parametrize("decay", [-0.1, float("nan"), float("inf")])
-def test_a_decay_of_the_rate_that_is_no_decay_is_refused(decay):
+def test_an_invalid_decay_is_refused(decay):
     with pytest.raises(ValueError, match="`decay` must be finite and >= 0"):
         conventions.tf_keras_legacy(decay=decay)
 
 
-def test_a_negative_rate_is_refused_below_a_decay_too():
+def test_a_negative_rate_with_a_decay_is_refused():
     with pytest.raises(ValueError, match="`learning_rate` must be"):
         conventions.tf_keras_legacy(-0.1, decay=0.1)
 
@@ -464,10 +466,10 @@ IGNORED = [
 ]
 
 
-# Keras's get_config reads the learning rate in a way that NumPy 2 warns of.
+# Keras's get_config reads the learning rate in a way that NumPy 2 warns about.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
 @pytest.mark.parametrize(("name", "arguments"), IGNORED, ids=str)
-def test_what_does_not_change_the_steps_is_accepted_and_said(caplog, name, arguments):
+def test_an_argument_without_effect_is_accepted_and_logged(caplog, name, arguments):
     plain = make(name, {}).get_config()
     (argument,) = arguments
     with caplog.at_level(logging.INFO, logger="keras_rmsprop"):
@@ -478,7 +480,7 @@ def test_what_does_not_change_the_steps_is_accepted_and_said(caplog, name, argum
     ]
 
 
-def test_nothing_is_said_of_arguments_left_alone(caplog):
+def test_nothing_is_logged_for_default_arguments(caplog):
     with caplog.at_level(logging.DEBUG, logger="keras_rmsprop"):
         for name in ("torch", "tf1", "timm", "optax"):
             make(name, {})
@@ -521,7 +523,7 @@ def test_the_name_is_passed_on():
 
 
 @pytest.mark.parametrize("name", ["keras", "torch", "tf1", "tf_keras_legacy", "timm", "hinton"])
-def test_a_keras_schedule_serves_in_every_convention(name):
+def test_every_convention_accepts_a_keras_schedule(name):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
     assert float(getattr(conventions, name)(schedule).learning_rate) == 0.5
 
@@ -543,7 +545,7 @@ def test_a_schedule_of_the_count_survives_serialization(float64, problem):
 
 
 @pytest.mark.parametrize("kind", ["lambda", "partial"])
-def test_a_schedule_of_an_unregistered_function_says_how_to_save_it(kind):
+def test_saving_a_schedule_of_an_unregistered_function_raises_with_the_remedy(kind):
     import functools
 
     function = functools.partial(halving) if kind == "partial" else lambda _: 0.1
@@ -552,7 +554,7 @@ def test_a_schedule_of_an_unregistered_function_says_how_to_save_it(kind):
         keras.optimizers.serialize(optimizer)
 
 
-def test_loading_a_schedule_whose_function_is_unknown_says_so():
+def test_loading_a_schedule_of_an_unknown_function_raises():
     with pytest.raises(ValueError, match="'mine>lost' is not registered here"):
         conventions.CountSchedule.from_config({"function": "mine>lost"})
 
@@ -593,11 +595,11 @@ def test_a_jax_schedule_in_a_tensorflow_graph_is_refused_with_the_remedies():
         tf.function(schedule)(tf.constant(2))
 
 
-# What a framework does that is refused on purpose.
+# Faults of the frameworks that are not reproduced, on purpose.
 
 
 def steady(steps: int) -> tuple[list[Array], list[list[Array]]]:
-    """64 float32 weights under a gradient near 1 that wavers by 1e-4 of itself."""
+    """64 float32 weights, and gradients between 1 and 2 with relative noise of 1e-4."""
     rng = np.random.default_rng(0)
     level = rng.uniform(1.0, 2.0, 64)
     gradients = [level * (1.0 + 1e-4 * rng.normal(size=64)) for _ in range(steps)]
@@ -605,9 +607,9 @@ def steady(steps: int) -> tuple[list[Array], list[list[Array]]]:
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_a_steady_gradient_makes_the_centered_framework_nan_and_leaves_us_finite(name):
+def test_a_steady_gradient_makes_the_centered_framework_nan_but_not_ours(name):
     skip_unless_available(name)
-    # Without an epsilon that covers for the rounding; torch and optax take it by default.
+    # An epsilon too small to hide the rounding, as torch's and optax's defaults are.
     arguments = {"torch": {"alpha": 0.9}, "tf_keras_legacy": {"epsilon": 1e-8}}.get(name, {})
     arguments = {**arguments, "centered": True}
     starts, gradients = steady(160)
@@ -620,7 +622,7 @@ def test_a_steady_gradient_makes_the_centered_framework_nan_and_leaves_us_finite
 
 
 @pytest.mark.filterwarnings("ignore:.*makes the first variance exactly")
-def test_optax_corrected_and_centered_starts_from_rounding_and_we_from_zero(rng):
+def test_the_first_corrected_variance_is_zero_here_and_a_rounding_error_in_optax(rng):
     skip_unless_available("optax")
     gradient = rng.normal(size=256).astype("float32")
     arguments = {"centered": True, "bias_correction": True, "eps": 1e-6}
@@ -633,7 +635,7 @@ def test_optax_corrected_and_centered_starts_from_rounding_and_we_from_zero(rng)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has rows")
-def test_keras_squares_repeated_rows_before_it_sums_them_and_we_after():
+def test_repeated_rows_are_summed_before_squaring_here_and_after_it_in_keras():
     import tensorflow as tf
 
     def first_step(optimizer: Any, gradient: Any) -> Array:
@@ -645,7 +647,7 @@ def test_keras_squares_repeated_rows_before_it_sums_them_and_we_after():
     summed = tf.convert_to_tensor(np.array([[0, 0], [4, 4], [0, 0]], "float32"))
     right = first_step(keras.optimizers.RMSprop(0.1), summed)
     np.testing.assert_allclose(first_step(conventions.keras(0.1), rows), right, rtol=1e-6)
-    # A row seen four times moves sqrt(4) times too far.
+    # A row that occurs four times moves sqrt(4) times too far.
     np.testing.assert_allclose(
         first_step(keras.optimizers.RMSprop(0.1), rows), 2.0 * right, rtol=1e-6
     )

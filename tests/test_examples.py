@@ -1,4 +1,4 @@
-"""Do the examples run, and do the published digits come out of the package?"""
+"""Test that the examples run and reproduce the published digits."""
 
 import ast
 import importlib
@@ -97,15 +97,15 @@ NEEDS_TENSORFLOW = {
 
 
 @pytest.fixture(autouse=True)
-def looks_of_its_own():
-    """Keep the looks that a script gives its pictures from those of other tests."""
+def restored_matplotlib_settings():
+    """Restore matplotlib's settings, which a script may change."""
     with mpl.rc_context():
         yield
 
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch):
-    """Import an example by its name, as a script of its folder finds its neighbours."""
+    """A function that imports an example by name, with its folder on the path."""
     monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module
 
@@ -123,7 +123,7 @@ def test_every_script_has_its_claims_listed_here() -> None:
         if name != "diamonds"
     ],
 )
-def test_a_quick_run_makes_its_claims_and_its_pictures(
+def test_a_quick_run_prints_its_claims_and_writes_its_pictures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # As `python examples/<name>.py --quick` does, but in this process: importing the frameworks
@@ -142,17 +142,17 @@ NEEDS_TF_KERAS = pytest.mark.skipif(
 
 
 @NEEDS_TF_KERAS
-def test_diamonds_runs_from_any_folder_without_a_network_and_prints_its_own_words_only(
+def test_diamonds_runs_from_any_folder_without_a_network_and_with_empty_stderr(
     tmp_path: Path,
 ) -> None:
-    # As a new user has it: no folder of data, no way out, and TensorFlow free to log.
+    # As for a new user: no data folder, no network, and TensorFlow's default logging.
     unset = {"SEABORN_DATA", "TF_CPP_MIN_LOG_LEVEL"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
-    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    no_network = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, EXAMPLES / "diamonds.py", "--quick", "--output", tmp_path / "pictures"],
         cwd=tmp_path,
-        env=environment | nowhere | {"PYTHONIOENCODING": "utf-8"},
+        env=environment | no_network | {"PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
         check=False,
@@ -196,7 +196,7 @@ def test_a_figure_that_is_not_the_published_one_is_named_and_fails_the_script(
     assert "ok      Ours: right as published" in printed
 
 
-def test_native_noise_is_held_back_and_shown_when_the_import_fails(example, capfd) -> None:
+def test_native_stderr_is_held_back_and_shown_if_the_import_fails(example, capfd) -> None:
     quiet = example("_quiet")
     with quiet.native_stderr_held_back():
         os.write(2, b"noise")
@@ -215,7 +215,7 @@ def test_native_noise_is_held_back_and_shown_when_the_import_fails(example, capf
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_no_example_imports_a_framework_before_it_is_quiet(path: Path) -> None:
+def test_no_example_imports_a_framework_before_stderr_is_held_back(path: Path) -> None:
     names = []
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.Import):
@@ -244,7 +244,7 @@ def test_six_points_takes_the_first_steps_of_the_reference(example) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_six_points_ends_at_a_known_end(example) -> None:
+def test_six_points_ends_at_a_known_point(example) -> None:
     module = example("six_points")
     end = module.fit(range(module.STEPS))[-1]
     assert module.distance_to_known_end(end) <= module.TOLERANCE
@@ -290,7 +290,7 @@ def test_quadratics_give_the_published_figures(example) -> None:
     assert max(errors.values()) <= 1e-12
 
 
-# What a published run must not be taken for.
+# Other rules, from which the published figures must differ.
 WRONG = {
     "epsilon inside the root": {"epsilon_inside_sqrt": True},
     "no epsilon": {"epsilon": 0.0},
@@ -300,7 +300,7 @@ WRONG = {
 
 @pytest.fixture
 def wrong(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `conventions.torch` make another rule's steps."""
+    """Make `conventions.torch` return an optimizer of another rule."""
     right = conventions.torch
 
     def torch(*args: object, **kwargs: object) -> keras_rmsprop.RMSprop:
@@ -445,7 +445,9 @@ def test_the_accumulators_tell_another_rule_from_the_published_one(
 
 
 @NEEDS_TF_KERAS
-def test_the_folder_of_seaborn_data_goes_before_plotnine(example, tmp_path, monkeypatch) -> None:
+def test_the_folder_of_seaborn_data_takes_precedence_over_plotnine(
+    example, tmp_path, monkeypatch
+) -> None:
     module = example("diamonds")
     monkeypatch.setenv("SEABORN_DATA", str(tmp_path))
     path, source = module.find_csv()
@@ -456,7 +458,7 @@ def test_the_folder_of_seaborn_data_goes_before_plotnine(example, tmp_path, monk
 
 
 @NEEDS_TF_KERAS
-def test_without_diamonds_the_example_says_what_to_install(example, monkeypatch) -> None:
+def test_without_diamonds_the_error_names_what_to_install(example, monkeypatch) -> None:
     module = example("diamonds")
 
     def missing(name: str) -> None:

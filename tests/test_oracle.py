@@ -1,7 +1,7 @@
-"""The rule, the stages and the conventions in a second: the tests that `tests.tools.mutation` runs.
+"""Quick tests of the rule, the stages and the conventions, which `tests.tools.mutation` runs.
 
-What they say is said at greater length in the modules named for the modules; here it has to be
-cheap, since it is asked of a thousand wrong versions of the package.
+Other modules test the same in more detail. These must be fast, because the mutation check runs
+them on a thousand wrong versions of the package.
 """
 
 import logging
@@ -34,11 +34,6 @@ PLAIN = Form(
 )
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Nothing here is random, and Keras's seeding imports TensorFlow under every backend."""
-
-
 def tensor(*values: float, dtype: str = "float32") -> Any:
     """A vector of the active backend."""
     return ops.cast(ops.convert_to_tensor(np.asarray(values, "float64")), dtype)
@@ -56,13 +51,13 @@ def numpy(x: Any) -> np.ndarray:
 def test_any_two_options_together_follow_the_reference_whatever_floatx_is(
     variant: Variant,
 ) -> None:
-    """Float64 weights stay float64 where floatx, and with it a cast to no dtype, is float32."""
+    # floatx is float32 here, and so is a cast to the dtype None; float64 weights must stay float64.
     # A bound that float32 would round.
     inexact = {"clipvalue": 0.7} if "clipvalue" in variant.arguments else {}
     assert disagreements(variant, **inexact) == {}
 
 
-# The first with each way to clip that has decay and momentum: between them they use every
+# For each way to clip, the first variant with weight decay and momentum. Together they use every
 # number of a step.
 ALL_NUMBERS = [
     next(
@@ -93,7 +88,7 @@ def test_numbers_may_be_tensors_as_in_a_compiled_step(
 
 
 @pytest.mark.parametrize("variant", ALL_NUMBERS, ids=lambda variant: variant.id)
-def test_two_batches_are_the_fewest_to_accumulate(variant: Variant) -> None:
+def test_accumulation_over_two_batches_follows_the_reference(variant: Variant) -> None:
     changes = {
         "gradient_accumulation_steps": 2,
         "initial_square_average": 0.0,
@@ -104,7 +99,7 @@ def test_two_batches_are_the_fewest_to_accumulate(variant: Variant) -> None:
 
 
 def disagreements(variant: Variant, **changes: Any) -> dict[tuple[str, str], Difference]:
-    """Where the optimizer strays from the reference by more than rounding explains."""
+    """The differences from the reference that rounding does not explain."""
     variant = variant._replace(arguments={**variant.arguments, **changes})
     worst = differences(variant, PROBLEM)
     return {key: d for key, d in worst.items() if not d.share <= 1.0}
@@ -112,19 +107,19 @@ def disagreements(variant: Variant, **changes: Any) -> dict[tuple[str, str], Dif
 
 @keras.saving.register_keras_serializable(package="test_oracle")
 def bent(gradient: Any, weight: Any) -> Any:
-    """A transform that uses both, in NumPy or the backend."""
+    """A transform that uses both arguments, NumPy arrays or tensors."""
     return gradient * 0.5 + weight * gradient * gradient
 
 
 @pytest.mark.parametrize("variant", ALL_NUMBERS, ids=lambda variant: variant.id)
-def test_each_group_takes_the_steps_of_its_own_settings(variant: Variant) -> None:
+def test_each_group_follows_the_reference_with_its_own_settings(variant: Variant) -> None:
     groups = two_groups(variant)
     groups[1] |= {"transform": bent}
     worst = differences(variant, PROBLEM, groups=groups)
     assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
 
 
-def test_numbers_of_groups_have_the_structure_of_those_that_a_step_is_given() -> None:
+def test_like_numbers_has_the_structure_of_the_numbers_of_a_step() -> None:
     like = _step.like_numbers(2, 0.5)
     assert (
         like.groups[0] == like.groups[1] == _step.GroupNumbers(Coefficients(*[0.5] * 5), 0.5, 0.5)
@@ -132,14 +127,14 @@ def test_numbers_of_groups_have_the_structure_of_those_that_a_step_is_given() ->
     assert like[1:] == (0.5,) * 4
 
 
-def test_a_transform_is_given_gradient_and_weight_in_the_dtype_of_the_slots() -> None:
+def test_a_transform_receives_gradient_and_weight_in_the_dtype_of_the_slots() -> None:
     seen = []
 
-    def seeing(gradient: Any, weight: Any) -> Any:
+    def recording(gradient: Any, weight: Any) -> Any:
         seen.append((_step.dtype_of(gradient), _step.dtype_of(weight), float(numpy(weight)[0])))
         return gradient + weight
 
-    group = PLAIN_GROUP._replace(transform=seeing)
+    group = PLAIN_GROUP._replace(transform=recording)
     parameter = Parameter(tensor(2.0, dtype="float16"), tensor(0.0))
     got = _step.transform(group, parameter, tensor(1.0, dtype="float64"))
     assert seen == [("float32", "float32", 2.0)]
@@ -152,7 +147,7 @@ class Nameless:
     """A transform without a name."""
 
     def __repr__(self) -> str:
-        """Return what stands for a name."""
+        """Return the text that replaces a name."""
         return "nameless"
 
 
@@ -170,7 +165,7 @@ class Nameless:
     ],
     ids=["None", "shape", "dtype", "long"],
 )  # fmt: skip
-def test_what_a_transform_returns_is_checked(function: Any, returned: Any, words: str) -> None:
+def test_the_result_of_a_transform_is_checked(function: Any, returned: Any, words: str) -> None:
     with pytest.raises(_step.TransformError) as error:
         _step.check_transformed(function, returned, tensor(1.0))
     assert str(error.value).endswith(words)
@@ -182,14 +177,14 @@ def lost(gradient: Any, weight: Any) -> None:
     """A transform that returns nothing."""
 
 
-def test_a_transform_that_is_refused_is_named() -> None:
+def test_the_error_names_the_transform() -> None:
     group = PLAIN_GROUP._replace(transform=lost)
     with pytest.raises(_step.TransformError, match=r"^The transform `lost` must return a tensor"):
         _step.transform(group, Parameter(tensor(2.0), tensor(0.0)), tensor(1.0))
 
 
 def corrected(t: Any, rho: float, dtype: str = "float32") -> _rule.StepCoefficients:
-    """The numbers of step `t` with bias correction."""
+    """The coefficients of step `t` with bias correction."""
     form = PLAIN._replace(bias_correction=True)
     return _rule.step_coefficients(
         form, Coefficients.of(rho=rho, momentum=0.0, epsilon=0.0), 0.1, t, dtype
@@ -199,7 +194,7 @@ def corrected(t: Any, rho: float, dtype: str = "float32") -> _rule.StepCoefficie
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-10)])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.99999])
 @pytest.mark.parametrize("kind", [int, ops.convert_to_tensor], ids=["number", "tensor"])
-def test_corrected_weights_are_exact_even_for_a_rho_near_one(
+def test_bias_corrected_weights_are_exact_even_for_a_rho_near_one(
     kind: Callable[[int], Any], rho: float, dtype: str, tolerance: float
 ) -> None:
     for t in (1, 2, 100):
@@ -210,7 +205,7 @@ def test_corrected_weights_are_exact_even_for_a_rho_near_one(
         np.testing.assert_allclose(float(step.keep), float(1 - weight), rtol=tolerance, atol=1e-19)
 
 
-def test_a_scalar_tensor_takes_the_dtype_it_meets_and_a_python_number_stays() -> None:
+def test_number_in_casts_scalar_tensors_and_keeps_python_numbers() -> None:
     number = _rule.number_in(3, "float64")
     assert type(number) is float
     assert number == 3.0
@@ -219,7 +214,7 @@ def test_a_scalar_tensor_takes_the_dtype_it_meets_and_a_python_number_stays() ->
 
 
 @pytest.mark.parametrize("inside", [True, False], ids="inside={}".format)
-def test_zero_over_zero_is_a_step_of_zero_and_only_if_guarded(inside: bool) -> None:
+def test_zero_over_zero_is_a_zero_step_only_if_guarded(inside: bool) -> None:
     form = PLAIN._replace(epsilon_inside_sqrt=inside)
     start = Parameter(tensor(1.0, 1.0), tensor(0.0, 0.0))
     coefficients = Coefficients.of(rho=0.75, momentum=0.0, epsilon=0.0)
@@ -232,7 +227,7 @@ def test_zero_over_zero_is_a_step_of_zero_and_only_if_guarded(inside: bool) -> N
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-def test_an_update_leaves_every_dtype_as_it_was(dtype: str) -> None:
+def test_an_update_preserves_dtypes(dtype: str) -> None:
     wide = _step.accumulator_dtype(dtype)
     zero = tensor(0.0, dtype=wide)
     start = Parameter(tensor(1.0, dtype=dtype), zero, zero, zero)
@@ -243,7 +238,7 @@ def test_an_update_leaves_every_dtype_as_it_was(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_worked_on_in_float32_and_rounded_once(dtype: str) -> None:
+def test_half_precision_is_computed_in_float32_and_rounded_once(dtype: str) -> None:
     l2, decay, rate = 2.0**-12, 0.25, 2.0**-6
     weight = keras.Variable(np.ones(2), dtype=dtype)
     optimizer = rmsprop(
@@ -264,7 +259,7 @@ def test_half_precision_is_worked_on_in_float32_and_rounded_once(dtype: str) -> 
     gradients = [1.0, 2.0**-6]
     for gradient in gradients:
         optimizer.apply([tensor(gradient, gradient, dtype=dtype)], [weight])
-    # Without memory the average is the gradient, the variance 0 and the root 1.
+    # With rho 0 the average is the gradient, the variance 0 and the root 1.
     direction = sum(gradients) / 6.0 + l2
     (parameter,) = optimizer._roster.parameters
     assert [_step.dtype_of(slot) for slot in parameter[1:]] == ["float32"] * 5
@@ -284,7 +279,7 @@ def clipped(kind: str, limit: float, *gradients: Any, row_masks: Any = None) -> 
 
 
 def a_group(**options: Any) -> _step.GroupNumbers:
-    """The numbers of a group that takes bare steps, but for `options`."""
+    """The numbers of a group of the plain rule, changed by `options`."""
     coefficients = Coefficients.of(rho=0.75, momentum=0.0, epsilon=0.0)
     return _step.GroupNumbers(coefficients, l2=0.0, weight_decay=0.0)._replace(**options)
 
@@ -300,7 +295,7 @@ PLAIN_GROUP = _step.GroupPlan(form=PLAIN, maximize=False, l2=False, transform=No
 
 
 def a_plan(variables: int = 1, **options: Any) -> _step.Plan:
-    """A plan of a bare step, but for `options`."""
+    """The plan of a plain step, changed by `options`."""
     plan = _step.Plan(
         groups=(PLAIN_GROUP,),
         skip_nonfinite=False,
@@ -318,13 +313,13 @@ def a_plan(variables: int = 1, **options: Any) -> _step.Plan:
 
 
 @pytest.mark.parametrize("kind", ["norm", "global_norm"])
-def test_a_norm_is_taken_over_rows_that_count_and_no_others(kind: str) -> None:
+def test_a_norm_includes_only_rows_with_a_share(kind: str) -> None:
     rows = ops.reshape(tensor(3.0, 0.0, 5.0, 7.0, 0.0, 4.0), (3, 2))
     (got,) = clipped(kind, 1.0, rows, row_masks=[tensor(1.0, 0.0, 1.0)])
     np.testing.assert_allclose(numpy(got), numpy(rows) / 5.0, rtol=1e-6)
 
 
-def test_rows_share_in_the_norm_through_a_whole_step() -> None:
+def test_a_step_passes_the_shares_of_rows_to_the_norm() -> None:
     rows = ops.reshape(tensor(3.0, 0.0, 5.0, 7.0, 0.0, 4.0), (3, 2))
     start = [Parameter(rows, 0.0 * rows), Parameter(tensor(0.0), tensor(0.0))]
     after, _ = _step.step(
@@ -342,7 +337,7 @@ def test_rows_share_in_the_norm_through_a_whole_step() -> None:
 
 
 @pytest.mark.parametrize("kind", ["norm", "global_norm"])
-def test_a_norm_at_its_limit_scales_by_one_and_an_infinite_one_makes_nan(kind: str) -> None:
+def test_a_norm_at_its_limit_scales_by_one_and_an_infinite_norm_gives_nan(kind: str) -> None:
     (kept,) = clipped(kind, 5.0, tensor(3.0, -4.0))
     np.testing.assert_array_equal(numpy(kept), np.asarray([3.0, -4.0], np.float32))
     (zeros,) = clipped(kind, 5.0, tensor(0.0, 0.0))
@@ -351,7 +346,7 @@ def test_a_norm_at_its_limit_scales_by_one_and_an_infinite_one_makes_nan(kind: s
     assert np.all(np.isnan(numpy(lost)))
 
 
-def test_nothing_to_clip_is_nothing_clipped() -> None:
+def test_clipping_no_gradients_returns_an_empty_list() -> None:
     assert clipped("global_norm", 1.0) == []
 
 
@@ -366,7 +361,7 @@ def test_a_global_norm_is_summed_in_the_widest_dtype(order: int) -> None:
 
 
 def finite(*gradients: Any, clip: str | None = None, **slots: Any) -> bool:
-    """The verdict on gradients of float32 weights, with other slots than the square average."""
+    """The result of `all_finite` for gradients of float32 weights with additional `slots`."""
     parameter = Parameter(tensor(1.0), tensor(0.0), **slots)
     owners = [parameter] * len(gradients)
     plan = a_plan(clip=clip)
@@ -374,7 +369,7 @@ def finite(*gradients: Any, clip: str | None = None, **slots: Any) -> bool:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gradients_are_finite_as_long_as_their_squares_fit_the_average(dtype: str) -> None:
+def test_gradients_count_as_finite_while_their_squares_fit_the_average(dtype: str) -> None:
     limit = float(np.sqrt(np.finfo(np.float32).max))
     fine, over = tensor(limit, -limit, dtype=dtype), np.nextafter(np.float32(limit), np.inf)
     assert finite(fine, tensor(1.0))
@@ -398,7 +393,7 @@ def test_a_norm_that_overflows_is_not_finite_where_norms_are_clipped() -> None:
     assert not finite(tensor(1.5e19, 1.5e19), clip="norm")
 
 
-def test_a_row_that_repeats_another_does_not_make_its_norm_overflow() -> None:
+def test_a_repeated_row_does_not_make_the_norm_overflow() -> None:
     rows = ops.reshape(tensor(1.5e19, 0.0, 1.5e19, 0.0), (2, 2))
     zero = ops.convert_to_tensor(0)
     for mask, calls in ((tensor(1.0, 0.0), 1), (tensor(1.0, 1.0), 0)):
@@ -414,7 +409,7 @@ def test_a_row_that_repeats_another_does_not_make_its_norm_overflow() -> None:
         assert (int(counters.calls), int(counters.skipped)) == (calls, 1 - calls)
 
 
-def test_a_call_with_a_bad_gradient_changes_nothing_but_the_count_of_such_calls() -> None:
+def test_a_call_with_a_bad_gradient_changes_only_the_count_of_skipped_calls() -> None:
     weights = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
     optimizer = rmsprop(
         learning_rate=0.5,
@@ -445,7 +440,7 @@ def test_a_call_with_a_bad_gradient_changes_nothing_but_the_count_of_such_calls(
     assert not any(np.array_equal(a, b) for a, b in zip(before, state(), strict=True))
 
 
-def test_a_step_advances_each_parameter_by_the_update_it_is_given() -> None:
+def test_a_step_calls_the_given_update_for_each_parameter_with_a_gradient() -> None:
     calls = []
 
     def update(index: int, step: _rule.StepCoefficients, parameter: Parameter, g: Any) -> Parameter:
@@ -466,7 +461,7 @@ def test_a_step_advances_each_parameter_by_the_update_it_is_given() -> None:
     assert [float(numpy(parameter.weight)[0]) for parameter in after] == [2.0, 2.0, 4.0]
 
 
-# What only the running step knows, what takes its gradient as value, and code of a subclass's.
+# Flags of missing gradients, weights overwritten by their gradients, and a subclass's update.
 
 KINDS: dict[str, tuple[dict[str, Any], int]] = {
     "plain": ({}, 1),
@@ -480,7 +475,7 @@ KINDS: dict[str, tuple[dict[str, Any], int]] = {
 
 
 def counters_at(calls: int, skipped: int | None = None) -> _step.Counters:
-    """Counters before the call of this number."""
+    """The counters before call number `calls`."""
     return _step.Counters(
         ops.convert_to_tensor(calls - 1),
         None if skipped is None else ops.convert_to_tensor(skipped),
@@ -488,7 +483,7 @@ def counters_at(calls: int, skipped: int | None = None) -> _step.Counters:
 
 
 def a_parameter(**slots: Any) -> Parameter:
-    """A weight of two elements that has come some way."""
+    """A parameter of two elements in the middle of training."""
     return Parameter(tensor(1.0, 2.0), tensor(0.5, 0.25), **slots)
 
 
@@ -503,9 +498,7 @@ def assert_same(got: list[Parameter], want: list[Parameter]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("there", [(True, False), (False, True)], ids=str)
-def test_a_flag_that_is_down_is_a_gradient_that_is_missing(
-    kind: str, there: tuple[bool, bool]
-) -> None:
+def test_a_false_flag_equals_a_missing_gradient(kind: str, there: tuple[bool, bool]) -> None:
     options, call = KINDS[kind]
     plan = a_plan(2, **options)
     accumulator = tensor(0.5, 3.0) if plan.accumulation_steps > 1 else None
@@ -519,16 +512,16 @@ def test_a_flag_that_is_down_is_a_gradient_that_is_missing(
     got, counted = _step.step(plan, numbers, counters_at(call), 0.5, start, dummies, flags=flags)
     assert_same(got, want)
     assert int(counted.calls) == call
-    # One whose presence is known needs no flag.
-    up, down = there.index(True), there.index(False)
+    # A gradient that is known to be present needs no flag.
+    present, absent = there.index(True), there.index(False)
     got, _ = _step.step(
-        plan, numbers, counters_at(call), 0.5, start, dummies, flags={down: flags[down]}
+        plan, numbers, counters_at(call), 0.5, start, dummies, flags={absent: flags[absent]}
     )
-    assert numpy(flags[up])
+    assert numpy(flags[present])
     assert_same(got, want)
 
 
-def test_a_value_is_taken_as_it_is_and_of_several_calls_the_largest() -> None:
+def test_an_overwritten_weight_takes_its_value_or_the_largest_of_several_calls() -> None:
     group = PLAIN_GROUP._replace(l2=True)
     plan = a_plan(2, overwritten=(True, False), scaled_loss=True, groups=(group,), use_ema=True)
     numbers = NUMBERS._replace(loss_scale=4.0, groups=(a_group(l2=1.0),))
@@ -552,7 +545,7 @@ def test_a_value_is_taken_as_it_is_and_of_several_calls_the_largest() -> None:
     assert numpy(taken.accumulator).tolist() == [0.0, 0.0]
     dtypes = [_step.dtype_of(x) for x in (*taken[:1], taken.accumulator)]
     assert dtypes == ["float32", "float64"]
-    # Nothing goes through floatx.
+    # No value is cast to floatx.
     start = [Parameter(tensor(1.0, dtype="float64"), accumulator=tensor(0.0, dtype="float64"))]
     inexact = 2.0 + 2.0**-40
     given = [tensor(inexact, dtype="float64")]
@@ -566,7 +559,9 @@ def test_a_value_is_taken_as_it_is_and_of_several_calls_the_largest() -> None:
     ("value", "gradient", "skips"),
     [(2.0, 1.0, False), (np.nan, 1.0, True), (np.inf, 1.0, True), (2.0, np.nan, True)],
 )
-def test_a_value_is_judged_with_the_gradients(value: float, gradient: float, skips: bool) -> None:
+def test_a_value_that_is_not_finite_skips_the_step_like_a_gradient(
+    value: float, gradient: float, skips: bool
+) -> None:
     plan = a_plan(2, overwritten=(True, False), skip_nonfinite=True)
     start = [Parameter(tensor(1.0)), a_parameter()]
     gradients = [tensor(value), tensor(gradient, 1.0)]
@@ -585,15 +580,15 @@ EFFECTS: dict[str, tuple[dict[str, Any], int, float, bool]] = {
 
 
 @pytest.mark.parametrize("case", EFFECTS)
-def test_an_update_of_a_subclass_is_asked_only_for_a_step_with_effect(case: str) -> None:
+def test_an_update_of_a_subclass_is_called_only_for_a_step_with_effect(case: str) -> None:
     options, call, gradient, has_effect = EFFECTS[case]
     plan = a_plan(**options)
     accumulator = tensor(0.5, 0.5) if plan.accumulation_steps > 1 else None
     start = [a_parameter(accumulator=accumulator)]
-    asked = []
+    called = []
 
     def update(index: int, step: Any, parameter: Parameter, g: Any) -> Parameter:
-        asked.append(index)
+        called.append(index)
         return _rule.update(PLAIN, step, parameter, g)
 
     counters = counters_at(call, 5 if plan.skip_nonfinite else None)
@@ -603,14 +598,14 @@ def test_an_update_of_a_subclass_is_asked_only_for_a_step_with_effect(case: str)
         plan, NUMBERS, counters, 0.5, start, gradients, update, trace_once=nested.append
     )
     want, expected = _step.step(plan, NUMBERS, counters, 0.5, start, gradients)
-    assert (asked, nested) == ([0] * has_effect, [])
+    assert (called, nested) == ([0] * has_effect, [])
     assert_same(got, want)
     assert int(counted.calls) == int(expected.calls)
     if plan.skip_nonfinite:
         assert int(counted.skipped) == int(expected.skipped)
 
 
-def test_a_condition_in_a_trace_is_not_known() -> None:
+def test_known_returns_none_for_a_symbolic_condition() -> None:
     class Symbolic:
         def __bool__(self) -> bool:
             raise TypeError
@@ -620,7 +615,7 @@ def test_a_condition_in_a_trace_is_not_known() -> None:
     assert _step.known_value(ops.convert_to_tensor(False)) is False
 
 
-def test_parameters_of_one_treatment_share_a_nested_function() -> None:
+def test_parameters_that_are_treated_alike_share_a_nested_function() -> None:
     calls: list[str] = []
 
     def trace_once(function: Any) -> Any:
@@ -646,7 +641,7 @@ def test_parameters_of_one_treatment_share_a_nested_function() -> None:
     got, _ = _step.step(*arguments, trace_once=trace_once)
     want, _ = _step.step(*arguments)
     assert_same(got, want)
-    # One for what decays, one for what does not, and one for the average of the weights.
+    # One for weights that decay, one for those that do not, one for the average of the weights.
     assert sorted(name for name in calls if name.startswith("f")) == [
         "function 0",
         "function 1",
@@ -657,7 +652,7 @@ def test_parameters_of_one_treatment_share_a_nested_function() -> None:
 
 
 @pytest.mark.parametrize(("weight", "exact"), [("float64", True), ("float32", False)])
-def test_integers_are_taken_to_the_precision_of_their_weight(weight: str, exact: bool) -> None:
+def test_integer_gradients_are_cast_to_the_dtype_of_their_weight(weight: str, exact: bool) -> None:
     number = 2**24 + 1
     gradient = ops.convert_to_tensor(np.asarray([number], "int32"))
     wide = _step.widen(gradient, tensor(1.0, dtype=weight))
@@ -673,14 +668,14 @@ def test_integers_are_taken_to_the_precision_of_their_weight(weight: str, exact:
     assert (float(numpy(after.square_average)[0]) == float(number) ** 2) == exact
 
 
-def test_a_root_of_one_is_like_any_other() -> None:
+def test_a_root_of_one_is_no_special_case() -> None:
     coefficients = Coefficients.of(rho=0.0, momentum=0.0, epsilon=0.0)
     step = _rule.step_coefficients(PLAIN, coefficients, 0.5, 1, "float32")
     after = _rule.update(PLAIN, step, Parameter(tensor(3.0), tensor(0.0)), tensor(-1.0))
     assert numpy(after.weight).tolist() == [3.5]
 
 
-def test_selection_takes_every_tensor_of_one_side() -> None:
+def test_select_takes_every_tensor_from_one_side() -> None:
     shared = tensor(5.0)
     new = Parameter(tensor(1.0), tensor(2.0), None, shared)
     old = Parameter(tensor(-1.0), tensor(-2.0), None, shared)
@@ -690,7 +685,7 @@ def test_selection_takes_every_tensor_of_one_side() -> None:
             float(numpy(expected[i])[0]) for i in (0, 1)
         ]
         assert got.gradient_average is None
-        # What the step left alone need not be written back.
+        # A tensor that the step did not change need not be written back.
         assert got.momentum is shared
 
 
@@ -707,7 +702,7 @@ def test_only_half_precision_is_widened_and_to_float32_whatever_floatx_is(float6
     }
 
 
-def test_the_widest_dtype_is_float64_only_where_there_is_one() -> None:
+def test_the_widest_dtype_is_float64_only_if_one_is_present() -> None:
     narrow, wide = tensor(1.0), tensor(1.0, dtype="float64")
     assert _step.widest_dtype([narrow, narrow]) == "float32"
     assert _step.widest_dtype([narrow, wide]) == "float64"
@@ -723,8 +718,8 @@ TIMM = {"learning_rate": 0.01, "epsilon": 1e-10, "initial_square_average": 1.0}
 GRAVES = {"learning_rate": 1e-4, "rho": 0.95, "momentum": 0.9, "epsilon": 1e-4, "centered": True}
 SHARED = {"rho": 0.8, "momentum": 0.7, "epsilon": 0.01, "centered": True}
 
-# What each convention makes of its defaults, and of arguments that all differ from them: its
-# name, the framework's arguments, those of `RMSprop`.
+# For each convention its defaults, and arguments that all differ from them: its name, the
+# framework's arguments, and the equivalent arguments of `RMSprop`.
 MADE: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("keras", {}, {}),
     *(
@@ -844,23 +839,23 @@ MADE: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(
     ("name", "received", "made"), MADE, ids=lambda x: x if isinstance(x, str) else None
 )
-def test_a_convention_is_the_optimizer_with_other_names(
+def test_a_convention_translates_its_arguments_to_those_of_the_optimizer(
     float64: None, name: str, received: dict[str, Any], made: dict[str, Any]
 ) -> None:
     got = configuration(getattr(conventions, name)(**received))
-    # Without a name Keras counts the optimizers.
+    # Without a name Keras makes up a numbered one.
     want = {**configuration(RMSprop(**made)), "name": made.get("name", got["name"])}
     assert {key: (x, want[key]) for key, x in got.items() if x != want[key]} == {}
 
 
 class Named:
-    """A variable, as far as its path or name matters."""
+    """A stand-in for a variable, with only a path or a name."""
 
     def __init__(self, **names: str) -> None:
         vars(self).update(names)
 
 
-def test_a_param_group_of_torchs_becomes_a_group() -> None:
+def test_a_param_group_of_torch_becomes_a_group() -> None:
     numbers = {"alpha": 0.8, "eps": 0.01, "weight_decay": 0.1, "momentum": 0.7, "maximize": True}
     without_effect = {"capturable": True, "foreach": True, "differentiable": True}
     optimizer = conventions.torch(
@@ -901,15 +896,13 @@ def test_a_param_group_of_torchs_becomes_a_group() -> None:
          "\"backbone/.*\", \"lr\": 0.001}, received 'a'."),
     ],
 )  # fmt: skip
-def test_a_param_group_that_is_no_group_is_refused(
-    lr: Any, group: dict[str, Any], words: str
-) -> None:
+def test_an_invalid_param_group_is_refused(lr: Any, group: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=r"param group|conventions\.torch") as error:
         conventions.torch(lr=lr, params=[group])
     assert str(error.value).endswith(words)
 
 
-def test_a_parameter_has_one_param_group_and_numbers_may_be_numpys() -> None:
+def test_two_param_groups_of_one_parameter_are_refused_and_numpy_numbers_accepted() -> None:
     with pytest.raises(ValueError, match=r"^Two param groups are of 'a'; a parameter has one.$"):
         conventions.torch(params=[{"params": "a"}, {"params": "a", "lr": 0.1}])
     params = [{"params": "a", "lr": np.float32(0.25)}]
@@ -918,7 +911,7 @@ def test_a_parameter_has_one_param_group_and_numbers_may_be_numpys() -> None:
 
 
 def configuration(optimizer: RMSprop) -> dict[str, Any]:
-    """What `get_config` holds, which imports TensorFlow to serialize a schedule."""
+    """The entries of `get_config`, which itself imports TensorFlow to serialize a schedule."""
     rate = optimizer._learning_rate
     return {
         **{name: getattr(optimizer, name) for name in (*HYPERPARAMETERS, "name")},
@@ -926,7 +919,7 @@ def configuration(optimizer: RMSprop) -> dict[str, Any]:
     }
 
 
-def test_nothing_is_logged_of_arguments_with_an_effect(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_for_arguments_with_an_effect(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="keras_rmsprop"):
         conventions.optax(0.5, momentum=0.7, nesterov=True)
     assert not caplog.records
@@ -992,7 +985,7 @@ def test_decay_divides_the_rate_by_the_time_in_the_precision_of_floatx(float64: 
 
 
 @pytest.mark.parametrize("decay", [-0.1, math.nan, math.inf])
-def test_a_decay_that_is_none_is_refused(decay: float) -> None:
+def test_an_invalid_decay_is_refused(decay: float) -> None:
     with pytest.raises(
         ValueError, match=f"^`decay` must be finite and >= 0, received {decay=!r}.$"
     ):
@@ -1003,11 +996,11 @@ def test_a_decay_that_is_none_is_refused(decay: float) -> None:
 
 @keras.saving.register_keras_serializable(package="tests", name="an_eighth_less")
 def an_eighth_less(count: Any) -> Any:
-    """A function of the count."""
+    """A schedule, as a function of the count of steps."""
     return 0.5 * 0.875**count
 
 
-def test_a_function_of_the_count_is_asked_at_the_count_of_steps() -> None:
+def test_a_function_of_the_count_is_called_with_the_count_of_steps() -> None:
     seen = []
 
     def count_itself(count: Any) -> Any:
@@ -1038,7 +1031,7 @@ def test_a_function_of_the_count_is_saved_under_its_registered_name() -> None:
 
 
 class Traced:
-    """A count without a value, as a trace has it."""
+    """A count without a value, as in a trace."""
 
     def __init__(self, error: type[Exception]) -> None:
         self.error = error
@@ -1048,7 +1041,7 @@ class Traced:
 
 
 @pytest.mark.parametrize("error", [TypeError, NotImplementedError])
-def test_a_count_in_a_trace_is_passed_on_and_a_failure_explained(
+def test_a_traced_count_is_passed_on_and_a_failure_is_explained(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     monkeypatch.setattr(ops, "convert_to_tensor", lambda x: x)

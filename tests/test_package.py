@@ -1,4 +1,4 @@
-"""What does the package promise as a whole: its imports, its documentation, its types?"""
+"""Test the package as a whole: its documentation, types and imports."""
 
 import ast
 import importlib.metadata
@@ -20,7 +20,7 @@ from tests.conftest import BACKEND
 
 ROOT = Path(inspect.getfile(keras_rmsprop)).parent
 FRAMEWORKS = {"tensorflow", "tf_keras", "torch", "jax", "optax"}
-# Where the backends' own names may appear.
+# The folders whose files may name a backend.
 BACKEND_CODE = ("_execution",)
 
 
@@ -87,7 +87,7 @@ def test_every_public_callable_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if documented_arguments(PUBLIC[name])])
-def test_the_documented_arguments_are_those_of_the_signature(name: str) -> None:
+def test_the_documented_arguments_match_the_signature(name: str) -> None:
     assert documented_arguments(PUBLIC[name]) == accepted_arguments(PUBLIC[name])
 
 
@@ -121,7 +121,7 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 
 
 def imported_by(source: Path) -> set[str]:
-    """The top-level packages that a file imports, at whatever place."""
+    """The top-level packages that a file imports, anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse(source.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -137,8 +137,8 @@ FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(BACKEND_CODE)])
 def test_a_backend_is_named_only_where_steps_are_run(name: str) -> None:
     assert not imported_by(FILES[name]) & FRAMEWORKS
-    asks = r"environ.*KERAS_BACKEND|backend\(\) *(==|!=|in |not in )|match .*backend\(\)"
-    assert re.search(asks, FILES[name].read_text("utf-8")) is None
+    backend_check = r"environ.*KERAS_BACKEND|backend\(\) *(==|!=|in |not in )|match .*backend\(\)"
+    assert re.search(backend_check, FILES[name].read_text("utf-8")) is None
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -163,7 +163,7 @@ print(json.dumps([sorted(added), sorted({name.partition(".")[0] for name in sys.
 
 @pytest.fixture(scope="module")
 def imports() -> tuple[set[str], set[str]]:
-    """The packages that a new process holds: those we added to Keras's, and all."""
+    """The packages a new process imports: those this package adds to Keras's, and all."""
     output = subprocess.run(
         [sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True
     ).stdout
@@ -189,7 +189,7 @@ def test_the_active_backend_is_imported_and_the_others_are_not(
     assert not everything & ({"tensorflow", "torch", "tf_keras", "optax"} - {BACKEND})
 
 
-def test_without_a_backend_the_import_says_what_to_install() -> None:
+def test_without_a_backend_the_import_error_names_what_to_install() -> None:
     program = f"import sys\nsys.modules[{BACKEND!r}] = None\nimport keras_rmsprop\n"
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,4 +1,4 @@
-"""Are groups what torch, optax and Keras have for settings of single variables?"""
+"""Test that groups match the settings of single variables in torch, optax and Keras."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ NAMES = ("body/kernel", "body/bias", "head/kernel", "other")
 
 
 class Course:
-    """Starting weights, and the gradients and the factor of the rate at each step."""
+    """The initial weights, and for each step the gradients and a factor of the rate."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -31,7 +31,7 @@ class Course:
 
 
 def followed(optimizer: Any, course: Course, rate: float | None = 0.02) -> list[list[Array]]:
-    """The weights after each step of an optimizer of Keras's."""
+    """The weights after each step of a Keras optimizer."""
     variables = [WithPath(path, w) for w, path in zip(course.starts, NAMES, strict=True)]
     weights = []
     for gradients, factor in zip(course.gradients, course.factors, strict=True):
@@ -43,7 +43,7 @@ def followed(optimizer: Any, course: Course, rate: float | None = 0.02) -> list[
 
 
 def assert_same(got: list[list[Array]], want: list[list[Array]], starts: list[Array]) -> None:
-    """Fail unless all weights are the same after every step, relative to the way they have come."""
+    """Fail unless all weights agree after every step, relative to the distance travelled."""
     for i, start in enumerate(starts):
         mine = np.array([weights[i] for weights in got])
         theirs = np.array([start, *(weights[i] for weights in want)])
@@ -153,9 +153,9 @@ def test_optax_multi_transform_is_groups(float64: None) -> None:
 
 
 def keras_parts(**clipping: Any) -> Any:
-    """Keras's own way: an optimizer for each pattern.
+    """Keras's own equivalent: an optimizer for each pattern.
 
-    Its decay is exact in float32, through which Keras takes it on TensorFlow.
+    The decay is exact in float32, to which Keras rounds it on TensorFlow.
     """
     make = keras.optimizers.RMSprop
     return keras.optimizers.MultiOptimizer(
@@ -187,7 +187,6 @@ def test_without_a_global_norm_groups_are_keras_multi_optimizer(float64: None) -
 
 @since_keras("3.15", "has MultiOptimizer")
 def test_a_global_norm_is_that_of_all_groups_and_in_keras_that_of_each_part(float64: None) -> None:
-    """Fault F13."""
     course = Course()
     course.factors = [1.0] * STEPS
     theirs = followed(keras_parts(global_clipnorm=0.5), course, rate=None)
@@ -201,6 +200,6 @@ def test_a_global_norm_is_that_of_all_groups_and_in_keras_that_of_each_part(floa
     assert_same(ours, want, course.starts)
     off = [np.max(np.abs(a - b)) for a, b in zip(theirs[-1], want[-1], strict=True)]
     assert min(off) > 1e-3
-    # Nor has Keras's a rate that could be scheduled or read.
+    # Keras's optimizer has no rate that could be scheduled or read.
     with pytest.raises(AttributeError, match="Learning rate cannot be accessed"):
         keras_parts().learning_rate  # noqa: B018

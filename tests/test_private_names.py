@@ -1,4 +1,4 @@
-"""A release of Keras or TensorFlow may rename what is private to it: steps go on, more slowly."""
+"""Test that steps still work, more slowly, without a private name of Keras or TensorFlow."""
 
 import inspect
 import os
@@ -33,8 +33,8 @@ TENSORFLOW = [
     "__internal__",
 ]
 
-# Hides a module, or an attribute, from the package and from nobody else; then trains in some ways
-# and prints how often it hid something, and the weights.
+# Hides a module or an attribute from the package only, trains in several ways, and prints how often
+# something was hidden, and the weights.
 PROGRAM = """
 import builtins, logging, sys
 import numpy as np
@@ -86,7 +86,7 @@ def train(step_of=lambda step: step, **options):
     return keras.ops.convert_to_numpy(variable.value)
 
 results = [train(), train(jit_compile=False)]
-# A model under a name that Keras makes up, trained, and its state taken on.
+# A trained model with a generated name, whose state is loaded again.
 keras.utils.set_random_seed(0)
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
 model.compile(keras_rmsprop.RMSprop(0.1), "mse")
@@ -127,7 +127,7 @@ print(" ".join(float(x).hex() for result in results for x in np.ravel(result)))
 
 
 def trained_without(name: str) -> tuple[int, np.ndarray]:
-    """How often a name was hidden from the package, and what it trained to."""
+    """How often a name was hidden from the package, and the trained weights."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, name],
         env={**os.environ, "KERAS_BACKEND": BACKEND, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -142,14 +142,14 @@ def trained_without(name: str) -> tuple[int, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def with_all() -> np.ndarray:
-    """What the same program trains to with nothing missing."""
+    """The weights that the same program trains with nothing hidden."""
     count, trained = trained_without("nothing")
     assert count == 0
     return trained
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="sets up devices of TensorFlow's")
-def test_importing_the_package_leaves_the_devices_to_be_set_up() -> None:
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="configures TensorFlow's devices")
+def test_devices_can_still_be_configured_after_importing_the_package() -> None:
     program = (
         "import tensorflow as tf, keras_rmsprop\n"
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
@@ -164,7 +164,7 @@ def test_importing_the_package_leaves_the_devices_to_be_set_up() -> None:
 
 
 @pytest.mark.parametrize("name", KERAS + TENSORFLOW * (BACKEND == "tensorflow"))
-def test_without_a_private_name_steps_are_made_a_slower_way(
+def test_without_a_private_name_steps_give_the_same_weights(
     name: str, with_all: np.ndarray
 ) -> None:
     count, trained = trained_without(name)
@@ -172,7 +172,7 @@ def test_without_a_private_name_steps_are_made_a_slower_way(
     np.testing.assert_allclose(trained, with_all, rtol=1e-6, atol=1e-7)
 
 
-def test_the_private_names_we_rely_on_exist() -> None:
+def test_the_listed_private_names_exist() -> None:
     optimizer = keras.optimizers.Optimizer(0.1, use_ema=True, gradient_accumulation_steps=2)
     variables = [keras.Variable(1.0), keras.Variable([2.0, 3.0])]
     optimizer.build(variables)
@@ -188,7 +188,7 @@ def test_the_list_of_private_names_is_complete() -> None:
     sources = Path(inspect.getfile(keras_rmsprop)).parent.rglob("*.py")
     text = "\n".join(source.read_text("utf-8") for source in sources)
     used = {*re.findall(r"\.(_[a-z]\w*)", text), *re.findall(r"def (_[a-z]\w*)\(self", text)}
-    # The package has attributes of these names on objects of its own.
+    # Attributes of the package's own objects that have the same names.
     own = {"_constraint"}
     of_keras = {
         name

@@ -1,8 +1,8 @@
-"""Whatever a caller passes, a step equals the reference or is refused and changes nothing.
+"""Test for any input that a step follows the reference, or is refused and changes nothing.
 
-Hypothesis draws the variables, the configuration and the calls, the same ones in each run. Each
-step is compared by itself: the reference starts it where the optimizer stands, so that what is
-allowed is the rounding of one step, and no error of an earlier one grows into a difference.
+Hypothesis draws the variables, the configuration and the calls, the same in each run. Each step is
+compared by itself: the reference starts from the optimizer's state, so only the rounding of one
+step is allowed, and earlier errors do not grow.
 """
 
 import copy
@@ -31,7 +31,7 @@ from yardsticks.variants import Variant
 Array = NDArray[Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
-# Fixed cases, and no folder of them. floatx is the same for all the examples of a test.
+# The same examples in each run, and no database of them. floatx is the same for all of a test.
 FIXED = hypothesis.settings(
     derandomize=True,
     database=None,
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def examples(**counts: int) -> hypothesis.settings:
-    """As many examples as there is time for on each backend; compiling one takes a second."""
+    """Settings with a number of examples for each backend; compiling one takes a second."""
     return hypothesis.settings(FIXED, max_examples=counts[BACKEND])
 
 
@@ -60,7 +60,7 @@ shapes = st.sampled_from([(), (0,), (3, 0)]) | hnp.array_shapes(
 def eighths(shape: tuple[int, ...], dtype: str, exponent: int = 0) -> st.SearchStrategy[Array]:
     """Arrays of multiples of 1/8 up to 2, times a power of two.
 
-    Their sums are exact, so that none comes out as the rounding error of a zero.
+    Their sums are exact, so a sum that should be zero is zero and not a rounding error.
     """
     integers = hnp.arrays(np.int8, shape, elements=st.integers(-16, 16))
     return integers.map(lambda n: np.asarray(np.ldexp(n / 8.0, exponent), dtype))
@@ -68,10 +68,10 @@ def eighths(shape: tuple[int, ...], dtype: str, exponent: int = 0) -> st.SearchS
 
 @st.composite
 def problems(draw: Draw, steps: int = 4) -> Problem:
-    """One to four variables of any shape and dtype, and what each step gives them."""
+    """One to four variables of any shape and dtype, and their gradients at each step."""
     kinds = draw(st.lists(st.tuples(shapes, st.sampled_from(DTYPES)), min_size=1, max_size=4))
     starts = [draw(eighths(*kind)) for kind in kinds]
-    # float16 ends at 2**16.
+    # float16 overflows at 2**16.
     exponents = [
         draw(st.integers(-12, 12) if d == "float16" else st.integers(-20, 20)) for _, d in kinds
     ]
@@ -138,7 +138,7 @@ averages = st.one_of(
 
 
 def joined(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Arguments of which each part contributes its own."""
+    """The arguments of all parts together."""
     return st.tuples(*parts).map(lambda drawn: {k: v for part in drawn for k, v in part.items()})
 
 
@@ -152,15 +152,15 @@ configurations = joined(rule, extras, moments, starts, clips, averages)
 def assert_follows_the_reference(
     arguments: dict[str, Any], problem: Problem, jit_compile: Any
 ) -> None:
-    """Fail unless each step takes weights and slots where the reference takes them."""
+    """Fail unless each step gives the weights and slots of the reference."""
     driver = Driver(Variant("drawn", {}, arguments), problem, jit_compile)
     reference = Reference(
         problem.starts, **{k: v for k, v in arguments.items() if k != "skip_nonfinite"}
     )
     for t, (gradients, rate) in enumerate(zip(problem.gradients, problem.rates, strict=True)):
         before = [dataclasses.replace(parameter) for parameter in reference.parameters]
-        # Where g is nearly m, the variance is what rounding leaves of their difference: this
-        # shows how far an m that is rounded otherwise takes the rest.
+        # Where g is nearly m, the variance is mostly rounding error. A reference with a slightly
+        # different m shows how large that error can be.
         nudged = copy.deepcopy(reference)
         for start, parameter in zip(problem.starts, nudged.parameters, strict=True):
             parameter.gradient_average *= 1.0 + tolerance_in(start.dtype)
@@ -169,7 +169,7 @@ def assert_follows_the_reference(
             follower.apply(gradients, rate)
         assert int(driver.optimizer.iterations) == reference.iterations
         if any(largest(parameter.weight) > 2.0**15 for parameter in reference.parameters):
-            return  # It has run away: about here float16 ends.
+            return  # The weights diverge: soon float16 would overflow.
         for start, old, new, other, got in zip(
             problem.starts,
             before,
@@ -187,23 +187,23 @@ def assert_follows_the_reference(
 
 
 def tolerance_in(dtype: np.dtype[Any]) -> float:
-    """What "the same" is for a weight of `dtype`, whose slots are float32 at least."""
+    """The tolerance for a weight of `dtype`, whose slots are float32 at least."""
     return TOLERANCE["float64" if dtype == np.float64 else "float32"]
 
 
 def allowed(
     name: str, old: ReferenceParameter, new: ReferenceParameter, dtype: np.dtype[Any]
 ) -> float:
-    """How far rounding may take a tensor from `new` in a step from `old`."""
+    """The rounding error allowed for a tensor in a step from `old` to `new`."""
     tolerance = tolerance_in(dtype)
     before, after = getattr(old, name), getattr(new, name)
     if name in ("weight", "average"):
         return tolerance * largest(after - before) + ulp(dtype, before, after, new.weight)
     if name == "square_average":
-        # What s is the rest of, see yardsticks.agreement.
+        # The error of s is proportional to E[g²], see yardsticks.agreement.
         before, after = (p.square_average + p.gradient_average**2 for p in (old, new))
-    # A number below the smallest normal one may count as zero, and a gradient does so before it
-    # is divided by the root of epsilon.
+    # A subnormal number may be flushed to zero; a gradient is flushed before it is divided by the
+    # root of epsilon.
     flushed = 2**12 * np.finfo(np.float64 if dtype == np.float64 else np.float32).tiny
     return tolerance * max(largest(before), largest(after)) + flushed
 
@@ -214,7 +214,7 @@ def ulp(dtype: np.dtype[Any], *arrays: Array) -> float:
 
 
 def largest(array: Array) -> float:
-    """The largest size of an element, 0 for none."""
+    """The largest absolute value of an element, 0 if there is none."""
     return float(np.max(np.abs(array), initial=0.0))
 
 
@@ -228,7 +228,9 @@ def test_any_variables_under_any_configuration_follow_the_reference(
 
 @examples(torch=60, tensorflow=3, jax=3)
 @hypothesis.given(arguments=configurations, problem=problems())
-def test_a_compiled_step_follows_it_too(arguments: dict[str, Any], problem: Problem) -> None:
+def test_compiled_steps_under_any_configuration_follow_the_reference(
+    arguments: dict[str, Any], problem: Problem
+) -> None:
     assert_follows_the_reference(arguments, problem, jit_compile="auto")
 
 
@@ -238,7 +240,7 @@ RATE = 2.0**-6
 
 
 def exponents_of(dtype: str) -> tuple[int, int, int]:
-    """Of the smallest number, of the root of the largest average, and of the largest number."""
+    """The exponents of the smallest number, the root of the largest average, the largest number."""
     info = ml_dtypes.finfo(dtype)
     average = np.finfo(np.float64 if dtype == "float64" else np.float32)
     return int(info.minexp - info.nmant), int(average.maxexp) // 2, int(info.maxexp) - 1
@@ -254,7 +256,7 @@ def of_magnitude(least: int, most: int) -> st.SearchStrategy[float]:
 
 
 def moderate(dtype: str) -> st.SearchStrategy[float]:
-    """Numbers whose squares are within range, and so are sums of squares and squared sums."""
+    """Numbers whose squares, sums of squares and squared sums are within range."""
     least, root, most = exponents_of(dtype)
     return of_magnitude(least, min(root - 6, most))
 
@@ -266,12 +268,12 @@ def huge(dtype: str) -> st.SearchStrategy[float]:
 
 
 def never(dtype: str) -> st.SearchStrategy[float]:
-    """Not a single number."""
+    """No numbers."""
     return st.nothing()
 
 
 def not_finite(dtype: str) -> st.SearchStrategy[float]:
-    """What is no number, or none that can be averaged."""
+    """NaN, infinity, and numbers whose squares overflow."""
     return st.sampled_from([np.nan, np.inf, -np.inf]) | huge(dtype)
 
 
@@ -279,7 +281,7 @@ def not_finite(dtype: str) -> st.SearchStrategy[float]:
 def streams(
     draw: Draw, unusual: Callable[[str], st.SearchStrategy[float]] = never
 ) -> tuple[Problem, list[Array]]:
-    """One weight of ones, and six gradients; for each where it is unusual."""
+    """One weight of ones, six gradients, and masks of their unusual elements."""
     dtype = draw(st.sampled_from(DTYPES))
     usual = moderate(dtype).map(lambda x: (x, False))
     element = usual | usual | unusual(dtype).map(lambda x: (x, True))
@@ -296,7 +298,7 @@ places = options(epsilon=st.sampled_from([0.01, 1.0]), epsilon_inside_sqrt=st.bo
 
 
 def driven(arguments: dict[str, Any], problem: Problem, jit_compile: Any) -> Driver:
-    """The optimizer with these arguments, about to be led through the problem."""
+    """A driver of an optimizer with these arguments, before its first step."""
     return Driver(Variant("drawn", {}, arguments), problem, jit_compile)
 
 
@@ -307,7 +309,7 @@ def weight_of(driver: Driver) -> Array:
 
 @examples(torch=40, tensorflow=12, jax=16)
 @hypothesis.given(joined(forms, places, moments), streams(), modes)
-def test_gradients_from_the_smallest_number_on_follow_the_reference(
+def test_gradients_from_the_smallest_number_up_follow_the_reference(
     arguments: dict[str, Any], stream: tuple[Problem, list[Array]], jit_compile: Any
 ) -> None:
     assert_follows_the_reference(arguments, stream[0], jit_compile)
@@ -321,7 +323,7 @@ def test_without_epsilon_no_gradient_makes_a_step_longer_than_the_usual_bound(
     problem, _ = stream
     arguments = {"rho": rho, "epsilon": 0.0, "epsilon_inside_sqrt": inside}
     driver = driven(arguments, problem, jit_compile)
-    # Of squares near the smallest number rounding can leave 4/9, of which the root is taken.
+    # Rounding can reduce squares near the smallest number to 4/9, and their root to 2/3.
     bound = 1.5 * RATE / math.sqrt(1.0 - rho)
     for t in range(len(problem.rates)):
         before = weight_of(driver)
@@ -333,7 +335,7 @@ def test_without_epsilon_no_gradient_makes_a_step_longer_than_the_usual_bound(
 
 @examples(torch=40, tensorflow=12, jax=16)
 @hypothesis.given(options(rho=st.sampled_from([0.5, 0.99])), streams(huge), modes)
-def test_a_square_that_overflows_freezes_its_weight_and_no_other(
+def test_a_square_that_overflows_freezes_only_its_weight(
     arguments: dict[str, Any], stream: tuple[Problem, list[Array]], jit_compile: Any
 ) -> None:
     problem, marks = stream
@@ -349,7 +351,7 @@ def test_a_square_that_overflows_freezes_its_weight_and_no_other(
 
 
 def tamed(problem: Problem, marks: list[Array]) -> Problem:
-    """The problem with zeros where it is marked."""
+    """The problem with zeros in place of the marked elements."""
     gradients = [
         [np.where(mark, np.zeros_like(g), g)]
         for (g,), mark in zip(problem.gradients, marks, strict=True)
@@ -363,7 +365,7 @@ def tamed(problem: Problem, marks: list[Array]) -> Problem:
     streams(not_finite),
     modes,
 )
-def test_a_call_that_is_skipped_changes_nothing_but_the_count_of_such_calls(
+def test_a_skipped_call_changes_only_the_count_of_skipped_calls(
     arguments: dict[str, Any], stream: tuple[Problem, list[Array]], jit_compile: Any
 ) -> None:
     problem, marks = stream
@@ -402,7 +404,7 @@ def batches_of_rows(draw: Draw) -> tuple[Array, list[tuple[Array, Array]]]:
     return table, batches
 
 
-# What `lazy` does not exclude.
+# Arguments that `lazy` allows.
 for_tables = joined(
     options(rho=st.sampled_from([0.0, 0.5, 0.99]), centered=true, maximize=true),
     options(epsilon=st.sampled_from([0.01, 1.0]), epsilon_inside_sqrt=st.booleans()),
@@ -414,7 +416,7 @@ for_tables = joined(
 @on_tensorflow
 @examples(torch=1, tensorflow=16, jax=1)
 @hypothesis.given(for_tables, batches_of_rows(), st.sampled_from([False, False, False, True]))
-def test_rows_are_the_dense_gradient_that_they_sum_to(
+def test_rows_equal_the_dense_gradient_that_they_sum_to(
     arguments: dict[str, Any], given: tuple[Array, list[tuple[Array, Array]]], jit_compile: Any
 ) -> None:
     import tensorflow as tf
@@ -422,8 +424,8 @@ def test_rows_are_the_dense_gradient_that_they_sum_to(
     start, batches = given
     tables = [keras.Variable(start, dtype="float64") for _ in range(3)]
     dense, sparse, lazy = (
-        rmsprop(learning_rate=RATE, jit_compile=jit_compile, lazy=late, **arguments)
-        for late in (False, False, True)
+        rmsprop(learning_rate=RATE, jit_compile=jit_compile, lazy=is_lazy, **arguments)
+        for is_lazy in (False, False, True)
     )
     travelled = 0.0
     for ids, values in batches:
@@ -444,7 +446,7 @@ def test_rows_are_the_dense_gradient_that_they_sum_to(
         lazy._roster.parameters[0][1:3], dense._roster.parameters[0][1:3], strict=True
     ):
         if theirs is not None:
-            # The gradients are of size 1, and so are the numbers that the averages add up.
+            # The gradients are of size 1, and so are the terms of the averages.
             assert largest(mine.numpy() - theirs.numpy()) <= 1e-13 * max(
                 1.0, largest(theirs.numpy())
             )
@@ -455,9 +457,9 @@ def test_rows_are_the_dense_gradient_that_they_sum_to(
 
 @st.composite
 def bad_calls(draw: Draw) -> tuple[list[Array], bool, list[Array | None], list[int], str]:
-    """Variables, whether they are built, and a call with one fault: the message it earns.
+    """Variables, whether they are built, a call with one fault, and the expected message.
 
-    The call is the gradients, and for each a position among the variables, -1 for a stranger.
+    The call consists of gradients and, for each, the position of its variable; -1 is unknown.
     """
     drawn = draw(st.lists(shapes, min_size=1, max_size=4))
     variables = [np.ones(shape, np.float32) for shape in drawn]
@@ -495,7 +497,7 @@ def bad_calls(draw: Draw) -> tuple[list[Array], bool, list[Array | None], list[i
 
 @examples(torch=60, tensorflow=60, jax=60)
 @hypothesis.given(configurations, bad_calls())
-def test_a_call_that_is_refused_names_the_fault_and_changes_nothing(
+def test_a_refused_call_names_the_fault_and_changes_nothing(
     arguments: dict[str, Any],
     call: tuple[list[Array], bool, list[Array | None], list[int], str],
 ) -> None:
@@ -503,21 +505,21 @@ def test_a_call_that_is_refused_names_the_fault_and_changes_nothing(
     variables = [
         keras.Variable(array, dtype="float32", name=f"weight_{i}") for i, array in enumerate(arrays)
     ]
-    stranger = keras.Variable(np.ones_like(arrays[0]), dtype="float32", name="weight_0")
+    unknown = keras.Variable(np.ones_like(arrays[0]), dtype="float32", name="weight_0")
     optimizer = rmsprop(jit_compile=False, **arguments)
     if built:
         optimizer.apply(models.tensors(arrays), variables)
-    before = models.values([*variables, stranger, *optimizer.variables])
-    chosen = [stranger if i < 0 else variables[i] for i in order]
+    before = models.values([*variables, unknown, *optimizer.variables])
+    chosen = [unknown if i < 0 else variables[i] for i in order]
     with pytest.raises(ValueError, match=message):
         optimizer.apply(models.tensors(gradients), chosen)
     assert optimizer.built == built
-    models.assert_identical(models.values([*variables, stranger, *optimizer.variables]), before)
+    models.assert_identical(models.values([*variables, unknown, *optimizer.variables]), before)
 
 
 @examples(torch=20, tensorflow=20, jax=20)
 @hypothesis.given(configurations, st.booleans())
-def test_an_empty_list_of_gradients_is_no_call(arguments: dict[str, Any], built: bool) -> None:
+def test_an_empty_list_of_gradients_changes_nothing(arguments: dict[str, Any], built: bool) -> None:
     optimizer = rmsprop(**arguments)
     variables = [keras.Variable(np.ones(2))]
     if built:

@@ -1,4 +1,4 @@
-"""The README stays true: its example runs as printed and prints what it says."""
+"""Test that the README is true: its examples run and print the output that it shows."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_example_prints_what_the_readme_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_prints_the_output_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     exec(blocks("python")[0], {})
     assert capsys.readouterr().out == blocks("text")[0]
 

@@ -1,4 +1,4 @@
-"""The oracle itself, held to the textbook's equations and to published digits."""
+"""Test the reference itself against the textbook's equations and published digits."""
 
 import math
 
@@ -40,7 +40,7 @@ def textbook(
         correction = 1 - beta**t if bias_correction else 1
         n = v / correction - (m / correction) ** 2 if centered else v / correction
         if centered and bias_correction and t == 1:
-            n = np.zeros_like(n)  # g² - g², of which long double still keeps a rounding error.
+            n = np.zeros_like(n)  # g² - g² leaves a rounding error even in long double.
         u = g / (np.sqrt(n + epsilon) if epsilon_inside_sqrt else np.sqrt(n) + epsilon)
         b = momentum * b + (lr * u if lr_in_momentum else u)
         step = momentum * b + (lr * u if lr_in_momentum else u) if nesterov else b
@@ -53,7 +53,7 @@ def textbook(
 )
 @pytest.mark.parametrize("variant", rule_variants(), ids=lambda variant: variant.id)
 def test_equals_the_textbook_in_long_double(variant: Variant) -> None:
-    """The sum of squares about the mean is E[g²] - E[g]², and k_t is Adam's correction."""
+    # The sum of squares about the mean equals E[g²] - E[g]², and k_t is Adam's correction.
     rng = np.random.default_rng(0)
     start = rng.normal(size=7)
     gradients = rng.normal(0.5, 1.0, (STEPS, 7))
@@ -82,7 +82,7 @@ X_OVER_LOG_X = {
 
 
 def minimise_x_over_log_x(arguments: dict, dtype: type) -> np.ndarray:
-    """Every hundredth x, of a run that holds x and its gradient in `dtype`."""
+    """Every hundredth x of a run that keeps x and its gradient in `dtype`."""
     reference = Reference([364.0], **arguments)
     (parameter,) = reference.parameters
     path = []
@@ -95,28 +95,26 @@ def minimise_x_over_log_x(arguments: dict, dtype: type) -> np.ndarray:
 
 
 @pytest.mark.parametrize("convention", X_OVER_LOG_X)
-def test_prints_the_published_digits_of_x_over_log_x(convention: str) -> None:
+def test_reproduces_the_published_digits_of_x_over_log_x(convention: str) -> None:
     arguments, text = X_OVER_LOG_X[convention]
     published = np.array(text.split(), float)
     arrival = int(np.argmin(published)) + 1
     path = minimise_x_over_log_x(arguments, np.float64)
-    # Published from a float32 run, whose x has an ulp of 3e-5, so that its last digits stray.
+    # The published run was in float32. Its x has an ulp of 3e-5, so the last digits differ.
     np.testing.assert_allclose(path[:arrival], published[:arrival], atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("convention", X_OVER_LOG_X)
-def test_comes_to_rest_at_e_where_the_gradient_can_be_zero(convention: str) -> None:
-    """In float64 the gradient at e is not quite zero, in float32 it is.
-
-    Not quite zero, it lets the average fade until its rounding errors make whole steps.
-    """
+def test_settles_at_e_if_the_gradient_can_be_zero(convention: str) -> None:
+    # In float32 the gradient at e is zero. In float64 it is not quite zero, so the average fades
+    # until rounding errors make whole steps.
     arguments, _ = X_OVER_LOG_X[convention]
     path = minimise_x_over_log_x(arguments, np.float32)
     np.testing.assert_allclose(path[-3:], math.e, rtol=1e-6)
 
 
 def test_fits_the_published_line_through_six_points() -> None:
-    """The run ends in a cycle of two points; the order of the gradient's operations picks one."""
+    # The run ends in a cycle of two points; the order of the gradient's operations decides which.
     x = np.array([5.0, 15.0, 25.0, 35.0, 45.0, 55.0])
     y = np.array([5.0, 20.0, 14.0, 32.0, 22.0, 38.0])
     reference = Reference([[3.0, 5.0]], rho=0.9, epsilon=1e-8, epsilon_inside_sqrt=False)
@@ -130,7 +128,7 @@ def test_fits_the_published_line_through_six_points() -> None:
     assert rmse == 5.813195776655382
 
 
-def test_does_not_overwrite_what_it_was_given() -> None:
+def test_does_not_overwrite_its_arguments() -> None:
     start, gradient = np.ones(3), np.full(3, 2.0)
     reference = Reference([start], clipvalue=1.0, gradient_accumulation_steps=2, l2=0.1)
     for _ in range(4):
@@ -139,7 +137,7 @@ def test_does_not_overwrite_what_it_was_given() -> None:
     np.testing.assert_array_equal(gradient, np.full(3, 2.0))
 
 
-def test_works_in_float64_whatever_it_is_given() -> None:
+def test_computes_in_float64_whatever_the_dtype_of_its_arguments() -> None:
     reference = Reference([np.ones(2, np.float16)])
     reference.apply([np.ones(2, np.float16)], np.float32(0.5))
     assert all(array.dtype == np.float64 for array in vars(reference.parameters[0]).values())

@@ -1,4 +1,4 @@
-"""The soak in a short form, and whether it would notice what it looks for."""
+"""Run a short soak, and test that it detects what it looks for."""
 
 import mmap
 from typing import Any
@@ -12,7 +12,7 @@ from tests.tools.soak import MIB, Findings, Training, soak
 
 @pytest.fixture(scope="module")
 def findings() -> Findings:
-    """What a short run shows."""
+    """The findings of a short run."""
     return soak(1000, samples=8)
 
 
@@ -21,7 +21,7 @@ def test_memory_stays_flat_and_no_object_is_left_over(findings: Findings) -> Non
     assert not [sentence for sentence in failures if "Memory" in sentence or "Objects" in sentence]
 
 
-def test_whatever_happens_nothing_is_traced_after_the_warm_up(findings: Findings) -> None:
+def test_nothing_is_traced_after_the_warm_up(findings: Findings) -> None:
     # Op by op once, and a compiled step for the full set of gradients and one for all others;
     # torch works in place.
     expected = 0 if BACKEND == "torch" else 1 + 2
@@ -33,19 +33,19 @@ def test_weights_and_slots_stay_near_the_float64_reference(findings: Findings) -
     assert max(findings.shares.values()) <= 1.0
 
 
-def test_in_float64_they_stay_as_near_as_float64_allows(float64: None) -> None:
+def test_a_float64_run_stays_within_its_bounds(float64: None) -> None:
     assert soak(300, seed=1, samples=4).failures() == []
 
 
 @pytest.fixture(scope="module")
 def spoiled() -> list[str]:
-    """The failures of a run that leaks, traces anew and strays, each half-way."""
+    """The failures of a run that leaks at each step, and half-way retraces and deviates."""
     leaked: list[mmap.mmap] = []
     original = Training.step
 
     def step(self: Any) -> None:
         original(self)
-        # Straight from the system: an allocator may have as much left over from other tests.
+        # Memory from the system: an allocator could reuse what other tests have freed.
         leaked.append(mmap.mmap(-1, 2**17))
         leaked[-1].write(bytes(2**17))
         if self.steps == 200:
@@ -54,20 +54,20 @@ def spoiled() -> list[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "step", step)
-        patch.setattr(Training, "happen", lambda _: None)
+        patch.setattr(Training, "run_event", lambda _: None)
         return soak(400, samples=8).failures()
 
 
-def test_a_leak_is_noticed(spoiled: list[str]) -> None:
+def test_a_leak_is_detected(spoiled: list[str]) -> None:
     assert any("Memory grew by" in sentence for sentence in spoiled)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="torch's steps are not traced")
-def test_a_new_trace_is_noticed(spoiled: list[str]) -> None:
+def test_a_new_trace_is_detected(spoiled: list[str]) -> None:
     assert "Steps traced after the warm-up: 1." in spoiled
 
 
-def test_a_wrong_rho_is_noticed(spoiled: list[str]) -> None:
+def test_a_wrong_rho_is_detected(spoiled: list[str]) -> None:
     assert any("Deviation of square_average" in sentence for sentence in spoiled)
 
 

@@ -26,7 +26,7 @@ TOLERANCE = {"float64": 1e-13, "float32": 2e-6}
 SLOTS = ("weight", "square_average", "gradient_average", "momentum", "accumulator", "average")
 
 
-# By the position of a weight, the settings that it has for itself.
+# The settings of single weights, by position.
 Groups = Mapping[int, Mapping[str, Any]]
 
 
@@ -94,8 +94,8 @@ def differences(
         variant: the configuration of both.
         problem: the initial weights, learning rates and gradients.
         tolerance: for each dtype, relative to the distance travelled.
-        jit_compile: of the optimizer; op by op unless said, since compiling takes seconds.
-        groups: by a weight's position, the settings that it has for itself.
+        jit_compile: of the optimizer; op by op by default, because compiling takes seconds.
+        groups: the settings of single weights, by position.
 
     Returns: the worst difference for each dtype and kind of tensor.
     """
@@ -115,7 +115,7 @@ def differences(
             for name in SLOTS:
                 size = float(np.max(np.abs(_size(want, name))))
                 sizes[i, name] = largest[i, name] = max(size, largest.get((i, name), 0.0))
-        # Reading takes as long as stepping, and errors last longer than 8 steps.
+        # Reading takes as long as a step, and errors persist for more than 8 steps.
         if t % 8 != 7 and t != last:
             continue
         for i, (want, got) in enumerate(zip(reference.parameters, driver.state(), strict=True)):
@@ -195,7 +195,7 @@ def _worst(off: Array, allowed: Array, scale: Array) -> Difference:
 
 
 class NonNegative(keras.constraints.Constraint):
-    """Replaces Keras's NonNeg, whose `ops.maximum` rounds float64 on torch."""
+    """A replacement for Keras's NonNeg, whose `ops.maximum` rounds float64 on torch."""
 
     def __call__(self, w: Any) -> Any:
         """Return w with negative elements set to zero."""
@@ -203,7 +203,7 @@ class NonNegative(keras.constraints.Constraint):
 
 
 class Driver:
-    """Runs a variant's `keras_rmsprop.RMSprop` through a problem step by step."""
+    """A run of a variant's `keras_rmsprop.RMSprop` through a problem, step by step."""
 
     def __init__(
         self, variant: Variant, problem: Problem, jit_compile: Any, groups: Groups | None = None
@@ -278,7 +278,7 @@ def rmsprop(**arguments: Any) -> keras_rmsprop.RMSprop:
 
 
 def reference_of(variant: Variant, problem: Problem, groups: Groups | None = None) -> Reference:
-    """The reference of a variant, for the weights of a problem."""
+    """Return the reference of a variant, for the weights of a problem."""
     levels = variant.levels
     count = len(problem.starts)
     constrained = levels.get("constraint") == "constrained"

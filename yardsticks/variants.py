@@ -32,7 +32,7 @@ RULE: Axes = {
         "lr_outside": {"momentum": 0.8, "lr_in_momentum": False},
         "lr_outside_nesterov": {"momentum": 0.8, "lr_in_momentum": False, "nesterov": True},
     },
-    # Large enough relative to gradients of size 1 that its position matters.
+    # Large enough for gradients of size 1 that its position matters.
     "epsilon": {
         "eps_inside": {"epsilon": 0.01},
         "eps_outside": {"epsilon": 0.01, "epsilon_inside_sqrt": False},
@@ -73,7 +73,7 @@ KERAS: Axes = {
 
 
 def two_groups(variant: Variant) -> dict[int, dict[str, Any]]:
-    """Settings of the first two weights that differ from the variant's in every number.
+    """Return settings of the first two weights that differ from the variant's in every number.
 
     A momentum of 0 where the variant has one leaves a weight without a buffer.
     """

@@ -1,1 +1,1 @@
-"""How a step is run."""
+"""Tests of how a step is run."""

@@ -1,4 +1,4 @@
-"""Whatever happens during a training, a compiled step does what op-by-op execution does."""
+"""Test that a compiled step equals one run op by op, whatever happens during a training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +44,7 @@ def one_after_another(**attributes: Any) -> Callable[[Training], None]:
 
 
 def fed(feed: Callable[..., Any]) -> Callable[[Training], None]:
-    """A change of how gradients are given; `feed(training, gradients)` gives a step's."""
+    """A change of how gradients are applied: `feed(training, gradients)` makes a step."""
 
     def change(training: Training) -> None:
         training.feed = lambda gradients: feed(training, gradients)
@@ -62,7 +62,7 @@ def constrained(make: Callable[[], Any]) -> Callable[[Training], None]:
 
 
 class HalvedSteps(keras_rmsprop.RMSprop):
-    """A subclass that overrides the hook."""
+    """A subclass that overrides `update_step`."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Make half a step."""
@@ -70,7 +70,7 @@ class HalvedSteps(keras_rmsprop.RMSprop):
 
 
 class Shrunk(keras.constraints.Constraint):
-    """A constraint of a user's, whose effect changes while it is used."""
+    """A user's constraint whose effect changes with each call."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -113,7 +113,7 @@ def everything_assigned(training: Training) -> None:
 
 
 def averages_put_in_place(training: Training) -> None:
-    """Do what Keras does at the end of `fit`."""
+    """Replace the weights by their averages, as Keras does at the end of `fit`."""
     training.optimizer.finalize_variable_values(training.variables)
 
 
@@ -138,7 +138,7 @@ def loss_scaled(**options: Any) -> keras.optimizers.Optimizer:
 
 
 def overflowing_once(training: Training) -> None:
-    """Give one batch of infinite gradients, then go on as before."""
+    """Apply one batch of infinite gradients, then go on as before."""
 
     def feed(training: Training, gradients: list[Any]) -> None:
         training.feed = training.apply
@@ -294,7 +294,7 @@ SITUATIONS = {
     "a batch that is not finite": Situation(
         having(skip_nonfinite=True, clipnorm=1.0), overflowing_once
     ),
-    # Keras takes NumPy's arrays too.
+    # Keras accepts NumPy arrays, too.
     "gradients in NumPy": Situation(
         change=fed(
             lambda training, g: training.apply([np.asarray(ops.convert_to_numpy(x)) for x in g])
@@ -312,7 +312,7 @@ if BACKEND != "jax":
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_compiled_steps_stay_invisible(float64, name):
+def test_compiled_steps_equal_op_by_op_steps_in_every_situation(float64, name):
     trajectories = [list(twins.train(SITUATIONS[name], mode)) for mode in ("auto", False)]
     twins.assert_same_trajectory(*trajectories)
 
@@ -327,7 +327,7 @@ def test_compiled_steps_equal_op_by_op_steps_in_every_variant(float64, variant):
 
 @pytest.mark.parametrize("dtypes", [("float64", "float32"), ("float16", "float32")], ids="-".join)
 def test_compiled_steps_equal_op_by_op_steps_in_mixed_precision(float64, dtypes):
-    # Not the norm of all: a float32 gradient's share of it is rounded to float32.
+    # Not `global_clipnorm`: a float32 gradient's share of that norm is rounded to float32.
     situation = Situation(having(centered=True, momentum=0.5, clipnorm=1.0, use_ema=True))
     trajectories = [list(twins.train(situation, mode, dtypes=dtypes)) for mode in ("auto", False)]
     twins.assert_same_trajectory(*trajectories)

@@ -1,4 +1,4 @@
-"""`lazy=True`: does it give the dense rule's weights and averages?"""
+"""Test that `lazy=True` gives the weights and averages of the dense rule."""
 
 import warnings
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from tests.tools.rows import COMPILED, MODES, needs_sparse_gradients, tensor
 
 
 class Case(NamedTuple):
-    """A configuration with the table it is tried on."""
+    """A configuration and the table on which it is tested."""
 
     settings: dict
     width: tuple[int, ...] = (3,)
@@ -46,7 +46,7 @@ CASES = {
     "of rank one": Case({"initial_square_average": 1.0, "epsilon": 0.0}, width=()),
 }
 ROWS, BATCH = 60, 24
-# Every case inside a graph and XLA, and the richest in every mode.
+# Every case in a graph and under XLA, and the one with the most options in every mode.
 TRIALS = [
     (case, mode)
     for case in CASES
@@ -106,7 +106,7 @@ class Twins:
         self.travelled = self.travelled + np.abs(self.reference.weights[0] - before)
 
     def assert_same(self):
-        """The weights now, and the averages after `settle`, are those of the dense rule."""
+        """Fail unless the weights, and the averages after `settle`, are those of the dense rule."""
         for variable, weight in zip(self.variables, self.reference.weights, strict=True):
             np.testing.assert_allclose(
                 variable.numpy(), weight, rtol=0, atol=1e-12 * np.max(self.travelled)
@@ -148,7 +148,7 @@ def test_a_batch_may_hold_no_id_every_id_or_one_id_thousands_of_times(rng, mode)
 
 @needs_sparse_gradients
 @pytest.mark.usefixtures("float64")
-def test_the_effective_learning_rate_answers_as_if_settled(rng):
+def test_the_effective_learning_rate_is_that_of_a_settled_table(rng):
     twins = Twins(CASES["plain"], "eager", rng)
     for _ in range(20):
         twins.step()
@@ -162,7 +162,7 @@ def test_the_effective_learning_rate_answers_as_if_settled(rng):
 
 @needs_sparse_gradients
 @pytest.mark.usefixtures("float64")
-def test_updates_that_were_missed_decay_with_the_rho_of_their_time(rng):
+def test_missed_updates_decay_with_the_rho_of_their_time(rng):
     twins = Twins(CASES["plain"], "eager", rng)
     for t in range(60):
         if t == 30:
@@ -174,7 +174,7 @@ def test_updates_that_were_missed_decay_with_the_rho_of_their_time(rng):
 @needs_sparse_gradients
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-def test_a_step_that_is_skipped_leaves_rows_as_they_are(rng, mode):
+def test_a_skipped_step_leaves_rows_unchanged(rng, mode):
     twins = Twins(CASES["bias corrected"], mode, rng, skip_nonfinite=True)
     for t in range(40):
         twins.step()
@@ -249,13 +249,13 @@ def test_a_table_in_half_precision_keeps_its_averages_in_float32(rng, dtype):
     lazy, dense = (optimizer._roster.parameters[0] for optimizer in optimizers)
     assert lazy.square_average.dtype == "float32"
     np.testing.assert_allclose(lazy.square_average.numpy(), dense.square_average.numpy(), 2e-6)
-    # Rounding a weight may fall the other way once in a while.
+    # A weight may occasionally round in the other direction.
     weights = (keras.ops.cast(v, "float32").numpy() for v in variables)
     np.testing.assert_allclose(*weights, rtol=0, atol=1 / 128)
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="gradients come as rows on TensorFlow")
-def test_where_gradients_are_dense_it_is_accepted_and_said_once(rng, caplog):
+def test_lazy_with_dense_gradients_is_accepted_and_logged_once(rng, caplog):
     variables = [keras.Variable(np.ones((5, 2))) for _ in range(2)]
     optimizers = [keras_rmsprop.RMSprop(lazy=lazy) for lazy in (True, False)]
     for _ in range(3):
@@ -271,7 +271,7 @@ def test_where_gradients_are_dense_it_is_accepted_and_said_once(rng, caplog):
 
 @needs_sparse_gradients
 @pytest.mark.usefixtures("float64")
-def test_accumulated_gradients_are_dense_and_it_says_so(rng, caplog):
+def test_accumulated_gradients_are_dense_and_this_is_logged(rng, caplog):
     case = Case({"gradient_accumulation_steps": 3})
     twins = Twins(case, "eager", rng)
     assert "the sums of gradient accumulation are dense" in caplog.text
@@ -289,7 +289,7 @@ def test_accumulated_gradients_are_dense_and_it_says_so(rng, caplog):
 
 @needs_sparse_gradients
 @pytest.mark.usefixtures("float64")
-def test_a_table_that_is_added_later_leaves_the_first_ones_rows_as_they_are(rng):
+def test_a_table_that_is_added_later_leaves_the_rows_of_the_first_unchanged(rng):
     import tensorflow as tf
 
     starts = [rng.normal(size=(ROWS, 3)), rng.normal(size=(9, 2))]
@@ -316,7 +316,7 @@ def test_a_table_that_is_added_later_leaves_the_first_ones_rows_as_they_are(rng)
 
 @needs_sparse_gradients
 @pytest.mark.usefixtures("float64")
-def test_tf1s_sparse_kernel_lets_averages_go_stale_and_this_does_not(rng):
+def test_averages_do_not_go_stale_as_in_the_sparse_kernel_of_tf1(rng):
     import tensorflow as tf
 
     start = rng.normal(size=(3, 2))
@@ -347,7 +347,7 @@ def test_tf1s_sparse_kernel_lets_averages_go_stale_and_this_does_not(rng):
         )
     (want,) = reference.weights
     np.testing.assert_allclose(table.numpy(), want, rtol=0, atol=1e-14)
-    # The average of row 0 stood at its value of 21 steps ago: the last move came out too small.
+    # TF1's average of row 0 had its value of 21 steps before: the last move was too small.
     last_move = 0.01 / np.sqrt(0.1 + 0.1 * 0.9**21)
     stale_move = 0.01 / np.sqrt(0.1 + 0.1 * 0.9)
     off = np.abs(var.numpy() - want)[0]

@@ -1,4 +1,4 @@
-"""`lazy=True`: does a step cost the rows touched, and nothing of the table's size?"""
+"""Test that the cost of a step with `lazy=True` depends on its rows and not on the table."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from yardsticks import resident
 
 
 def extra_memory_of_steps(mode: str, lazy: bool) -> float:
-    """How far the first steps' peak lies above weights and slots, in sizes of the table."""
+    """The peak memory of the first steps above weights and slots, in sizes of the table."""
     import tensorflow as tf
 
     table = keras.Variable(initializer="ones", shape=(1_000_000, 64), dtype="float32")
@@ -29,17 +29,17 @@ def extra_memory_of_steps(mode: str, lazy: bool) -> float:
 
 
 @needs_sparse_gradients
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux gives the peak")
 @pytest.mark.parametrize("mode", MODES)
-def test_the_peak_memory_of_lazy_steps_is_far_from_another_table(mode):
+def test_the_peak_memory_of_lazy_steps_is_less_than_half_a_table(mode):
     # Measured: 0.00 in a graph, 0.02 under XLA, 0.2 where a step is traced and compiled first.
     assert extra_memory_of_steps(mode, lazy=True) < 0.5
 
 
 @needs_sparse_gradients
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux gives the peak")
 def test_a_dense_step_op_by_op_takes_the_memory_of_two_tables():
-    # So the measurement sees a table where there is one.
+    # Shows that the measurement detects the memory of a table.
     assert extra_memory_of_steps("eager, op by op", lazy=False) > 1.9
 
 

@@ -1,7 +1,7 @@
-"""Do several devices make the steps that one makes on the whole batch?
+"""Test that several devices make the steps that one makes on the whole batch.
 
 The trainings run in processes of their own (see `replicas`): one with two logical CPUs, two
-that work together, one with two of JAX's host devices. What they leave is judged here.
+that work together, one with two of JAX's host devices. Their results are checked here.
 """
 
 import json
@@ -34,7 +34,7 @@ TIMEOUT = 900.0
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What two logical CPUs did under a `MirroredStrategy`."""
+    """The results of two logical CPUs under a `MirroredStrategy`."""
     path = tmp_path_factory.mktemp("mirrored") / "results.json"
     process = replicas.start("replicas_tensorflow", str(path))
     return replicas.results(process, path, TIMEOUT)
@@ -42,13 +42,13 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Where the workers keep their checkpoints."""
+    """The folder of the workers' checkpoints."""
     return tmp_path_factory.mktemp("checkpoints")
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory, checkpoints: pathlib.Path) -> Results:
-    """What the first of two processes under a `MultiWorkerMirroredStrategy` saw."""
+    """The results of the first of two processes under a `MultiWorkerMirroredStrategy`."""
     path = tmp_path_factory.mktemp("workers") / "results.json"
     with socket.socket() as first, socket.socket() as second:
         for each in (first, second):
@@ -77,7 +77,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory, checkpoints: pathlib.Path)
 
 @pytest.fixture(scope="module")
 def host_devices(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What two of JAX's host devices did under `keras.distribution`."""
+    """The results of two of JAX's host devices under `keras.distribution`."""
     path = tmp_path_factory.mktemp("jax") / "results.json"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return replicas.results(replicas.start("replicas_jax", str(path), **flags), path, TIMEOUT)
@@ -104,7 +104,9 @@ def test_two_replicas_make_the_steps_of_one_device(mirrored: Results, name: str)
 
 @on_tensorflow
 @pytest.mark.parametrize("how", ["fit", "eager"])
-def test_replicas_make_them_in_fit_and_op_by_op_as_well(mirrored: Results, how: str) -> None:
+def test_two_replicas_make_the_steps_of_one_device_in_fit_and_op_by_op(
+    mirrored: Results, how: str
+) -> None:
     assert_equal_to_one_device(mirrored[f"all/{how}"])
     assert not mirrored[f"all/{how}"]["slot_copies_differ"]
 
@@ -142,13 +144,13 @@ def test_a_loss_scale_optimizer_makes_the_same_steps(mirrored: Results) -> None:
 def test_a_bad_share_that_a_loss_scale_optimizer_overlooks_is_skipped(mirrored: Results) -> None:
     result = mirrored["bad on the last, loss scale/graph"]
     on_one, on_two = result["states"]
-    # It asks the first replica alone whether its gradients are finite.
+    # It checks only the gradients of the first replica.
     assert (on_one.pop("skipped_steps"), on_two.pop("skipped_steps")) == (0, 1)
     assert_equal_to_one_device(result)
 
 
 @on_tensorflow
-def test_a_callable_gives_all_replicas_one_rate(mirrored: Results) -> None:
+def test_all_replicas_use_one_rate_of_a_callable(mirrored: Results) -> None:
     assert_equal_to_one_device(mirrored["callable rate/eager"])
 
 
@@ -179,18 +181,18 @@ def test_two_processes_make_the_steps_of_one_device(workers: Results, name: str)
 
 @on_tensorflow
 def test_fit_in_two_processes_fails_in_keras_itself(workers: Results) -> None:
-    # With Keras's own optimizer. A loop of one's own is the way, until this test fails.
+    # With Keras's own optimizer. Until this test fails, a custom loop is needed.
     assert "Attempt to convert a value (PerReplica" in workers["error of fit"]
 
 
 @on_tensorflow
-def test_the_death_of_a_worker_is_an_error_that_says_so(workers: Results) -> None:
-    assert workers["error of a death"].startswith("UnavailableError")
-    assert "/job:worker/replica:0/task:1" in workers["error of a death"]
+def test_the_death_of_a_worker_raises_an_error_that_names_it(workers: Results) -> None:
+    assert workers["error of a dead worker"].startswith("UnavailableError")
+    assert "/job:worker/replica:0/task:1" in workers["error of a dead worker"]
 
 
 @on_tensorflow
-def test_training_goes_on_from_the_last_checkpoint_after_a_death(
+def test_training_goes_on_from_the_last_checkpoint_after_a_worker_died(
     workers: Results, checkpoints: pathlib.Path, float64: None
 ) -> None:
     import tensorflow as tf
@@ -220,10 +222,10 @@ def test_two_devices_make_the_steps_of_one(
 @on_jax
 @pytest.mark.parametrize("how", ["fit", "loop"])
 @pytest.mark.parametrize("distribution", ["data", "model"])
-def test_slots_lie_where_their_weights_lie(
+def test_slots_are_sharded_like_their_weights(
     host_devices: Results, distribution: str, how: str
 ) -> None:
-    assert host_devices[f"{distribution}, all/{how}"]["lie_apart"] == []
+    assert host_devices[f"{distribution}, all/{how}"]["slots_sharded_differently"] == []
 
 
 @on_jax
@@ -240,4 +242,4 @@ def test_a_bad_share_of_one_device_skips_the_step_on_all(
 @pytest.mark.parametrize("to_two", [False, True], ids=["to_one_device", "to_two_devices"])
 def test_a_training_saved_in_parts_goes_on_elsewhere(host_devices: Results, to_two: bool) -> None:
     assert_equal_to_one_device(host_devices[f"saved, all/{to_two}"])
-    assert host_devices[f"saved, all/{to_two}"]["lie_apart"] == []
+    assert host_devices[f"saved, all/{to_two}"]["slots_sharded_differently"] == []

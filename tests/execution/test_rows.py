@@ -1,4 +1,4 @@
-"""Are the rows of equal ids summed, in every mode and in float32 at least?"""
+"""Test that the rows of equal ids are summed, in every mode and in float32 at least."""
 
 import numpy as np
 import pytest

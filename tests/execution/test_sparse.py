@@ -1,7 +1,7 @@
-"""Does an id that occurs several times in a batch move as far as its summed gradient says?
+"""Test that an id that occurs several times in a batch moves by its summed gradient.
 
-TensorFlow alone gives the gradient of an embedding as rows and ids. The other backends run
-the tests of whole trainings too: there the answer was always the dense one.
+Only TensorFlow gives the gradient of an embedding as rows and ids. The tests of whole trainings
+also run on the other backends, where the gradient is dense.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ on_tensorflow = pytest.mark.skipif(
 
 ROWS, WIDTH, STEPS, RATE = 6, 3, 8, 2.0**-6
 
-# Row 5 never occurs, row 2 three times in one batch, and every row of the first batch is one.
+# Row 5 never occurs, row 2 occurs three times in one batch, and the first batch has only row 0.
 IDS = np.array([[0, 0, 0, 0], [2, 1, 2, 2], [3, 4, 3, 0], [1, 1, 4, 2]])
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -98,7 +98,7 @@ def test_rows_of_equal_ids_count_as_their_sum(float64, how, options):
 
 
 @on_tensorflow
-def test_a_row_seen_four_times_takes_one_first_step_of_the_usual_length(float64):
+def test_a_row_that_occurs_four_times_makes_one_first_step_of_the_usual_length(float64):
     import tensorflow as tf
 
     table = keras.Variable(np.zeros((ROWS, WIDTH)))
@@ -171,13 +171,13 @@ def test_fit_of_an_embedding_follows_the_dense_rule(float64, jit_compile, clip):
     models.assert_same(got, embedding_reference(**clip), start, steps=STEPS, precision=precision)
 
 
-def test_only_on_tensorflow_does_keras_fit_an_embedding_to_other_weights(float64):
+def test_keras_fits_an_embedding_to_other_weights_only_on_tensorflow(float64):
     start = embedding_model().get_weights()
     got = embedding_fit(keras.optimizers.RMSprop(RATE), jit_compile=False)
     want = embedding_reference()
     travelled = np.abs(want[0] - start[0]).max()
-    strays = np.abs(got[0] - want[0]).max() > 0.1 * travelled
-    assert strays == (BACKEND == "tensorflow")
+    differs = np.abs(got[0] - want[0]).max() > 0.1 * travelled
+    assert differs == (BACKEND == "tensorflow")
 
 
 def applied(optimizer: Any, table: Any, dense_shape: Any) -> Callable[..., None]:
@@ -199,7 +199,7 @@ def state(optimizer: keras.optimizers.Optimizer, variables: list[Any]) -> list[n
 @pytest.mark.parametrize("how", [eagerly, in_a_function])
 @pytest.mark.parametrize("lazy", [False, True], ids="lazy={}".format)
 @pytest.mark.parametrize("mode", ["auto", True, False], ids="jit_compile={}".format)
-def test_an_id_that_is_no_row_is_refused_and_nothing_changes(how, lazy, mode, bad, dtype):
+def test_an_id_outside_the_table_is_refused_and_nothing_changes(how, lazy, mode, bad, dtype):
     import tensorflow as tf
 
     table, bias = (keras.Variable(np.ones(shape), name="table") for shape in [(ROWS, WIDTH), (2,)])
@@ -237,7 +237,7 @@ def test_an_id_that_is_no_row_is_refused_and_nothing_changes(how, lazy, mode, ba
     ],
     ids=str,
 )
-def test_xla_drops_ids_that_are_no_rows(options, bad, dtype):
+def test_xla_drops_ids_outside_the_table(options, bad, dtype):
     import tensorflow as tf
 
     ends = []
@@ -259,7 +259,7 @@ def test_xla_drops_ids_that_are_no_rows(options, bad, dtype):
 @on_tensorflow
 @pytest.mark.parametrize("lazy", [False, True], ids="lazy={}".format)
 @pytest.mark.parametrize("how", [eagerly, in_a_function, under_xla])
-def test_rows_may_be_put_together_by_hand(how, lazy):
+def test_rows_may_be_made_by_hand_with_any_form_of_dense_shape(how, lazy):
     import tensorflow as tf
 
     ends = []

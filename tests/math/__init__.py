@@ -1,1 +1,1 @@
-"""What a step computes."""
+"""Tests of what a step computes."""

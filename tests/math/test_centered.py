@@ -1,4 +1,4 @@
-"""The variance of a steady gradient: it never falls below zero, whatever the size.
+"""Test that the variance of a steady gradient never falls below zero, whatever its size.
 
 E[g²] - E[g]² subtracts two rounded numbers. For a constant or near-constant gradient the
 difference falls below zero in float32, and its root is NaN.
@@ -16,7 +16,7 @@ from keras_rmsprop.reference import Reference
 from yardsticks.peers import follow, follow_ours, unavailable
 
 MAGNITUDES = 10.0 ** np.arange(-20, 16)
-# Relative to the gradient: none, about an ulp, and as much as makes the difference noisy.
+# Relative to the gradient: none, about an ulp, and enough to make the difference noisy.
 NOISES = np.array([0.0, 1e-7, 1e-4])[:, None]
 
 STEPS = 3000
@@ -36,7 +36,7 @@ def numpy(x: Any) -> np.ndarray:
 
 
 def steady_gradients(count: int) -> list[np.ndarray]:
-    """Every magnitude with every noise, `count` of them."""
+    """`count` gradients, each with every magnitude and every noise."""
     rng = np.random.default_rng(0)
     shape = (len(NOISES), len(MAGNITUDES))
     return [
@@ -50,7 +50,7 @@ def steady_gradients(count: int) -> list[np.ndarray]:
 def test_stays_finite_under_steady_gradients_of_any_size(
     arguments: dict[str, Any], jit_compile: Any
 ) -> None:
-    # Op by op a step takes longer; the peers' NaN comes within 150 steps at rho 0.9.
+    # Op by op a step takes longer. At rho 0.9 the peers become NaN within 150 steps.
     steps = STEPS if jit_compile else STEPS // 3
     batch = [ops.convert_to_tensor(g) for g in steady_gradients(8)]
     weight = keras.Variable(np.zeros(batch[0].shape, np.float32))
@@ -61,7 +61,7 @@ def test_stays_finite_under_steady_gradients_of_any_size(
     assert np.all(numpy(parameter.square_average) >= 0.0)
     assert np.all(np.isfinite(numpy(parameter.gradient_average)))
     assert np.all(np.isfinite(numpy(weight)))
-    # Every gradient points upwards; the smallest are lost beside epsilon, not in a NaN.
+    # Every gradient is positive. The smallest are negligible beside epsilon, but give no NaN.
     assert np.all(numpy(weight) <= 0.0)
     assert np.all(numpy(weight)[:, MAGNITUDES >= 1e-7] < 0.0)
 
@@ -71,7 +71,7 @@ def test_stays_finite_under_steady_gradients_of_any_size(
 )
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_stays_finite_in_a_users_own_tf_function(jit_compile: bool) -> None:
-    """Compiled code fuses multiplication and addition, which rounds otherwise."""
+    # Compiled code fuses multiplication and addition, which rounds differently.
     import tensorflow as tf
 
     gradient = tf.constant(steady_gradients(1)[0])
@@ -90,7 +90,7 @@ def test_stays_finite_in_a_users_own_tf_function(jit_compile: bool) -> None:
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="jax.jit belongs to JAX")
 def test_stays_finite_in_a_users_own_jitted_loop() -> None:
-    """Compiled code fuses multiplication and addition, which rounds otherwise."""
+    # Compiled code fuses multiplication and addition, which rounds differently.
     import jax
 
     gradient = jax.numpy.asarray(steady_gradients(1)[0])
@@ -123,7 +123,7 @@ PEERS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_constant_gradient_takes_the_peer_to_nan_and_not_ours(name: str) -> None:
+def test_a_constant_gradient_makes_the_peer_nan_but_not_ours(name: str) -> None:
     reason = unavailable(name)
     if reason:
         pytest.skip(reason)
@@ -143,7 +143,7 @@ def test_a_constant_gradient_takes_the_peer_to_nan_and_not_ours(name: str) -> No
 def test_the_variance_is_as_accurate_as_its_gradients(
     noise: float, tolerance: float, jit_compile: Any
 ) -> None:
-    """In float32 a deviation of `noise` relative to the gradient keeps 6e-8 / noise of it."""
+    # In float32 a deviation of `noise` times the gradient has a relative error of 6e-8 / noise.
     rng = np.random.default_rng(0)
     size = rng.uniform(1.0, 2.0, 256)
     gradients = [

@@ -1,4 +1,4 @@
-"""Does a row that catches up stand where the updates it missed would have brought it?"""
+"""Test that a row that catches up equals one that made every update."""
 
 import numpy as np
 import pytest
@@ -42,11 +42,9 @@ def progress_at_start(rows, bias_correction):
     )
 
 
-def sees(progress, other):
-    """The rows of `progress` beside the totals of `other`, which has gone on without them."""
-    return other._replace(
-        row_updates=progress.row_updates, row_corrections=progress.row_corrections
-    )
+def with_rows_of(earlier, later):
+    """The totals of a later progress with the row counts of an earlier one."""
+    return later._replace(row_updates=earlier.row_updates, row_corrections=earlier.row_corrections)
 
 
 @pytest.mark.parametrize("rho", RHOS)
@@ -55,8 +53,8 @@ def sees(progress, other):
 def test_catching_up_equals_making_the_missed_updates_with_zero_gradients(
     rng, centered, bias_correction, rho
 ):
-    # The variable has no gradient at the steps that are left out, and the averages of
-    # bias-corrected rows do not telescope then.
+    # At the steps left out the variable has no gradient, so the averages of bias-corrected rows
+    # do not telescope.
     steps = [1, 2, 3, 5, 6, 7, 8, 20, 21, 24]
     touched_until = 3
     choices = form(bias_correction=bias_correction)
@@ -72,7 +70,7 @@ def test_catching_up_equals_making_the_missed_updates_with_zero_gradients(
         numbers = _rule.step_coefficients(choices, coefficients, 0.1, tensor(t, "int64"), "float64")
         expected = _rule.update(choices, numbers, expected, ops.zeros_like(table.weight))
         progress = _lazy.count(choices, coefficients, progress, tensor(t, "int64"))
-    caught_up, _ = _lazy.catch_up(coefficients, sees(at_touch, progress), table)
+    caught_up, _ = _lazy.catch_up(coefficients, with_rows_of(at_touch, progress), table)
 
     for got, want in zip(caught_up, expected, strict=True):
         if want is not None:
@@ -95,7 +93,7 @@ def test_a_row_that_missed_nothing_keeps_every_bit(rng, centered):
             np.testing.assert_array_equal(ops.convert_to_numpy(got), ops.convert_to_numpy(want))
 
 
-def test_each_row_is_decayed_by_what_it_missed_itself(rng):
+def test_each_row_decays_by_its_own_missed_updates(rng):
     coefficients = _rule.Coefficients.of(rho=0.5, momentum=0.0, epsilon=1e-7)
     progress = progress_at_start(3, bias_correction=False)._replace(
         updates=tensor(7, "int64"), row_updates=tensor([7, 5, 0], "int64")

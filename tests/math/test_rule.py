@@ -1,4 +1,4 @@
-"""The equations of one update, held to the float64 reference in every combination."""
+"""Test the equations of one update against the float64 reference in every combination."""
 
 import math
 
@@ -14,7 +14,7 @@ from keras_rmsprop._math._rule import Coefficients, Form, Parameter
 from yardsticks.agreement import differences, make_problem, rmsprop
 from yardsticks.variants import RULE, Variant, rule_variants
 
-# One weight of each precision; every rank takes part in tests/math/test_step.py.
+# One weight of each precision; tests/math/test_step.py covers every rank.
 BOTH_PRECISIONS = make_problem(((2, 3), "float32"), ((2, 2, 2), "float64"))
 
 PLAIN = Form(
@@ -40,7 +40,7 @@ def test_the_table_holds_all_240_combinations_of_the_rules_options() -> None:
 
 
 def advance(form: Form, parameter: Parameter, gradient: object, **numbers: float) -> Parameter:
-    """One update with learning rate 0.1, rho 0.9 and epsilon 0 unless `numbers` say else."""
+    """One update with learning rate 0.1, rho 0.9 and epsilon 0 unless `numbers` say otherwise."""
     numbers = {"rho": 0.9, "momentum": 0.0, "epsilon": 0.0, "learning_rate": 0.1, "t": 1} | numbers
     rate, t = numbers.pop("learning_rate"), numbers.pop("t")
     dtype = keras.backend.standardize_dtype(parameter.square_average.dtype)
@@ -66,14 +66,14 @@ def test_the_first_step_is_the_rate_over_the_root_of_one_minus_rho() -> None:
     np.testing.assert_allclose(numpy(after.weight), [1.0 - step, 2.0 + step], rtol=1e-6)
 
 
-def test_a_corrected_first_step_is_the_rate_itself() -> None:
+def test_a_bias_corrected_first_step_is_the_rate_itself() -> None:
     form = PLAIN._replace(bias_correction=True)
     after = advance(form, Parameter(tensor(1.0, 2.0), tensor(0.0, 0.0)), tensor(3.0, -4.0))
     np.testing.assert_allclose(numpy(after.weight), [0.9, 2.1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("centered", [False, True], ids="centered={}".format)
-def test_with_rho_zero_a_step_forgets_all_that_was_before(centered: bool) -> None:
+def test_with_rho_zero_a_step_does_not_depend_on_earlier_gradients(centered: bool) -> None:
     zeros = tensor(0.0, 0.0)
     start = Parameter(tensor(1.0, 2.0), zeros, zeros if centered else None)
     past = start._replace(
@@ -97,7 +97,7 @@ def test_a_zero_gradient_leaves_the_weight_where_it_is(epsilon: float) -> None:
         assert numpy(after.weight) == 1.0
 
 
-def test_epsilon_stands_under_the_root_or_beside_it() -> None:
+def test_epsilon_is_added_inside_or_outside_the_root() -> None:
     four = tensor(4.0)
     assert numpy(_rule.root(PLAIN, four, 5.0)) == 3.0
     assert numpy(_rule.root(PLAIN._replace(epsilon_inside_sqrt=False), four, 5.0)) == 7.0
@@ -105,7 +105,7 @@ def test_epsilon_stands_under_the_root_or_beside_it() -> None:
 
 @pytest.mark.parametrize("t", [1, 2, 3, 100, 100_000])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.999, 0.99999])
-def test_corrected_weights_are_exact_in_float32_and_never_leave_the_unit_interval(
+def test_bias_corrected_weights_are_exact_in_float32_and_stay_in_the_unit_interval(
     rho: float, t: int
 ) -> None:
     step = _rule.step_coefficients(
@@ -123,7 +123,7 @@ def test_corrected_weights_are_exact_in_float32_and_never_leave_the_unit_interva
     assert 0.0 <= numpy(step.weight) <= 1.0 + 2**-22
 
 
-def test_a_first_corrected_step_keeps_nothing_of_the_empty_average() -> None:
+def test_a_bias_corrected_first_step_discards_the_initial_average() -> None:
     form = PLAIN._replace(bias_correction=True)
     coefficients = Coefficients.of(rho=0.999, momentum=0.0, epsilon=0.0)
     step = _rule.step_coefficients(form, coefficients, 0.1, ops.convert_to_tensor(1), "float32")
@@ -136,7 +136,7 @@ def test_a_first_corrected_step_keeps_nothing_of_the_empty_average() -> None:
 def test_scaling_gradients_by_a_power_of_two_changes_no_bit_without_epsilon(
     form: str, momentum: str, power: int
 ) -> None:
-    """Only the ratio of gradient and root enters the weight; a stray constant would show."""
+    # Only the ratio of gradient to root changes the weight; an extra constant would show.
     rng = np.random.default_rng(0)
     gradients = rng.normal(1.0, 1.0, (10, 5)).astype(np.float32)
     ends = []
@@ -175,14 +175,14 @@ def test_no_plain_step_exceeds_the_rate_over_the_root_of_one_minus_rho(
             form, before, tensor(gradient, dtype="float64"), rho=rho, epsilon=epsilon
         )
         moved = abs(numpy(parameter.weight) - numpy(before.weight))
-        # The weight itself rounds to an ulp.
+        # The weight itself is rounded to an ulp.
         ulp = np.spacing(np.abs(numpy(before.weight)) + 1.0)
         assert moved <= 0.1 / math.sqrt(1.0 - rho) * (1 + 1e-12) + ulp
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_python_numbers_meet_tensors_in_the_tensors_own_precision(dtype: str) -> None:
-    """Keras's own `ops.multiply` and `ops.cast` would take 0.1 through float32 first."""
+def test_number_in_keeps_the_precision_of_the_tensor(dtype: str) -> None:
+    # Keras's own `ops.multiply` and `ops.cast` would round 0.1 to float32 first.
     one = tensor(1.0, dtype=dtype)
     product = one * _rule.number_in(0.1, dtype)
     assert numpy(product)[0] == np.asarray(0.1, dtype)

@@ -1,4 +1,4 @@
-"""The stages around the update: Keras's own options, held to the float64 reference."""
+"""Test the stages around the update, Keras's own options, against the float64 reference."""
 
 import itertools
 import warnings
@@ -26,13 +26,13 @@ def test_follows_the_float64_reference_in_float32(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
 def test_follows_the_float64_reference_in_float64_to_1e_14(variant: Variant, float64: None) -> None:
-    """No stage rounds through float32, which would show as 1e-8."""
+    # A stage that rounded to float32 would differ by 1e-8.
     problem = make_problem(*((shape, "float64") for shape in RANKS))
     worst = differences(variant, problem, tolerance={"float64": 1e-14})
     assert {key: d for key, d in worst.items() if not d.share <= 1.0} == {}
 
 
-def test_any_two_levels_of_any_two_axes_meet_in_the_table_of_options() -> None:
+def test_the_table_of_options_covers_all_pairs_of_levels() -> None:
     axes = {**RULE, **KERAS}
     met = {
         pair
@@ -59,7 +59,7 @@ def numpy(x: object) -> np.ndarray:
 
 
 def clipped(*gradients: Any, **limit: float) -> list[np.ndarray]:
-    """The gradients as the update meets them: without memory their average is the gradient."""
+    """The gradients as the update receives them: with rho 0 their average is the gradient."""
     weights = [keras.Variable(numpy(g), dtype=_step.dtype_of(g)) for g in gradients]
     optimizer = rmsprop(rho=0.0, centered=True, jit_compile=False, **limit)
     optimizer.apply(list(gradients), weights)
@@ -102,7 +102,7 @@ def test_a_gradient_without_a_finite_norm_becomes_nan(limit: str) -> None:
     assert np.all(np.isnan(got))
 
 
-def test_selection_takes_every_tensor_of_one_side() -> None:
+def test_select_takes_every_tensor_from_one_side() -> None:
     new = Parameter(tensor(1.0), tensor(2.0), None, tensor(3.0))
     old = Parameter(tensor(-1.0), tensor(-2.0), None, tensor(-3.0))
     for condition, expected in ((True, new), (False, old)):
@@ -125,8 +125,8 @@ def after_one_call(
     return [numpy(weight) for weight in weights], [numpy(average) for average in averages]
 
 
-def test_l2_takes_the_weight_before_decoupled_decay() -> None:
-    # A decay of 1 / rate takes the weight to zero, and with it a penalty that came later.
+def test_l2_uses_the_weight_before_decoupled_decay() -> None:
+    # A decay of 1 / rate makes the weight zero, and would make a later penalty zero too.
     _, (average,) = after_one_call([tensor(0.0)], l2=0.5, weight_decay=10.0)
     np.testing.assert_allclose(average, [0.1 * (0.5 * 2.0) ** 2], rtol=1e-6)
 
@@ -172,12 +172,9 @@ def test_averages_are_never_narrower_than_float32(dtype: str, wide: str) -> None
     assert keras.backend.standardize_dtype(widened.dtype) == wide
 
 
-def test_torchs_numbers_given_to_keras_train_to_other_weights(float64: None) -> None:
-    """A recipe names its numbers and not its framework, and every framework means others.
-
-    The same learning rate, rho, epsilon and momentum; what differs is where epsilon stands and
-    whether the buffer holds the learning rate. The options that say so make it torch again.
-    """
+def test_torch_hyperparameters_give_other_weights_in_keras(float64: None) -> None:
+    # Learning rate, rho, epsilon and momentum are the same. What differs is where epsilon is added
+    # and whether the buffer holds the learning rate. With torch's choice of both the weights agree.
     if reason := unavailable("torch"):
         pytest.skip(reason)
     rng = np.random.default_rng(0)
@@ -185,18 +182,18 @@ def test_torchs_numbers_given_to_keras_train_to_other_weights(float64: None) -> 
     gradients = [[0.1 * rng.normal(1.0, 1.0, 5)] for _ in rates]
     numbers: dict[str, Any] = {"rho": 0.9, "epsilon": 1e-2, "momentum": 0.5}
     recipe = {"alpha": 0.9, "eps": 1e-2, "momentum": 0.5}
-    said = RMSprop(epsilon_inside_sqrt=False, lr_in_momentum=False, **numbers)
+    as_torch = RMSprop(epsilon_inside_sqrt=False, lr_in_momentum=False, **numbers)
 
     want = follow("torch", start, gradients, rates, **recipe)[-1].weights[0]
     ported = follow("keras", start, gradients, rates, **numbers)[-1].weights[0]
-    exact = follow_ours(said, start, gradients, rates)[-1].weights[0]
+    exact = follow_ours(as_torch, start, gradients, rates)[-1].weights[0]
     travelled = np.max(np.abs(want - 1.0))
     assert np.max(np.abs(ported - want)) > 0.1 * travelled
     assert np.max(np.abs(exact - want)) <= 1e-13 * travelled + len(rates) * np.spacing(1.0)
 
 
 @pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
-def test_the_sum_of_a_variable_without_a_gradient_in_the_completing_call_waits(mode: Any) -> None:
+def test_a_sum_is_kept_if_its_variable_has_no_gradient_in_the_completing_call(mode: Any) -> None:
     weights = [keras.Variable(np.ones(1, np.float32)) for _ in range(2)]
     optimizer = rmsprop(gradient_accumulation_steps=2, rho=0.0, jit_compile=mode)
     calls = [(4.0, 1.0), (None, 1.0), (2.0, 1.0), (2.0, 1.0)]
@@ -207,7 +204,7 @@ def test_the_sum_of_a_variable_without_a_gradient_in_the_completing_call_waits(m
             given = [None if g is None else tensor(g) for g in gradients]
             optimizer.apply(given, weights)
             averages.append(float(numpy(optimizer._roster.parameters[0].square_average)[0]))
-    # The 4 waits through the call that completes without it: ((4 + 2 + 2) / 2)**2.
+    # The 4 is kept through the call that completes without it: ((4 + 2 + 2) / 2)**2.
     np.testing.assert_allclose(averages, [0.0, 0.0, 0.0, 16.0], rtol=1e-6)
 
 
@@ -222,7 +219,7 @@ def test_the_sum_of_a_variable_without_a_gradient_in_the_completing_call_waits(m
     ids=["plain", "centered", "decay and ema", "accumulating"],
 )
 def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[str, Any]) -> None:
-    """With functions that are only counted, nesting changes no bit."""
+    # `trace_once` only counts the functions here, so it must change no bit.
     made: list[Any] = []
 
     def trace_once(function: Any) -> Any:
@@ -245,7 +242,7 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
             assert (a is None) == (b is None)
             if a is not None:
                 np.testing.assert_array_equal(numpy(a), numpy(b))
-    # A subclass's update sees each variable with its index, so nothing of it is shared.
+    # A subclass's update receives the index of each variable, so it is not nested.
     seen: list[int] = []
 
     def update(index: int, step: Any, parameter: Parameter, gradient: Any) -> Parameter:
@@ -254,6 +251,6 @@ def test_a_nested_function_is_made_once_and_gives_the_same_step(options: dict[st
 
     made.clear()
     _step.step(*arguments, update, trace_once=trace_once)
-    # Nor is it asked in a call that is known to make no step.
+    # It is not called when the call is known to make no step.
     assert seen == ([] if plan.accumulation_steps > 1 else [0, 2, 3])
     assert len(made) == bool(options.get("use_ema"))

@@ -1,1 +1,1 @@
-"""What Keras calls, and what a training is to a user."""
+"""Tests of what Keras calls, and of whole trainings."""

@@ -1,8 +1,8 @@
-"""After any sequence of ordinary acts the optimizer is where the reference is.
+"""Test that the optimizer follows the reference through any sequence of actions.
 
-Hypothesis draws the acts, the same ones in each run: steps with some of the gradients, loads into
-other configurations, new variables, changed settings, calls that are refused, interrupts. Weights
-are float64 and float32, and the reference goes through all acts by itself, in float64.
+Hypothesis draws the actions, the same in each run: steps with some of the gradients, loads into
+other configurations, new variables, changed settings, refused calls, interrupts. Weights are
+float64 and float32; the reference performs the same actions independently, in float64.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ RELATIVE = {"float64": 1e-11, "float32": 3e-5}
 seeds = st.integers(0, 2**16)
 rates = st.sampled_from([0.0, 0.001, 0.05])
 
-# What decides which slots there are and what they mean: kept when a state is loaded.
+# Options that decide which slots exist and what they mean; a load does not change them.
 KINDS = st.sampled_from(
     [
         {},
@@ -49,8 +49,8 @@ KINDS = st.sampled_from(
         {"skip_nonfinite": True},
     ]
 )
-# What may differ between the optimizer that saved and the one that loads. An epsilon that the
-# averages of squares do not vanish beside keeps float32 near the reference.
+# Options that may differ between the optimizer that saved and the one that loads. An epsilon as
+# large as the averages of squares keeps float32 near the reference.
 NUMBERS = st.fixed_dictionaries(
     {"rho": st.sampled_from([0.0, 0.5, 0.9]), "epsilon": st.sampled_from([0.01, 1.0])},
     optional={
@@ -64,24 +64,24 @@ NUMBERS = st.fixed_dictionaries(
 
 
 class Stop:
-    """A learning rate as a callable, which Ctrl-C may reach."""
+    """A callable learning rate that can raise KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.rate = 0.01
-        self.presses = False
+        self.interrupts = False
 
     def __call__(self) -> float:
-        if self.presses:
+        if self.interrupts:
             raise KeyboardInterrupt
         return self.rate
 
 
-class Acts(stateful.RuleBasedStateMachine):
-    """An optimizer and the reference, which are told to do the same."""
+class Actions(stateful.RuleBasedStateMachine):
+    """An optimizer and the reference, which perform the same actions."""
 
     jit_compile: Any = False
 
-    # A rule's name says what it does.
+    # The rules' names describe them.
     # ruff: noqa: D102
 
     @stateful.initialize(
@@ -156,19 +156,19 @@ class Acts(stateful.RuleBasedStateMachine):
 
     @stateful.rule(seed=seeds)
     def go_back_to_an_earlier_state(self, seed: int) -> None:
-        # A trial step that is taken back whole.
+        # A trial step that is undone completely.
         weights, state = models.values(self.variables), self.optimizer.state_dict()
         self.optimizer.apply(models.tensors(self._gradients(seed, set())), self.variables)
         for variable, value in zip(self.variables, weights, strict=True):
             variable.assign(value)
         self.optimizer.load_state_dict(state)
 
-    # Keras copies an optimizer by way of its config and a file, which a callable has no part in.
+    # Keras copies an optimizer through its config and a file, which cannot hold a callable.
     @stateful.precondition(lambda self: self.stop is None)
     @stateful.rule()
     def copy_deep(self) -> None:
         with self._nothing_changes(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of the state that the copy may go without.
+            warnings.simplefilter("ignore")  # The copy may lack the state.
             other = copy.deepcopy(self.optimizer)
         assert other.get_config() == self.optimizer.get_config()
 
@@ -220,13 +220,13 @@ class Acts(stateful.RuleBasedStateMachine):
         self.reference.constraints += [None]
         self.reference.groups += [{}]
 
-    # What is refused, and what is interrupted.
+    # Refusals and interrupts.
 
     @stateful.rule(
         fault=st.sampled_from(["shape", "stranger", "none", "twice", "setting", "rate"]),
         seed=seeds,
     )
-    def ask_for_what_is_refused(self, fault: str, seed: int) -> None:
+    def try_what_is_refused(self, fault: str, seed: int) -> None:
         gradients = models.tensors(self._gradients(seed, set()))
         variables = list(self.variables)
         match fault:
@@ -253,10 +253,10 @@ class Acts(stateful.RuleBasedStateMachine):
     @stateful.rule(seed=seeds)
     def interrupt_a_step(self, seed: int) -> None:
         gradients = models.tensors(self._gradients(seed, set()))
-        self.stop.presses = True
+        self.stop.interrupts = True
         with self._nothing_changes(), pytest.raises(KeyboardInterrupt):
             self.optimizer.apply(gradients, self.variables)
-        self.stop.presses = False
+        self.stop.interrupts = False
 
     @stateful.precondition(lambda self: "skip_nonfinite" in self.kind)
     @stateful.rule(seed=seeds)
@@ -268,10 +268,10 @@ class Acts(stateful.RuleBasedStateMachine):
             self.optimizer.apply(models.tensors(gradients), self.variables)
         assert self.optimizer.skipped_steps == skipped + 1
 
-    # What holds after each act.
+    # Checked after each action.
 
     @stateful.invariant()
-    def both_are_at_the_same_place(self) -> None:
+    def optimizer_equals_reference(self) -> None:
         assert int(self.optimizer.iterations) == self.reference.iterations
         for owners, want in zip(
             self.optimizer._roster.parameters, self.reference.parameters, strict=True
@@ -309,7 +309,7 @@ class Acts(stateful.RuleBasedStateMachine):
         return Reference(weights, decayed=decayed, **arguments, **self.numbers)
 
     def _follow(self, numbers: dict[str, Any]) -> None:
-        """Take the reference's state into these numbers."""
+        """Give the reference these numbers and keep its state."""
         fresh = self._reference(self.reference.weights)
         fresh.parameters, fresh.calls = self.reference.parameters, self.reference.calls
         self.reference = fresh
@@ -325,7 +325,7 @@ class Acts(stateful.RuleBasedStateMachine):
             self.stop.rate = rate
 
     def _gradients(self, seed: int, absent: set[int]) -> list[Any]:
-        """A gradient for each variable, None for the absent ones; one at least is there."""
+        """A gradient for each variable, None for the absent ones; at least one is present."""
         gradients: list[Any] = [
             random(seed + i, variable.shape, variable.dtype)
             for i, variable in enumerate(self.variables)
@@ -353,15 +353,15 @@ def random(seed: int, shape: Any, dtype: str) -> Array:
 
 @contextlib.contextmanager
 def no_warning() -> Iterator[None]:
-    """Leave out what is said of missing gradients, and of what a load dropped."""
+    """Ignore the warnings about missing gradients and partly loaded state."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Gradients do not exist for variables")
         warnings.filterwarnings("ignore", "The optimizer's state was loaded in part")
         yield
 
 
-class CompiledActs(Acts):
-    """The same with compiled steps."""
+class CompiledActions(Actions):
+    """The same actions with compiled steps."""
 
     jit_compile = "auto"
 
@@ -370,12 +370,12 @@ class CompiledActs(Acts):
 @pytest.mark.parametrize(
     ("machine", "examples"),
     [
-        (Acts, {"tensorflow": 25, "jax": 20, "torch": 60}),
-        (CompiledActs, {"tensorflow": 4, "jax": 4, "torch": 60}),
+        (Actions, {"tensorflow": 25, "jax": 20, "torch": 60}),
+        (CompiledActions, {"tensorflow": 4, "jax": 4, "torch": 60}),
     ],
     ids=["op by op", "compiled"],
 )
-def test_any_acts_keep_to_the_reference(machine, examples):
+def test_any_actions_follow_the_reference(machine, examples):
     stateful.run_state_machine_as_test(
         machine,
         settings=hypothesis.settings(

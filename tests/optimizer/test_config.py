@@ -1,4 +1,4 @@
-"""Does a configuration make the same optimizer again, also by way of Keras?"""
+"""Test that a config makes the same optimizer again, also through Keras."""
 
 import copy
 import inspect
@@ -64,7 +64,7 @@ def test_an_assigned_hyperparameter_is_in_the_config(name: str) -> None:
     assert optimizer.get_config()[name] == new
 
 
-def test_the_config_that_is_read_is_left_as_it_was() -> None:
+def test_from_config_does_not_modify_the_config() -> None:
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
     config = RMSprop(learning_rate=schedule).get_config()
     before = copy.deepcopy(config)
@@ -72,7 +72,7 @@ def test_the_config_that_is_read_is_left_as_it_was() -> None:
     assert config == before
 
 
-def test_a_config_of_keras_is_understood() -> None:
+def test_a_config_of_keras_is_accepted() -> None:
     arguments = {"rho": 0.5, "momentum": 0.25, "centered": True, "clipnorm": 2.0, "use_ema": True}
     config = keras.optimizers.RMSprop(0.25, **arguments).get_config()
     ours = RMSprop.from_config(config).get_config()
@@ -89,7 +89,7 @@ def test_a_config_with_an_unknown_entry_is_refused() -> None:
     [0.25, keras.optimizers.schedules.ExponentialDecay(0.25, 10, 0.5)],
     ids=["number", "schedule"],
 )
-def test_keras_serializes_and_gets_it_by_its_registered_name(rate: Any) -> None:
+def test_keras_serializes_it_under_its_registered_name_and_restores_it(rate: Any) -> None:
     optimizer = RMSprop(learning_rate=rate, rho=0.5, nesterov=True, momentum=0.5)
     serialized = keras.optimizers.serialize(optimizer)
     assert serialized["registered_name"] == "keras_rmsprop>RMSprop"
@@ -98,9 +98,9 @@ def test_keras_serializes_and_gets_it_by_its_registered_name(rate: Any) -> None:
     assert again.get_config() == optimizer.get_config()
 
 
-def test_keras_gets_it_by_name() -> None:
+def test_keras_gets_it_by_its_registered_name() -> None:
     assert type(keras.optimizers.get("keras_rmsprop>RMSprop")) is RMSprop
 
 
-def test_the_wrong_package_name_gives_keras_own_class() -> None:
+def test_the_name_without_the_package_gives_keras_own_class() -> None:
     assert not isinstance(keras.optimizers.get("rmsprop"), RMSprop)

@@ -1,4 +1,4 @@
-"""What does a copy of an optimizer keep?"""
+"""Test what a copy of an optimizer keeps."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Which precision do weights and state have, and what does a narrow state cost?"""
+"""Test the precision of weights and state, and what a narrower state costs in Keras."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from keras_rmsprop.reference import Reference
 HOW = pytest.mark.parametrize("jit_compile", [False, "auto"], ids=["op_by_op", "compiled"])
 HALVES = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
-# Every slot there is.
+# Options that need every slot.
 EVERYTHING: dict[str, Any] = {
     "momentum": 0.9,
     "centered": True,
@@ -38,7 +38,7 @@ def tensor(values: Any, dtype: str) -> Any:
 def train(
     optimizer: keras.optimizers.Optimizer, gradient: Any, steps: int
 ) -> tuple[keras.Variable, keras.optimizers.Optimizer]:
-    """Apply one gradient over and over to a weight of ones of its dtype."""
+    """Apply one gradient repeatedly to a weight of ones of its dtype."""
     dtype = keras.backend.standardize_dtype(gradient.dtype)
     weight = keras.Variable(np.ones(gradient.shape, np.float32), dtype=dtype)
     for _ in range(steps):
@@ -64,7 +64,7 @@ def test_every_slot_of_a_float64_weight_is_float64(float64: None, jit_compile: A
     weight, optimizer = train(RMSprop(jit_compile=jit_compile, **EVERYTHING), gradient, 4)
     (parameter,) = optimizer._roster.parameters
     assert {keras.backend.standardize_dtype(owner.dtype) for owner in parameter} == {"float64"}
-    # A value that went through float32 would be one: 29 trailing bits of zero.
+    # A value that went through float32 would equal its float32 rounding.
     for owner in parameter._replace(accumulator=None):
         if owner is not None:
             assert np.all(numpy(owner) != numpy(owner).astype(np.float32))
@@ -96,7 +96,7 @@ STALLED = [(0.99, 0.836, 600), (0.999, 0.5, 1500)]
 def test_the_average_of_a_bfloat16_weight_does_not_stall(
     rho: float, stalls_at: float, steps: int
 ) -> None:
-    """Keras keeps it in bfloat16, where a step's contribution soon rounds to nothing."""
+    # Keras keeps the average in bfloat16, where a step's contribution soon rounds to zero.
     gradient = tensor([1.0], "bfloat16")
     _, theirs = train(keras.optimizers.RMSprop(rho=rho), gradient, steps)
     assert numpy(theirs._velocities[0]) == pytest.approx(stalls_at, abs=0.01)
@@ -106,8 +106,8 @@ def test_the_average_of_a_bfloat16_weight_does_not_stall(
     )
 
 
-def test_float16_weights_survive_an_epsilon_below_float16() -> None:
-    """1e-8 rounds to zero in float16, and a zero gradient then is zero over zero in Keras."""
+def test_float16_weights_stay_finite_with_an_epsilon_below_float16() -> None:
+    # 1e-8 rounds to zero in float16, so in Keras a zero gradient gives zero over zero.
     gradient = tensor([0.0, 1.0], "float16")
     theirs, _ = train(keras.optimizers.RMSprop(epsilon=1e-8), gradient, 3)
     assert np.isnan(numpy(theirs)[0])
@@ -117,7 +117,7 @@ def test_float16_weights_survive_an_epsilon_below_float16() -> None:
 
 
 def test_the_square_of_a_float16_gradient_does_not_overflow() -> None:
-    """300 squared is beyond float16: in Keras the average is infinite, and the weight frozen."""
+    # 300 squared overflows float16: in Keras the average is infinite and the weight frozen.
     gradient = tensor([300.0], "float16")
     theirs, _ = train(keras.optimizers.RMSprop(0.01), gradient, 3)
     assert numpy(theirs) == 1.0
@@ -130,7 +130,7 @@ def test_the_square_of_a_float16_gradient_does_not_overflow() -> None:
 
 
 def test_accumulated_half_precision_gradients_are_summed_in_float32() -> None:
-    """In bfloat16 256 + 1 is 256: a small gradient after a large one would vanish."""
+    # In bfloat16 256 + 1 is 256: a small gradient after a large one would be lost.
     weight = keras.Variable(np.ones(1, np.float32), dtype="bfloat16")
     optimizer = RMSprop(rho=0.0, gradient_accumulation_steps=2)
     for value in (256.0, 1.0):
@@ -145,11 +145,11 @@ ON_TORCH = pytest.mark.skipif(
 
 
 class Renamed(keras.optimizers.RMSprop):
-    """Keras's optimizer as a user derives from it, here with nothing changed."""
+    """A subclass of Keras's optimizer that changes nothing."""
 
 
 def operations_of_a_step(optimizer: keras.optimizers.Optimizer, tensors: int) -> int:
-    """Count what torch dispatches in one step over so many tensors."""
+    """The number of operations that torch dispatches in one step over `tensors` tensors."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counter(TorchDispatchMode):
@@ -170,8 +170,8 @@ def operations_of_a_step(optimizer: keras.optimizers.Optimizer, tensors: int) ->
 
 
 @ON_TORCH
-def test_a_subclass_loses_keras_multi_tensor_path_and_ours_has_it() -> None:
-    """Keras chooses its torch optimizer by the exact class; ours is a subclass as well."""
+def test_a_subclass_of_keras_loses_its_multi_tensor_path_and_ours_has_one() -> None:
+    # Keras chooses its torch optimizer by the exact class; ours is a subclass as well.
     for make, grows in ((keras.optimizers.RMSprop, False), (Renamed, True), (RMSprop, False)):
         few, many = (operations_of_a_step(make(), tensors) for tensors in (2, 40))
         per_tensor = (many - few) / 38
@@ -179,9 +179,9 @@ def test_a_subclass_loses_keras_multi_tensor_path_and_ours_has_it() -> None:
 
 
 @ON_TORCH
-def test_a_subclass_on_torch_rounds_hyperparameters_to_float32_and_ours_does_not() -> None:
-    """Without floatx float64, float64 weights meet a rho of 0.89999998 there."""
-    rate = 2.0**-7  # The learning rate is held in floatx, in both: one that float32 has.
+def test_a_subclass_of_keras_on_torch_rounds_hyperparameters_to_float32_and_ours_does_not() -> None:
+    # Unless floatx is float64, rho is rounded to 0.89999998 there, also for float64 weights.
+    rate = 2.0**-7  # Exact in float32, because both hold the learning rate in floatx.
     rng = np.random.default_rng(0)
     reference = Reference([np.ones(5)])
     weights = [keras.Variable(np.ones(5), dtype="float64") for _ in range(2)]
@@ -198,7 +198,7 @@ def test_a_subclass_on_torch_rounds_hyperparameters_to_float32_and_ours_does_not
     assert ours <= 1e-14
 
 
-def test_a_scale_that_takes_its_gradient_has_no_learning_rate_of_its_own() -> None:
+def test_the_effective_learning_rate_of_an_overwritten_scale_is_nan() -> None:
     weight, scale = keras.Variable([1.0, 2.0]), keras.Variable([1.0])
     scale.overwrite_with_gradient = True
     optimizer = RMSprop(0.1, lazy=keras.backend.backend() == "tensorflow")

@@ -1,4 +1,4 @@
-"""What does `effective_learning_rate` answer, and whom?"""
+"""Test what `effective_learning_rate` returns, and for which variables."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def test_the_effective_learning_rate_of_an_unbuilt_optimizer_is_refused() -> Non
         RMSprop().effective_learning_rate(two_weights()[0])
 
 
-def test_the_effective_learning_rate_of_a_stranger_is_refused() -> None:
+def test_the_effective_learning_rate_of_an_unknown_variable_is_refused() -> None:
     optimizer = RMSprop()
     optimizer.build(two_weights())
     with pytest.raises(ValueError, match="Unknown variable"):

@@ -1,4 +1,4 @@
-"""Does `model.fit` train with this optimizer as it does with Keras's own?"""
+"""Test that `model.fit` trains with this optimizer as with Keras's own."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -26,13 +26,13 @@ MODES: dict[str, dict[str, Any]] = {
 if BACKEND != "torch":  # which has a test of its own below
     MODES["compiled"] = {"jit_compile": True}
 
-# Where the way to fit is not the matter.
+# For tests that do not depend on how `fit` runs.
 QUICKEST = "compiled" if BACKEND == "jax" else "plain"
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "everything": {
-        # Keras's formulas pass through float32, and not in the same way traced and eagerly.
+        # Not a formula of Keras's: those round to float32, traced and eagerly in different ways.
         "learning_rate": keras.optimizers.schedules.PiecewiseConstantDecay([3], [RATE, RATE / 2]),
         "centered": True,
         "momentum": 0.5,
@@ -57,7 +57,7 @@ def start() -> list[models.Array]:
 
 @functools.cache
 def weights_that_keras_gives(name: str) -> list[models.Array]:
-    """Fit with Keras's own class; called in tests of one precision only."""
+    """Fit with Keras's own class; cached, so only for tests of one precision."""
     optimizer = keras.optimizers.RMSprop(**{"learning_rate": RATE, **OPTIONS[name]})
     return models.fit(models.model(), optimizer, **MODES[QUICKEST])
 
@@ -78,7 +78,7 @@ def test_fit_gives_the_weights_that_keras_gives(float64, name, mode):
 def test_fit_compiled_by_torch_gives_the_weights_that_keras_gives(monkeypatch):
     import torch
 
-    # Its tracing is what an optimizer can break; its C++ compiler would take a minute.
+    # An optimizer can break torch's tracing. The C++ compiler behind it would take a minute.
     # In float32, because torch cannot trace Keras's own float64 loss.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     ours, theirs = (peer(RATE) for peer in PEERS)
@@ -87,7 +87,7 @@ def test_fit_compiled_by_torch_gives_the_weights_that_keras_gives(monkeypatch):
     models.assert_same(got, want, start(), steps=models.BATCHES)
 
 
-def test_a_callable_rate_is_asked_again_at_every_eager_step(float64):
+def test_a_callable_rate_is_called_again_at_every_eager_step(float64):
 
     def rate() -> Callable[[], float]:
         rates = iter(RATE * 0.5**step for step in range(STEPS))
@@ -141,13 +141,13 @@ def test_a_constraint_holds_after_every_fit(float64):
 def test_keras_cannot_fit_twice_with_averages_on_jax():
     network = models.model()
     models.fit(network, keras.optimizers.RMSprop(use_ema=True), jit_compile=True)
-    # Both the weight and its average hold one buffer, which its trainer then donates twice. It
-    # fails, and loses its variables with that.
+    # The weight and its average share one buffer, which Keras's trainer then donates twice. It
+    # fails and loses its variables.
     with pytest.raises((TypeError, ValueError)):
         models.go_on(network)
 
 
-# The compiled trainer of JAX is the one at risk: it donates its buffers.
+# JAX's compiled trainer is the one at risk, because it donates its buffers.
 @pytest.mark.parametrize("mode", ["compiled", "eager"] if BACKEND == "jax" else ["plain"])
 def test_a_second_fit_goes_on_from_the_averages(float64, mode):
     options = {"learning_rate": RATE, "use_ema": True, "ema_momentum": 0.75}

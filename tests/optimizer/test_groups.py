@@ -1,4 +1,4 @@
-"""Do groups of variables take the steps of their own settings, however a step is run?"""
+"""Test that groups of variables follow their own settings, however a step is run."""
 
 import threading
 import warnings
@@ -289,18 +289,18 @@ def test_a_reference_with_groups_is_several_references(rng: np.random.Generator)
     np.testing.assert_array_equal(both.weights[1], second.weights[0])
 
 
-# What can change.
+# Changes of groups during training.
 
 
 def a_model() -> keras.Model:
-    """Two layers, each of which a pattern names."""
+    """A model of two layers, each matched by a pattern."""
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(2, name="body"), keras.layers.Dense(1, name="head")]
     return keras.Sequential([keras.Input((3,)), *layers], name="model")
 
 
 class FreezesAtTheSecondEpoch(keras.callbacks.Callback):
-    """Assigns to a group in the middle of `fit`."""
+    """A callback that assigns to a group in the middle of `fit`."""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Freeze the body."""
@@ -336,7 +336,7 @@ def test_the_effective_rate_is_that_of_the_group() -> None:
 
 
 def programs() -> int:
-    """How many steps the backend has compiled."""
+    """The number of steps that the backend has compiled."""
     if BACKEND == "tensorflow":
         from keras_rmsprop._execution.tensorflow import _programs
 

@@ -1,7 +1,6 @@
-"""Do Keras's own options do with this optimizer what they are documented to do?
+"""Test the ways to set Keras's own options, and their use with Keras's other classes.
 
-What an option does to the numbers is held to the reference in `tests/math/test_step.py`; here it
-is the ways to set it, and where it meets Keras's other classes.
+`tests/math/test_step.py` compares the numbers that the options give with the reference.
 """
 
 from typing import Any
@@ -40,7 +39,7 @@ def train(optimizer: Any, weights: list[Any], steps: int = 6, dtype: str = "floa
 
 
 def expected(steps: int = 6, rates: Any = None, **options: Any) -> list[np.ndarray]:
-    """What the reference makes of the same."""
+    """The reference's weights after the same steps."""
     reference = Reference(models.values(variables()), **options)
     for step in range(steps):
         reference.apply(gradients(step), RATE if rates is None else rates[step])
@@ -86,7 +85,7 @@ def test_keras_lets_variables_be_excluded_too_late():
     optimizer.exclude_from_weight_decay(var_names=["bias"])
 
 
-def test_an_exclusion_outlasts_gradients_that_come_in_another_order(float64):
+def test_an_exclusion_holds_for_gradients_in_another_order(float64):
     weights = variables()
     optimizer = keras_rmsprop.RMSprop(RATE, weight_decay=0.125)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -97,7 +96,7 @@ def test_an_exclusion_outlasts_gradients_that_come_in_another_order(float64):
 
 
 class AtMostAHalf(keras.constraints.Constraint):
-    """A constraint that Keras has never seen."""
+    """A custom constraint."""
 
     def __call__(self, w: Any) -> Any:
         """Return w with no element above a half."""
@@ -124,7 +123,7 @@ def test_a_constraint_acts_after_every_step(float64, constraint, in_numpy):
     assert_trained(got, expected(constraints=[in_numpy, None]))
 
 
-def test_a_missing_gradient_leaves_weight_and_slots_to_the_others(float64):
+def test_a_missing_gradient_leaves_its_weight_and_slots_unchanged(float64):
     weights = variables()
     optimizer = keras_rmsprop.RMSprop(RATE, momentum=0.5, weight_decay=0.125, clipnorm=0.5)
     reference = Reference(models.values(weights), momentum=0.5, weight_decay=0.125, clipnorm=0.5)
@@ -143,7 +142,7 @@ def test_a_missing_gradient_leaves_weight_and_slots_to_the_others(float64):
 
 
 def train_with_gaps(optimizer: Any, weights: list[Any]) -> None:
-    """Make steps, every second one without a gradient of the bias, which Keras warns of."""
+    """Make steps, every second one without a gradient of the bias, which must warn."""
     for step in range(6):
         kernel, bias = gradients(step)
         if step % 2:
@@ -170,7 +169,7 @@ def test_the_average_of_half_precision_weights_is_kept_in_float32(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_finalizing_puts_the_average_into_half_precision_weights(dtype):
+def test_finalizing_assigns_the_average_to_half_precision_weights(dtype):
     weight = keras.Variable(np.ones(3), dtype=dtype)
     optimizer = keras_rmsprop.RMSprop(0.5, use_ema=True, ema_momentum=0.5)
     for _ in range(3):
@@ -214,7 +213,7 @@ def test_the_rate_can_be_assigned_between_steps_also_as_an_integer(float64):
     assert_trained(models.values(weights), expected(rates=RATES))
 
 
-def test_an_integer_rate_is_taken_at_construction(float64):
+def test_an_integer_rate_is_accepted_at_construction(float64):
     got = train(keras_rmsprop.RMSprop(1), variables())
     assert_trained(got, expected(rates=[1.0] * 6))
 
@@ -238,7 +237,7 @@ def test_the_effective_rate_follows_the_steps(float64, inside):
         np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
-def test_two_optimizers_over_the_same_variables_keep_to_themselves(float64):
+def test_two_optimizers_of_the_same_variables_keep_separate_state(float64):
     weights = variables()
     fast, slow = keras_rmsprop.RMSprop(0.5), keras_rmsprop.RMSprop(RATE, rho=0.5)
     references = Reference(models.values(weights)), Reference(models.values(weights), rho=0.5)
@@ -255,7 +254,7 @@ def test_two_optimizers_over_the_same_variables_keep_to_themselves(float64):
 
 
 @since_keras("3.15", "has a MultiOptimizer")
-def test_multi_optimizer_gives_each_variable_its_own(float64):
+def test_multi_optimizer_gives_each_variable_its_own_optimizer(float64):
     weights = variables()
     first, second = keras_rmsprop.RMSprop(RATE), keras_rmsprop.RMSprop(0.5, rho=0.5)
     optimizer = keras.optimizers.MultiOptimizer(
@@ -267,7 +266,7 @@ def test_multi_optimizer_gives_each_variable_its_own(float64):
 
 
 def scaled(optimizer: Any, weights: list[Any], values: list[np.ndarray]) -> None:
-    """Apply gradients through a LossScaleOptimizer; on JAX it can do so without state only."""
+    """Apply gradients through a LossScaleOptimizer; on JAX only `stateless_apply` works."""
     if BACKEND != "jax":
         optimizer.apply(models.tensors(values), weights)
         return
@@ -278,7 +277,7 @@ def scaled(optimizer: Any, weights: list[Any], values: list[np.ndarray]) -> None
         variable.assign(value)
 
 
-def test_a_scaled_loss_takes_the_steps_of_an_unscaled_one(float64):
+def test_a_scaled_loss_gives_the_steps_of_an_unscaled_one(float64):
     weights = variables()
     scale = keras.optimizers.LossScaleOptimizer(keras_rmsprop.RMSprop(RATE), initial_scale=1024.0)
     scale.build(weights)

@@ -1,6 +1,6 @@
-"""Does a training loop of one's own, in each framework's manner, take the reference's steps?
+"""Test custom training loops in the style of each framework against the reference.
 
-Every loop fits a line to the same data, so that the gradient is known in NumPy.
+Every loop fits a line to the same data, so the gradient can be computed in NumPy.
 """
 
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def tape_step(optimizer: keras.optimizers.Optimizer, weights: list[Any]) -> Call
 @every_option
 @pytest.mark.parametrize("make", [keras_variables, raw_variables])
 @pytest.mark.parametrize("how", ["eager", "function", "xla"])
-def test_a_gradient_tape_loop_takes_the_steps(float64, how, make, options):
+def test_a_gradient_tape_loop_follows_the_reference(float64, how, make, options):
     import tensorflow as tf
 
     optimizer, weights = keras_rmsprop.RMSprop(RATE, **options), make()
@@ -111,7 +111,7 @@ def test_a_gradient_tape_loop_takes_the_steps(float64, how, make, options):
 
 @on_tensorflow
 @every_option
-def test_a_module_trains_itself(float64, options):
+def test_a_module_with_its_own_step_follows_the_reference(float64, options):
     import tensorflow as tf
 
     class Line(tf.Module):
@@ -130,7 +130,7 @@ def test_a_module_trains_itself(float64, options):
 
 
 @on_tensorflow
-def test_a_function_that_repeats_the_step_takes_every_step(float64):
+def test_a_loop_inside_a_function_makes_every_step(float64):
     import tensorflow as tf
 
     optimizer, weights = keras_rmsprop.RMSprop(RATE), keras_variables()
@@ -150,7 +150,7 @@ def test_a_function_that_repeats_the_step_takes_every_step(float64):
 @on_jax
 @every_option
 @pytest.mark.parametrize("jitted", [False, True], ids="jitted={}".format)
-def test_a_stateless_loop_takes_the_steps(float64, jitted, options):
+def test_a_stateless_loop_follows_the_reference(float64, jitted, options):
     import jax
 
     x, y = (jax.numpy.asarray(array) for array in models.data())
@@ -167,7 +167,7 @@ def test_a_stateless_loop_takes_the_steps(float64, jitted, options):
     for _ in range(STEPS):
         weights, state = step(weights, state)
     assert_trained(weights, options)
-    # The optimizer itself has not moved.
+    # The optimizer's own variables have not changed.
     assert int(optimizer.iterations) == 0
 
 
@@ -191,7 +191,7 @@ def test_a_stateless_loop_can_be_scanned(float64):
 
 @on_jax
 @every_option
-def test_an_eager_jax_loop_takes_the_steps(float64, options):
+def test_an_eager_jax_loop_follows_the_reference(float64, options):
     import jax
 
     x, y = (jax.numpy.asarray(array) for array in models.data())
@@ -204,7 +204,7 @@ def test_an_eager_jax_loop_takes_the_steps(float64, options):
 
 @on_torch
 @every_option
-def test_a_backward_loop_takes_the_steps(float64, options):
+def test_a_backward_loop_follows_the_reference(float64, options):
     import torch
 
     x, y = (torch.tensor(array) for array in models.data())
@@ -220,7 +220,7 @@ def test_a_backward_loop_takes_the_steps(float64, options):
 
 
 @on_torch
-def test_a_backward_loop_over_a_model_leaves_its_gradients_alone():
+def test_a_backward_loop_over_a_model_does_not_modify_its_gradients():
     import torch
 
     network = models.model()

@@ -1,4 +1,4 @@
-"""Bad batches: does one gradient that is not finite spoil a training?"""
+"""Test that batches whose gradients are not finite do not spoil a training."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def train(optimizer: Any, gradients: list[list[np.ndarray]]) -> list[np.ndarray]
 
 
 def spoiled(gradients: list[list[np.ndarray]], value: float) -> list[list[np.ndarray]]:
-    """The batches with two bad ones put in, one in each variable."""
+    """The batches with two bad ones inserted, one for each variable."""
     first, second = ([g.copy() for g in gradients[i]] for i in (0, 1))
     first[0][1] = second[1][0, 1] = value
     return [*gradients[:4], first, *gradients[4:9], second, *gradients[9:]]
@@ -46,7 +46,7 @@ def spoiled(gradients: list[list[np.ndarray]], value: float) -> list[list[np.nda
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_a_training_with_bad_batches_ends_where_one_without_them_does(
+def test_a_training_with_bad_batches_ends_with_the_weights_of_one_without_them(
     options: dict[str, Any], jit_compile: Any, rng: np.random.Generator
 ) -> None:
     good = batches(rng)
@@ -74,7 +74,7 @@ def test_a_training_with_bad_batches_ends_where_one_without_them_does(
     ],
     ids=["wider_than_its_average", "norm", "global_norm", "far_from_the_mean"],
 )
-def test_what_overflows_only_within_the_step_is_skipped_too(
+def test_a_gradient_that_overflows_only_within_the_step_is_skipped(
     options: dict[str, Any], bad: float, dtype: str, jit_compile: Any
 ) -> None:
     weights = []
@@ -90,7 +90,9 @@ def test_what_overflows_only_within_the_step_is_skipped_too(
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cls", [keras.optimizers.RMSprop, RMSprop], ids=["keras", "ours"])
-def test_without_the_option_one_nan_stays_for_good(cls: Any, rng: np.random.Generator) -> None:
+def test_without_the_option_one_nan_stays_in_the_weights(
+    cls: Any, rng: np.random.Generator
+) -> None:
     weights = train(cls(0.1), spoiled(batches(rng), np.nan))
     assert all(np.isnan(weight).any() for weight in weights)
 
@@ -105,7 +107,7 @@ def test_in_keras_one_overflowing_square_freezes_its_weight(rng: np.random.Gener
     assert kept[0][1] != START[0][1]
 
 
-def test_fit_passes_over_a_bad_batch() -> None:
+def test_fit_skips_a_bad_batch() -> None:
     x = np.ones((6, 2), np.float32)
     x[3] = np.nan
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -117,8 +119,8 @@ def test_fit_passes_over_a_bad_batch() -> None:
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-def test_a_fit_of_bad_batches_only_leaves_the_weights_where_they_were() -> None:
-    # Its end puts the average in the weights' place, and there is none before the first step.
+def test_a_fit_of_bad_batches_only_leaves_the_weights_unchanged() -> None:
+    # `fit` ends by replacing the weights with their average, which needs a first step.
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     before = model.get_weights()
     optimizer = RMSprop(0.1, skip_nonfinite=True, use_ema=True)
@@ -133,7 +135,7 @@ def test_a_fit_of_bad_batches_only_leaves_the_weights_where_they_were() -> None:
 @pytest.mark.parametrize("bad", ["weight", "scale"])
 def test_a_scale_is_not_overwritten_by_a_bad_batch(bad: str, jit_compile: Any) -> None:
     weight, scale = keras.Variable([1.0, 2.0]), keras.Variable(1.0)
-    # As float8 layers mark the scales whose gradient is their next value.
+    # float8 layers mark their scales like this: the gradient is the next value.
     scale.overwrite_with_gradient = True
     optimizer = RMSprop(0.1, skip_nonfinite=True, jit_compile=jit_compile)
     good = [ops.ones((2,)), ops.convert_to_tensor(4.0)]
@@ -153,7 +155,7 @@ OWN = {"skipping": {"skip_nonfinite": True}, "accumulating": {"gradient_accumula
 
 @pytest.mark.parametrize("options", OWN.values(), ids=OWN)
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
-def test_a_call_without_effect_leaves_a_subclass_s_own_variables(
+def test_a_call_without_effect_leaves_the_variables_of_a_subclass(
     options: dict[str, Any], traced: bool
 ) -> None:
     variable = keras.Variable([1.0, 2.0])

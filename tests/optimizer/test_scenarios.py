@@ -1,4 +1,4 @@
-"""Does a program of an ordinary day run as it does with Keras's own class?"""
+"""Test that ordinary programs run as they do with Keras's own class."""
 
 import warnings
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ HERE = [name for name, scenario in TABLE.items() if BACKEND in scenario.backends
 
 
 def outcome(name: str, optimizer: Any, folder: Path) -> Any:
-    """Run a scenario; warnings are the scenario's own matter."""
+    """Run a scenario, ignoring warnings that it does not check itself."""
     folder.mkdir()
     keras.utils.set_random_seed(0)
     with warnings.catch_warnings():

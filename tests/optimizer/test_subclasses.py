@@ -1,4 +1,4 @@
-"""Does a subclass with an `update_step` of its own take part in the whole step?"""
+"""Test that an `update_step` of a subclass is used in the whole step."""
 
 from typing import Any
 
@@ -55,20 +55,20 @@ def test_a_method_named_like_a_setting_is_refused(name: str) -> None:
 
 
 class Delegating(RMSprop):
-    """Leaves the rule as it is, and notes for which variables it was asked."""
+    """A subclass that keeps the rule and records for which variables it is called."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.asked: list[str] = []
+        self.called: list[str] = []
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Note the variable's name."""
-        self.asked.append(variable.name)
+        """Record the variable's name and make the step."""
+        self.called.append(variable.name)
         super().update_step(gradient, variable, learning_rate)
 
 
 class Descent(RMSprop):
-    """Plain gradient descent, as a subclass may replace the rule by its own."""
+    """A subclass that replaces the rule by plain gradient descent."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Step along the gradient."""
@@ -78,11 +78,11 @@ class Descent(RMSprop):
 def test_an_overridden_update_step_is_called_for_each_variable() -> None:
     optimizer, variables = Delegating(), two_weights()
     optimizer.apply(ones_like(variables), variables)
-    assert [name.split(":")[0] for name in optimizer.asked] == ["matrix", "scalar"]
+    assert [name.split(":")[0] for name in optimizer.called] == ["matrix", "scalar"]
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_an_overridden_update_step_takes_part_in_the_whole_step(
+def test_an_overridden_update_step_works_with_every_option(
     options: dict[str, Any], rng: np.random.Generator
 ) -> None:
     results = []
@@ -96,7 +96,7 @@ def test_an_overridden_update_step_takes_part_in_the_whole_step(
         np.testing.assert_allclose(overridden, plain, rtol=1e-6, atol=1e-7)
 
 
-def test_a_rule_of_its_own_sees_clipped_and_accumulated_gradients_and_decayed_weights() -> None:
+def test_a_replaced_rule_gets_clipped_and_accumulated_gradients_and_decayed_weights() -> None:
     optimizer = Descent(0.5, clipvalue=1.0, weight_decay=0.1, gradient_accumulation_steps=2)
     weight = keras.Variable([2.0, 4.0])
     for gradient in ([4.0, 0.25], [6.0, 0.75]):
@@ -106,7 +106,7 @@ def test_a_rule_of_its_own_sees_clipped_and_accumulated_gradients_and_decayed_we
     assert int(optimizer.iterations) == 1
 
 
-def test_an_update_step_that_raises_leaves_everything_as_it_was() -> None:
+def test_an_update_step_that_raises_changes_nothing() -> None:
     class Failing(RMSprop):
         def build(self, variables: Any) -> None:
             if not self.built:

@@ -1,4 +1,4 @@
-"""What does a transform see of a gradient, and what becomes of what it returns?"""
+"""Test what a transform receives, and how its result is used."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def register(function: Any) -> Any:
 
 
 @register
-def seeing(gradient: Any, weight: Any) -> Any:
+def recording(gradient: Any, weight: Any) -> Any:
     dtypes = [keras.backend.standardize_dtype(x.dtype) for x in (gradient, weight)]
     SEEN.append((*dtypes, tuple(gradient.shape)))
     return gradient
@@ -55,7 +55,7 @@ def failing(gradient: Any, weight: Any) -> Any:
 
 
 def centralized(gradient: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The paper's formula: each column of a kernel less its mean."""
+    """Subtract its mean from each column of a kernel, as in the paper."""
     if gradient.ndim < 2 or not gradient.size:
         return gradient
     columns = gradient.reshape(-1, gradient.shape[-1])
@@ -89,7 +89,7 @@ def test_normalize_makes_the_norm_one_and_leaves_zeros(rng: np.random.Generator)
     assert not np.any(numpy(transforms.normalize(ops.zeros((2, 2)), None)))
 
 
-# Clipped, accumulated, scaled, decayed and averaged in all ways: the order of the stages.
+# The variants clip, accumulate, scale, decay and average, so the order of the stages shows.
 @pytest.mark.parametrize("mode", [False, "auto"], ids="jit_compile={}".format)
 @pytest.mark.parametrize("variant", option_variants(), ids=lambda variant: variant.id)
 def test_a_transform_comes_after_clipping_and_before_everything_else(
@@ -117,14 +117,14 @@ def test_a_transform_is_called_once_per_variable_in_the_dtype_of_the_slots(mode:
     ]
     gradients = [ops.ones(w.shape, dtype=w.dtype) for w in weights]
     optimizer = RMSprop(
-        transform=seeing, groups={"weight_2": {"transform": None}}, jit_compile=mode
+        transform=recording, groups={"weight_2": {"transform": None}}, jit_compile=mode
     )
     SEEN.clear()
     optimizer.apply(gradients, weights)
     assert SEEN == [("float32", "float32", (2,))] * 2
     SEEN.clear()
     optimizer.apply([gradients[0], None, gradients[2]], weights)
-    # What has been compiled calls nothing any more.
+    # A compiled step does not call the function again.
     assert set(SEEN) <= {("float32", "float32", (2,))}
 
 
@@ -139,7 +139,7 @@ def test_a_transform_is_called_once_per_variable_in_the_dtype_of_the_slots(mode:
     ],
     ids=["shape", "dtype", "None"],
 )
-def test_what_is_no_gradient_of_the_weight_is_refused_and_nothing_changes(
+def test_an_invalid_result_of_a_transform_is_refused_and_nothing_changes(
     function: Any, received: str, mode: Any, steps: int | None
 ) -> None:
     weights = [keras.Variable(np.ones(2, "float32")), keras.Variable(np.ones((2, 3), "float32"))]
@@ -164,7 +164,7 @@ def test_what_is_no_gradient_of_the_weight_is_refused_and_nothing_changes(
 
 @pytest.mark.parametrize("steps", [None, 2], ids="gradient_accumulation_steps={}".format)
 @pytest.mark.parametrize("mode", MODES, ids="jit_compile={}".format)
-def test_an_error_of_a_transform_comes_out_and_leaves_everything(
+def test_an_error_in_a_transform_is_raised_and_nothing_changes(
     mode: Any, steps: int | None
 ) -> None:
     weight = keras.Variable(np.ones(2, "float32"))
@@ -180,7 +180,7 @@ def test_an_error_of_a_transform_comes_out_and_leaves_everything(
 
 @pytest.mark.parametrize("mode", [False, "auto"], ids="jit_compile={}".format)
 def test_a_large_weight_is_transformed_whole(mode: Any, rng: np.random.Generator) -> None:
-    """On torch the update takes such a weight in pieces."""
+    # On torch the update processes such a weight in pieces.
     start = rng.normal(size=(1100, 1000)).astype("float32")
     weight = keras.Variable(start)
     optimizer = RMSprop(transform="centralize", clipnorm=100.0, epsilon=1e-3, jit_compile=mode)
@@ -195,10 +195,10 @@ def test_a_large_weight_is_transformed_whole(mode: Any, rng: np.random.Generator
 
 
 class GradientCentralized(keras.optimizers.RMSprop):
-    """The way in which Keras's guide on gradient centralization changes an optimizer."""
+    """An optimizer changed as in Keras's guide on gradient centralization."""
 
     def get_gradients(self, loss: Any, params: Any) -> Any:
-        """Return centralized gradients to whoever asks."""
+        """Return centralized gradients."""
         return [
             g - ops.mean(g, axis=list(range(len(g.shape) - 1)), keepdims=True)
             for g in super().get_gradients(loss, params)
@@ -206,11 +206,11 @@ class GradientCentralized(keras.optimizers.RMSprop):
 
 
 class Subclassed(keras.optimizers.RMSprop):
-    """Keras's class, which on torch rounds otherwise where it is subclassed."""
+    """A subclass of Keras's class, because on torch subclasses round differently."""
 
 
-def test_the_published_way_to_centralize_does_nothing_and_ours_does() -> None:
-    """Fault F14: Keras 3 never calls `get_gradients`."""
+def test_the_published_way_to_centralize_has_no_effect_and_ours_has() -> None:
+    # Keras 3 never calls `get_gradients`.
     x = np.random.default_rng(0).normal(1.0, 1.0, (32, 6)).astype("float32")
     weights = {}
     for name, optimizer in {
@@ -230,7 +230,7 @@ def test_the_published_way_to_centralize_does_nothing_and_ours_does() -> None:
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has gradients of rows")
 @pytest.mark.parametrize("mode", [False, "auto"], ids="jit_compile={}".format)
-def test_rows_of_a_table_that_does_not_decay_late_are_transformed_as_the_whole(mode: Any) -> None:
+def test_rows_of_a_table_that_is_not_lazy_are_transformed_as_a_whole_gradient(mode: Any) -> None:
     import tensorflow as tf
 
     table = keras.Variable(np.ones((4, 2), "float32"))

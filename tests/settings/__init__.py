@@ -1,1 +1,1 @@
-"""What may be asked for."""
+"""Tests of the settings."""

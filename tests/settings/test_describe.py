@@ -1,4 +1,4 @@
-"""Are the printed equations those that the optimizer follows?"""
+"""Test that the optimizer follows the equations that it prints."""
 
 import math
 import re
@@ -21,7 +21,7 @@ VARIANTS = {variant.id: variant for variant in [*rule_variants(), *option_varian
 
 
 class Printed:
-    """The printed equations, run as the Python that they are."""
+    """The printed equations, run as Python code."""
 
     def __init__(self, text: str, weights: list[np.ndarray], decayed: list[bool]) -> None:
         self.blocks: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ class Printed:
         self._run("At the start:")
 
     def call(self, gradients: list[np.ndarray]) -> None:
-        """Follow the equations of one call."""
+        """Run the equations of one call."""
         for state, gradient in zip(self.states, gradients, strict=True):
             state.update(g=gradient, t=self.calls + 1, calls=self.calls)
         for head in list(self.blocks)[1:]:
@@ -76,7 +76,7 @@ def text_of(**arguments: Any) -> str:
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_the_printed_equations_make_the_steps_of_the_reference(
+def test_the_printed_equations_follow_the_reference(
     variant: Variant, rng: np.random.Generator
 ) -> None:
     starts = [rng.normal(0.0, 1.0, shape) for shape in ((), (2, 3))]
@@ -101,7 +101,7 @@ def test_the_printed_equations_make_the_steps_of_the_reference(
                 )
 
 
-# For each option the line that it adds or changes, and that is absent without it.
+# For each option a part of a line that is printed only with it.
 VISIBLE = {
     "loss_scale_factor": ({"loss_scale_factor": 8.0}, "g = g / 8 "),
     "skip_nonfinite": ({"skip_nonfinite": True}, "is not finite for any weight, the call ends"),
@@ -139,12 +139,12 @@ def test_an_option_is_visible_when_it_is_on_and_only_then(
     assert line not in text_of()
 
 
-def test_every_option_of_the_equations_has_its_line() -> None:
+def test_every_option_of_the_equations_is_in_the_table() -> None:
     how_a_step_is_run = {"jit_compile", "lazy", "diagnostics"}
     assert set(_validation.HYPERPARAMETERS) - set(VISIBLE) <= how_a_step_is_run
 
 
-def test_the_default_prints_the_bare_rule() -> None:
+def test_the_default_prints_the_plain_rule() -> None:
     assert [re.split(" {3,}", line.strip())[0] for line in text_of().splitlines()] == [
         "rmsprop: RMSprop",
         "At the start:",
@@ -158,11 +158,11 @@ def test_the_default_prints_the_bare_rule() -> None:
     ]
 
 
-def test_an_average_of_the_weights_that_is_off_is_not_overwritten() -> None:
+def test_ema_overwrite_frequency_does_not_show_without_use_ema() -> None:
     assert text_of(ema_overwrite_frequency=10) == text_of()
 
 
-def test_a_division_of_nothing_by_nothing_is_explained_without_epsilon() -> None:
+def test_zero_over_zero_is_explained_when_epsilon_is_zero() -> None:
     assert "u is 0 where g and r are 0" in text_of(epsilon=0.0)
 
 
@@ -202,7 +202,7 @@ def test_a_float64_learning_rate_shows_all_its_digits(float64: None) -> None:
     assert f"lr = {math.pi / 100:.15g} " in text_of(learning_rate=math.pi / 100)
 
 
-def test_a_constraint_shows_once_the_optimizer_knows_its_variables() -> None:
+def test_a_constraint_shows_once_the_optimizer_is_built() -> None:
     optimizer = RMSprop()
     printed: list[str] = []
     optimizer.describe(print_fn=printed.append)
@@ -226,7 +226,7 @@ GROUPS = {
 }
 
 
-def test_groups_stand_in_a_table_before_the_build() -> None:
+def test_groups_are_shown_in_a_table_before_the_build() -> None:
     text = text_of(momentum=0.9, groups=GROUPS)
     assert text.partition("Settings of single variables:\n")[2].splitlines() == [
         "    group          lr times  momentum  transform",

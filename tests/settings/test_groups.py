@@ -1,4 +1,4 @@
-"""What can be said of a group of variables, and in which words is the rest refused?"""
+"""Test which settings a group of variables accepts, and the errors for all others."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ def halve(gradient: Any, weight: Any) -> Any:
 
 
 def refused(groups: Any, **arguments: Any) -> str:
-    """The words in which the constructor refuses groups."""
+    """The message with which the constructor refuses groups."""
     with pytest.raises(ValueError, match=r"groups?|nesterov") as error:
         RMSprop(groups=groups, **arguments)
     return str(error.value)

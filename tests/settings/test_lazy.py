@@ -1,4 +1,4 @@
-"""What is refused together with `lazy=True`, and when?"""
+"""Test what is refused together with `lazy=True`, and when."""
 
 import keras
 import numpy as np
@@ -17,7 +17,9 @@ from tests.tools.rows import needs_sparse_gradients
         ("use_ema", True, "the average of the weights moves"),
     ],
 )
-def test_what_moves_rows_without_a_gradient_is_refused_with_the_reason(name, value, reason):
+def test_settings_that_move_rows_without_a_gradient_are_refused_with_the_reason(
+    name, value, reason
+):
     with pytest.raises(ValueError, match=f"{reason}.*Received {name}="):
         keras_rmsprop.RMSprop(lazy=True, **{name: value})
     optimizer = keras_rmsprop.RMSprop(lazy=True)
@@ -25,7 +27,7 @@ def test_what_moves_rows_without_a_gradient_is_refused_with_the_reason(name, val
         setattr(optimizer, name, value)
 
 
-def test_no_decay_is_not_refused():
+def test_zero_decay_and_zero_momentum_are_accepted():
     assert keras_rmsprop.RMSprop(lazy=True, weight_decay=0.0, momentum=0.0).lazy
 
 
@@ -43,7 +45,7 @@ def test_a_constrained_table_is_refused():
 
 @pytest.mark.parametrize(("name", "value"), [("lazy", False), ("bias_correction", True)])
 @needs_sparse_gradients
-def test_what_decides_the_counts_cannot_change_once_built(name, value):
+def test_settings_that_decide_the_row_counts_cannot_change_once_built(name, value):
     optimizer = keras_rmsprop.RMSprop(lazy=True)
     optimizer.build([keras.Variable(np.ones((5, 2)))])
     with pytest.raises(ValueError, match=f"`{name}` cannot change once the optimizer is built"):

@@ -1,4 +1,4 @@
-"""What is a learning rate, when it is given, assigned, or asked for?"""
+"""Test which learning rates are accepted at construction, on assignment and from a callable."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,7 +18,7 @@ NAN, INFINITY = float("nan"), float("inf")
 @pytest.mark.parametrize("form", [float, np.float32, np.asarray, ops.convert_to_tensor])
 @pytest.mark.parametrize("rate", [NAN, -1.0, INFINITY], ids=str)
 @pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
-def test_a_callable_that_gives_no_rate_is_refused_whatever_holds_its_number(
+def test_a_callable_that_returns_an_invalid_rate_of_any_type_is_refused(
     form: Any, rate: float, jit_compile: Any
 ) -> None:
     rates = [0.5, 0.5, rate, 0.5]
@@ -54,13 +54,13 @@ def rate_of(optimizer: keras.optimizers.Optimizer) -> float:
 
 
 @pytest.mark.parametrize("rate", NOT_A_RATE.values(), ids=NOT_A_RATE)
-def test_what_is_no_learning_rate_is_refused_at_construction(rate: Any) -> None:
+def test_an_invalid_learning_rate_is_refused_at_construction(rate: Any) -> None:
     with pytest.raises(ValueError, match="`learning_rate` must be a finite number >= 0, a Lea"):
         RMSprop(learning_rate=rate)
 
 
 @pytest.mark.parametrize("rate", NOT_A_RATE.values(), ids=NOT_A_RATE)
-def test_what_is_no_learning_rate_is_refused_on_assignment(rate: Any) -> None:
+def test_an_invalid_learning_rate_is_refused_on_assignment(rate: Any) -> None:
     optimizer = RMSprop(learning_rate=0.25)
     with pytest.raises(ValueError, match="`learning_rate` must be a finite number >= 0, a Lea"):
         optimizer.learning_rate = rate
@@ -104,7 +104,7 @@ def test_a_scalar_of_any_kind_is_checked(scalar: Callable[[float], Any], rate: f
     assert rate_of(optimizer) == 0.5
 
 
-def test_a_variable_may_be_assigned_whose_gradient_is_tracked() -> None:
+def test_a_trainable_variable_can_be_assigned() -> None:
     optimizer = RMSprop()
     optimizer.learning_rate = keras.Variable(0.25, trainable=True)
     assert rate_of(optimizer) == 0.25
@@ -115,7 +115,7 @@ def test_a_variable_may_be_assigned_whose_gradient_is_tracked() -> None:
     [np.array(True), ops.convert_to_tensor(True), np.array(1j)],
     ids=["bool array", "bool tensor", "complex array"],
 )
-def test_an_array_that_is_no_real_number_is_refused(value: Any) -> None:
+def test_a_bool_or_complex_scalar_is_refused(value: Any) -> None:
     optimizer = RMSprop(learning_rate=0.5)
     with pytest.raises(ValueError, match="`learning_rate` must be a finite number >= 0"):
         optimizer.learning_rate = value
@@ -126,14 +126,14 @@ def test_an_array_of_learning_rates_is_refused_with_its_shape() -> None:
         RMSprop().learning_rate = np.array([0.1, 0.2])
 
 
-def test_keras_own_way_to_assign_the_variable_works() -> None:
+def test_a_rate_can_be_assigned_to_the_variable_itself() -> None:
     optimizer = RMSprop()
     optimizer.learning_rate.assign(0.25)
     assert rate_of(optimizer) == 0.25
 
 
 @pytest.mark.parametrize("rate", [SCHEDULE, lambda: 0.1], ids=["schedule", "callable"])
-def test_a_schedule_or_callable_can_take_the_place_of_a_number(rate: Any) -> None:
+def test_a_schedule_or_callable_can_replace_a_number(rate: Any) -> None:
     optimizer = RMSprop(learning_rate=0.5)
     optimizer.learning_rate = rate
     assert rate_of(optimizer) == np.float32(0.1)
@@ -144,7 +144,7 @@ def test_a_schedule_or_callable_can_take_the_place_of_a_number(rate: Any) -> Non
 @pytest.mark.parametrize(
     ("rate", "kind"), [(SCHEDULE, "ExponentialDecay"), (lambda: 0.1, "function")]
 )
-def test_a_number_cannot_take_the_place_of_a_schedule_or_callable(
+def test_a_number_cannot_replace_a_schedule_or_callable(
     rate: Any, kind: str, scalar: Callable[[float], Any]
 ) -> None:
     optimizer = RMSprop(learning_rate=rate)
@@ -196,7 +196,7 @@ def test_keras_fails_without_explanation_when_a_number_replaces_a_callable() -> 
 
 
 @pytest.mark.parametrize("jit_compile", ["auto", False], ids="jit_compile={}".format)
-def test_a_rate_that_a_callable_gives_is_checked_before_the_step(jit_compile: Any) -> None:
+def test_a_rate_from_a_callable_is_checked_before_the_step(jit_compile: Any) -> None:
     rates = iter([0.5, 0.5, NAN])
     weight = keras.Variable([1.0, 2.0])
     optimizer = RMSprop(lambda: next(rates), jit_compile=jit_compile)

@@ -1,4 +1,4 @@
-"""Does a setting that changes without an assignment act at the next step?"""
+"""Test that a setting that changes without an assignment acts at the next step."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_rmsprop import RMSprop
 from tests.tools.two_weights import values_of
 
 
-def test_a_setting_that_is_changed_past_every_setter_acts_at_the_next_step() -> None:
+def test_a_setting_that_is_changed_without_its_setter_acts_at_the_next_step() -> None:
     weights = []
     for change in (
         lambda optimizer: setattr(optimizer, "rho", 0.3),
@@ -27,7 +27,7 @@ def test_a_setting_that_is_changed_past_every_setter_acts_at_the_next_step() -> 
     np.testing.assert_array_equal(weights[2], weights[0])
 
 
-def test_an_override_of_use_weight_decay_is_asked_at_every_step() -> None:
+def test_an_override_of_use_weight_decay_is_called_at_every_step() -> None:
     class Late(RMSprop):
         def _use_weight_decay(self, variable: Any) -> bool:
             del variable

@@ -1,4 +1,4 @@
-"""Is every hyperparameter checked, when the optimizer is made and when an attribute is assigned?"""
+"""Test that every hyperparameter is checked, at construction and on assignment."""
 
 import inspect
 import re
@@ -54,12 +54,12 @@ FLAGS = [
 INTEGERS = ("ema_overwrite_frequency", "gradient_accumulation_steps")
 OUTSIDE = [(name, value) for name, values in NUMBERS_OUTSIDE.items() for value in values]
 AT_THE_EDGE = [(name, value) for name, values in NUMBERS_AT_THE_EDGE.items() for value in values]
-# Never a hyperparameter, whichever it is; all but the last could pass for a number or a flag.
+# Values that no hyperparameter accepts; all but the last could pass for a number or a flag.
 NEVER = (NAN, np.float32("nan"), "0.5", "True", [0.5], np.array([0.5]), 1j, object())
 
 
 def built(**arguments: Any) -> RMSprop:
-    """An optimizer that has its slots."""
+    """A built optimizer."""
     optimizer = RMSprop(**arguments)
     optimizer.build([keras.Variable([1.0, 2.0], name="weight")])
     return optimizer
@@ -90,12 +90,12 @@ def test_the_edges_of_a_range_that_belong_to_it_are_accepted(name: str, value: A
 
 @pytest.mark.parametrize("value", NEVER, ids=[*map(repr, NEVER[:-1]), "object()"])
 @pytest.mark.parametrize("name", _validation.HYPERPARAMETERS)
-def test_nan_and_what_is_no_number_or_flag_is_refused(name: str, value: Any) -> None:
+def test_nan_and_values_of_other_types_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be .*, received {name}="):
         RMSprop(**{name: value})
 
 
-# Options that 0 switches off, and that False does as well.
+# Options that both 0 and False switch off.
 SWITCHED_OFF = (
     "momentum",
     "weight_decay",
@@ -114,7 +114,7 @@ def test_false_switches_off_what_zero_does(name: str) -> None:
     assert getattr(optimizer, name) == 0
 
 
-def test_a_whole_float_is_taken_for_the_integer() -> None:
+def test_a_whole_float_is_accepted_as_an_integer() -> None:
     options = {"ema_overwrite_frequency": 2.0, "gradient_accumulation_steps": np.array(3)}
     optimizer = RMSprop(use_ema=True, **options)
     assert [type(getattr(optimizer, name)) for name in options] == [int, int]
@@ -129,13 +129,13 @@ def test_a_whole_float_is_taken_for_the_integer() -> None:
         if value is not False or name not in SWITCHED_OFF
     ],
 )
-def test_a_bool_is_not_taken_for_a_number(name: str, value: Any) -> None:
+def test_a_bool_is_not_accepted_as_a_number(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be .*, received {name}="):
         RMSprop(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["centered", "use_ema"])
-def test_keras_flags_are_taken_as_files_of_settings_have_them(name: str) -> None:
+def test_keras_flags_accept_zero_one_and_none(name: str) -> None:
     assert [getattr(RMSprop(**{name: value}), name) for value in (0, 1, None)] == [
         False,
         True,
@@ -145,19 +145,19 @@ def test_keras_flags_are_taken_as_files_of_settings_have_them(name: str) -> None
 
 @pytest.mark.parametrize("value", [0, 1, 1.0, None], ids=repr)
 @pytest.mark.parametrize("name", sorted({*FLAGS} - {"centered", "use_ema"}))
-def test_a_number_is_not_taken_for_a_flag(name: str, value: Any) -> None:
+def test_a_number_is_not_accepted_as_a_flag(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be True or False, received {name}="):
         RMSprop(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, 1, "yes", None], ids=repr)
-def test_jit_compile_takes_auto_and_bools_only(value: Any) -> None:
+def test_jit_compile_accepts_only_auto_and_bools(value: Any) -> None:
     with pytest.raises(ValueError, match="`jit_compile` must be 'auto', True or False, received"):
         RMSprop(jit_compile=value)
 
 
 @pytest.mark.parametrize("name", ["rho", "momentum", "epsilon", "l2", "ema_momentum"])
-def test_none_is_refused_where_it_would_have_no_meaning(name: str) -> None:
+def test_none_is_refused_if_it_has_no_meaning(name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be a .*received {name}=None"):
         RMSprop(**{name: None})
 
@@ -208,17 +208,17 @@ def test_a_numpy_bool_is_kept_as_a_python_bool(name: str) -> None:
         ("learning_rate", "torch and timm call it `lr`"),
     ],
 )
-def test_the_error_gives_the_other_frameworks_word(name: str, words: str) -> None:
+def test_the_error_gives_the_name_in_other_frameworks(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         RMSprop(**{name: NAN})
 
 
-def test_a_name_that_is_no_text_is_refused() -> None:
+def test_a_name_that_is_not_a_string_is_refused() -> None:
     with pytest.raises(ValueError, match="`name` must be a string"):
         RMSprop(name=3)  # type: ignore[arg-type]
 
 
-def test_a_large_value_does_not_fill_the_error() -> None:
+def test_a_large_value_is_abbreviated_in_the_error() -> None:
     with pytest.raises(ValueError, match="`rho` must be") as caught:
         RMSprop(rho=np.zeros((40, 40)))  # type: ignore[arg-type]
     assert len(str(caught.value)) < 250
@@ -251,7 +251,7 @@ def test_two_clippings_are_refused_and_both_named(two: tuple[str, str]) -> None:
         RMSprop(**dict.fromkeys(two, 1.0))
 
 
-def test_a_corrected_variance_that_starts_at_zero_warns_and_says_what_to_do() -> None:
+def test_a_corrected_variance_that_starts_at_zero_warns_with_the_remedy() -> None:
     with pytest.warns(UserWarning, match="first variance exactly zero.*Leave one of them") as seen:
         RMSprop(centered=True, bias_correction=True)
     assert seen[0].filename == __file__
@@ -274,13 +274,13 @@ def test_a_corrected_variance_that_starts_at_zero_warns_and_says_what_to_do() ->
         ("params", "`build` or the first `apply`"),
     ],
 )
-def test_the_words_of_other_frameworks_are_translated(unknown: str, answer: str) -> None:
+def test_the_error_translates_argument_names_of_other_frameworks(unknown: str, answer: str) -> None:
     with pytest.raises(ValueError, match=f"no argument `{unknown}`, received {unknown}=.*{answer}"):
         RMSprop(**{unknown: 0.5})
 
 
-def test_every_word_of_other_frameworks_has_a_test() -> None:
-    (mark,) = test_the_words_of_other_frameworks_are_translated.pytestmark  # type: ignore[attr-defined]
+def test_every_argument_name_of_other_frameworks_has_a_test() -> None:
+    (mark,) = test_the_error_translates_argument_names_of_other_frameworks.pytestmark  # type: ignore[attr-defined]
     assert {unknown for unknown, _ in mark.args[1]} == set(_validation.FOREIGN_ARGUMENTS) - {
         "decay"
     }
@@ -293,7 +293,7 @@ def test_decay_is_ignored_with_a_warning_that_translates_it() -> None:
     assert optimizer.rho == 0.9
 
 
-def test_no_word_of_another_framework_is_an_argument_here() -> None:
+def test_no_argument_name_of_other_frameworks_is_an_argument_here() -> None:
     assert not set(_validation.FOREIGN_ARGUMENTS) & set(inspect.signature(RMSprop).parameters)
 
 
@@ -301,23 +301,25 @@ def test_no_word_of_another_framework_is_an_argument_here() -> None:
     ("unknown", "nearest"),
     [("epsilom", "epsilon"), ("learning_rates", "learning_rate"), ("Centered", "centered")],
 )
-def test_a_misspelt_argument_is_answered_with_the_nearest_one(unknown: str, nearest: str) -> None:
+def test_the_error_for_a_misspelt_argument_suggests_the_nearest_one(
+    unknown: str, nearest: str
+) -> None:
     with pytest.raises(ValueError, match=f"`{unknown}`.* Did you mean `{nearest}`"):
         RMSprop(**{unknown: 0.5})
 
 
-def test_an_argument_like_no_other_is_answered_with_all_of_them() -> None:
+def test_the_error_for_an_unknown_argument_lists_all_arguments() -> None:
     with pytest.raises(ValueError, match=r"Accepted are `learning_rate`, `rho`, .*, `maximize`"):
         RMSprop(qqq=0.5)  # type: ignore[call-arg]
 
 
-@since_keras("3.15", "leaves its optimizer's name to be made up")
+@since_keras("3.15", "generates its optimizer's name by default")
 def test_the_signature_is_explicit_and_starts_with_that_of_keras() -> None:
     ours = inspect.signature(RMSprop).parameters
-    kerass = inspect.signature(keras.optimizers.RMSprop).parameters
-    first = list(kerass)[:-1]  # without **kwargs
+    theirs = inspect.signature(keras.optimizers.RMSprop).parameters
+    first = list(theirs)[:-1]  # without **kwargs
     assert list(ours)[: len(first)] == first
-    assert [ours[name].default for name in first] == [kerass[name].default for name in first]
+    assert [ours[name].default for name in first] == [theirs[name].default for name in first]
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert all(ours[name].kind is positional for name in first)
     assert all(
@@ -363,7 +365,7 @@ def test_an_assigned_number_goes_through_the_same_check(name: str, value: Any) -
         ("jit_compile", False),
     ],
 )
-def test_what_needs_no_slot_can_change_after_build(name: str, value: Any) -> None:
+def test_settings_that_need_no_slot_can_change_after_build(name: str, value: Any) -> None:
     optimizer = built()
     setattr(optimizer, name, value)
     assert getattr(optimizer, name) == value
@@ -381,7 +383,7 @@ def test_what_needs_no_slot_can_change_after_build(name: str, value: Any) -> Non
         ("momentum", 0.9, "created by `build`, and only for momentum > 0"),
     ],
 )
-def test_what_decides_the_slots_cannot_change_after_build(
+def test_settings_that_decide_the_slots_cannot_change_after_build(
     name: str, value: Any, reason: str
 ) -> None:
     optimizer = built()
@@ -394,13 +396,13 @@ def test_what_decides_the_slots_cannot_change_after_build(
 
 
 @pytest.mark.parametrize("name", [*_validation.STRUCTURAL, "momentum"])
-def test_assigning_the_value_there_is_changes_nothing_and_is_accepted(name: str) -> None:
+def test_assigning_the_current_value_is_accepted(name: str) -> None:
     optimizer = built()
     setattr(optimizer, name, getattr(optimizer, name))
 
 
 @pytest.mark.parametrize("name", [*_validation.STRUCTURAL, "momentum"])
-def test_before_build_even_what_decides_the_slots_can_change(name: str) -> None:
+def test_settings_that_decide_the_slots_can_change_before_build(name: str) -> None:
     optimizer = RMSprop()
     old = getattr(optimizer, name)
     new = (not old) if isinstance(old, bool) else 2 if old is None else 0.5
@@ -408,7 +410,7 @@ def test_before_build_even_what_decides_the_slots_can_change(name: str) -> None:
     assert getattr(optimizer, name) == new
 
 
-def test_momentum_can_be_switched_off_and_on_again_where_there_is_a_buffer() -> None:
+def test_momentum_can_be_switched_off_and_on_again_if_there_is_a_buffer() -> None:
     optimizer = built(momentum=0.9)
     optimizer.momentum = 0.0
     optimizer.momentum = 0.5
@@ -442,7 +444,7 @@ def test_one_clipping_can_replace_another_when_the_old_one_is_removed_first() ->
     assert (optimizer.clipnorm, optimizer.global_clipnorm) == (None, 2.0)
 
 
-# What the peers do. When one of them starts to check, its test fails and we learn of it.
+# What the peers accept. When one of them starts to check, its test here fails.
 
 
 UNCHECKED = [{"rho": 1.5}, {"epsilon": -1.0}, {"learning_rate": NAN}]

@@ -1,1 +1,1 @@
-"""What is kept, and what becomes of it on loading."""
+"""Tests of saving and loading state."""

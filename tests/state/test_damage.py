@@ -1,4 +1,4 @@
-"""Is every file that cannot be an optimizer's refused as damaged, whatever is wrong with it?"""
+"""Test that every invalid file is refused as damaged, whatever is wrong with it."""
 
 import json
 from collections.abc import Callable
@@ -27,13 +27,13 @@ from tests.tools.subclass_variables import traced
 
 
 def resealed(store: Store) -> Store:
-    """Give a store the checksum of what it now holds, as somebody who crafts a file would."""
+    """Give a changed store the checksum of its content, as a crafted file would have."""
     rest = {key: value for key, value in store.items() if key != "checksum"}
     return rest | {"checksum": np.asarray(checksum_of(rest), np.uint32)}
 
 
 def described(store: Store, **fields: Any) -> Store:
-    """Change fields of the description; None takes one away, `[None]` puts null."""
+    """Change fields of the description; `...` removes one, None becomes null."""
     description = json.loads(store["description"].tobytes()) | fields
     kept = {key: value for key, value in description.items() if value is not ...}
     return store | {"description": np.frombuffer(json.dumps(kept).encode(), np.uint8)}
@@ -109,7 +109,7 @@ CRAFTED: dict[str, Callable[[Store], Store]] = {
 
 
 @pytest.mark.parametrize("craft", CRAFTED.values(), ids=CRAFTED)
-def test_a_crafted_file_is_damaged_and_changes_nothing(craft):
+def test_a_crafted_file_is_refused_as_damaged_and_changes_nothing(craft):
     variables = weights("a", "b")
     store = resealed(craft(saved(trained(variables))))
     optimizer = trained(variables, calls=2)
@@ -119,7 +119,7 @@ def test_a_crafted_file_is_damaged_and_changes_nothing(craft):
     assert_same_state(optimizer, before)
 
 
-def test_objects_in_a_file_are_damage():
+def test_a_file_with_objects_is_refused_as_damaged():
     store = saved(trained(weights("a"))) | {"0.square_average": np.full(SHAPE, object())}
     with pytest.raises(ValueError, match="is damaged"):
         built(weights("a")).load_own_variables(store)
@@ -133,15 +133,15 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
-def test_the_checksum_covers_what_the_bytes_mean(damage):
+def test_the_checksum_covers_dtype_and_shape(damage):
     store = saved(trained(weights("a")))
     store["0.square_average"] = damage(store["0.square_average"])
     with pytest.raises(ValueError, match="is damaged: it is not what was saved"):
         built(weights("a")).load_own_variables(store)
 
 
-def test_a_checksum_that_is_no_integer_is_damage():
-    """Every integer is infinite in float16, so that such a one would fit any content."""
+def test_a_checksum_that_is_not_an_integer_is_refused_as_damaged():
+    # Large integers are infinite in float16, so such a checksum would match almost any content.
     store = saved(trained(weights("a")))
     store["0.square_average"] = store["0.square_average"] + 1
     store["checksum"] = np.asarray(np.inf, np.float16)
@@ -149,7 +149,7 @@ def test_a_checksum_that_is_no_integer_is_damage():
         built(weights("a")).load_own_variables(store)
 
 
-def test_bytes_written_the_other_way_round_are_the_same_numbers():
+def test_arrays_of_the_other_byte_order_load_as_the_same_numbers():
     old, new = trained(weights("a")), built(weights("a"))
     store = saved(old)
     array = store["0.square_average"]
@@ -170,7 +170,7 @@ def test_the_state_of_a_training_that_diverged_is_loaded(value):
     assert_same_state(fresh, optimizer.state_dict())
 
 
-def test_what_is_too_large_for_its_variable_is_refused():
+def test_a_number_too_large_for_its_variable_is_refused():
     store = saved(trained(weights("a")))
     optimizer = trained(weights("a"), calls=2)
     before = optimizer.state_dict()
@@ -192,7 +192,7 @@ WRONG_DICTS = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_DICTS.values(), ids=WRONG_DICTS)
-def test_a_state_dict_that_no_optimizer_has_is_refused(wrong):
+def test_an_invalid_state_dict_is_refused(wrong):
     optimizer = trained(weights("a"))
     before = optimizer.state_dict()
     with pytest.raises(ValueError, match="Nothing was loaded"):
@@ -200,7 +200,7 @@ def test_a_state_dict_that_no_optimizer_has_is_refused(wrong):
     assert_same_state(optimizer, before)
 
 
-# --- Anything at all -------------------------------------------------------------------------
+# Arbitrary content.
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -214,7 +214,7 @@ SHAPES = st.sampled_from([(), (0,), (1,), (4,), (3,), SHAPE, (4, 3, 1), (2, 2)])
 
 @st.composite
 def changes(draw: st.DrawFn) -> list[Callable[[Store], Store]]:
-    """Draw what is done to a store."""
+    """Draw changes of a store."""
     done: list[Callable[[Store], Store]] = []
     for _ in range(draw(st.integers(1, 3))):
         if draw(st.booleans()):
@@ -247,12 +247,12 @@ STORES = {name: saved(make()) for name, make in FOUNDATIONS.items()}
 )
 @given(st.sampled_from(sorted(STORES)), changes(), st.booleans())
 @example("plain", [fields(names=["a", "b"], slots=True)], True)
-def test_whatever_a_file_holds_it_is_loaded_or_refused_as_damaged(name, done, sealed):
+def test_a_file_of_any_content_is_loaded_or_refused_as_damaged(name, done, sealed):
     store = dict(STORES[name])
     for change in done:
         try:
             store = change(store)
-        except (ValueError, TypeError):  # Nothing is left to describe.
+        except (ValueError, TypeError):  # An earlier change has destroyed the description.
             return
     if sealed and all(array.dtype != object for array in store.values()):
         store = resealed(store)
@@ -271,5 +271,5 @@ def test_whatever_a_file_holds_it_is_loaded_or_refused_as_damaged(name, done, se
     assert not any(np.any(state[f"{v}/square_average"] < 0) for v in "ab")
 
 
-# One for all examples: what one of them left behind must not matter to the next.
+# Shared by all examples: what one of them leaves behind must not affect the next.
 OPTIMIZER = built(weights("a", "b"), momentum=0.5)

@@ -1,4 +1,4 @@
-"""Is what was excluded from weight decay saved with the model?"""
+"""Test that exclusions from weight decay are saved with the model."""
 
 from typing import Any
 
@@ -21,9 +21,7 @@ def decayed(network: Any) -> list[bool]:
 
 @pytest.mark.parametrize("built_first", [False, True], ids="built={}".format)
 @pytest.mark.parametrize("excluded", EXCLUDED.values(), ids=EXCLUDED)
-def test_what_was_excluded_from_weight_decay_is_saved_with_the_model(
-    tmp_path, excluded, built_first
-):
+def test_exclusions_from_weight_decay_are_saved_with_the_model(tmp_path, excluded, built_first):
     network = models.model()
     network.compile(keras_rmsprop.RMSprop(0.01, weight_decay=0.1), loss="mse", run_eagerly=True)
     network.optimizer.exclude_from_weight_decay(**excluded(network))
@@ -33,7 +31,7 @@ def test_what_was_excluded_from_weight_decay_is_saved_with_the_model(
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     want = decayed(network)
     assert decayed(loaded) == want != [True] * 4
-    # A copy of the copy, and a call that comes after.
+    # A copy of the copy; then training goes on.
     again = keras_rmsprop.RMSprop.from_config(loaded.optimizer.get_config())
     again.build(loaded.trainable_variables)
     assert [again._use_weight_decay(v) for v in loaded.trainable_variables] == want
@@ -43,7 +41,7 @@ def test_what_was_excluded_from_weight_decay_is_saved_with_the_model(
 @pytest.mark.parametrize(
     "optimizer_class", [keras.optimizers.RMSprop, keras_rmsprop.RMSprop], ids=["Keras", "ours"]
 )
-def test_variables_are_excluded_again_after_loading(tmp_path, optimizer_class):
+def test_variables_can_be_excluded_again_after_loading(tmp_path, optimizer_class):
     network = models.model()
     network.compile(optimizer_class(0.01, weight_decay=0.1), loss="mse")
     network.optimizer.exclude_from_weight_decay(var_names=["kernel"])
@@ -58,7 +56,7 @@ def test_variables_are_excluded_again_after_loading(tmp_path, optimizer_class):
         assert decayed(loaded) == [True, False, True, False]
 
 
-def test_a_config_without_exclusions_is_that_of_before():
+def test_a_config_lists_exclusions_only_if_there_are_any():
     optimizer = keras_rmsprop.RMSprop(weight_decay=0.1)
     assert "exclude_from_weight_decay" not in optimizer.get_config()
     optimizer.exclude_from_weight_decay(var_names=["bias"])

@@ -1,4 +1,4 @@
-"""What is in a file of ours, and what becomes of a damaged one?"""
+"""Test what this package writes to a file, and that a damaged file is refused."""
 
 import json
 import zipfile
@@ -23,7 +23,7 @@ from tests.tools.states import (
 )
 
 
-def test_a_file_holds_numbers_and_json_and_nothing_that_could_run():
+def test_a_file_holds_only_numbers_and_json():
     store = saved(trained(weights("a"), **EVERYTHING))
     assert {value.dtype.kind for value in store.values()} <= set("iuf")
     json.loads(store["description"].tobytes())
@@ -36,7 +36,7 @@ def test_a_file_of_a_later_version_is_refused():
     store["description"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
     with pytest.raises(ValueError, match="saved by a later version"):
         built(weights("a")).load_own_variables(store)
-    # One that is not built takes no state, so that it need not read it.
+    # An optimizer that is not built loads no state, so it need not read the file.
     (warning,) = load(store, keras_rmsprop.RMSprop())
     assert "it is not built yet" in warning
 
@@ -69,7 +69,7 @@ def test_a_damaged_state_is_refused_and_nothing_is_loaded(damage):
 
 @pytest.fixture
 def misfit(tmp_path, monkeypatch):
-    """A saved model of which one slot has another shape than its weight."""
+    """A saved model in which one slot has another shape than its weight."""
     network = models.model()
     models.fit(network, keras_rmsprop.RMSprop(RATE), epochs=1)
     state = _state.state_of(network.optimizer._parts())
@@ -97,7 +97,7 @@ def test_a_slot_of_another_shape_than_its_weight_starts_afresh_in_load_model(mis
 
 
 @pytest.mark.parametrize("share", [0.25, 0.75, 0.99], ids="at {}".format)
-def test_a_truncated_file_is_an_error_and_leaves_the_optimizer(tmp_path, share):
+def test_a_truncated_file_raises_and_leaves_the_optimizer_unchanged(tmp_path, share):
     network = models.model()
     models.fit(network, keras_rmsprop.RMSprop(RATE), epochs=1)
     before = network.optimizer.state_dict()

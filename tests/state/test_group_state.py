@@ -1,4 +1,4 @@
-"""What becomes of the state of groups that is saved, and loaded where groups are others?"""
+"""Test saving the state of groups, and loading it into the same and into other groups."""
 
 import warnings
 from pathlib import Path
@@ -42,12 +42,12 @@ def fit(model: keras.Model, steps: int = 4) -> None:
 
 
 def values(model: keras.Model) -> list[np.ndarray]:
-    """Weights and everything of the optimizer."""
+    """The values of the weights and of all of the optimizer's variables."""
     variables = [*model.trainable_variables, *model.optimizer.variables]
     return [np.asarray(ops.convert_to_numpy(v)) for v in variables]
 
 
-def test_a_training_with_groups_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_a_training_with_groups_resumes_bit_for_bit(tmp_path: Path) -> None:
     model = trained()
     model.optimizer.groups["model/first/.*"].learning_rate = 0.125
     model.save(tmp_path / "model.keras")
@@ -100,7 +100,7 @@ def test_state_loads_into_and_out_of_groups(groups: Any, tmp_path: Path) -> None
     fit(other)
 
 
-def test_the_state_by_name_has_the_factors_of_groups() -> None:
+def test_the_state_dict_has_the_learning_rate_factors_of_groups() -> None:
     model = trained()
     state = model.optimizer.state_dict()
     assert float(state[RATES]) == 0.5
@@ -133,7 +133,7 @@ def test_a_buffer_of_steps_becomes_one_of_directions_by_the_rate_of_its_group(
         np.testing.assert_allclose(directions * 0.01 * factor, steps, rtol=1e-6)
 
 
-def test_keras_own_file_is_taken_by_an_optimizer_with_groups(tmp_path: Path) -> None:
+def test_an_optimizer_with_groups_loads_a_file_of_keras(tmp_path: Path) -> None:
     model = trained(None)
     keras.utils.set_random_seed(0)
     model.compile(keras.optimizers.RMSprop(0.01, momentum=0.5), "mse")
@@ -148,7 +148,7 @@ def test_keras_own_file_is_taken_by_an_optimizer_with_groups(tmp_path: Path) -> 
     assert all(map(np.array_equal, ours, theirs))
 
 
-def test_a_new_number_of_a_group_acts_at_the_next_step(rng: np.random.Generator) -> None:
+def test_a_number_assigned_to_a_group_acts_at_the_next_step(rng: np.random.Generator) -> None:
     starts = [rng.normal(size=3), rng.normal(size=2)]
     weights = [keras.Variable(s, dtype="float32", name=f"w{i}") for i, s in enumerate(starts)]
     optimizer = RMSprop(0.01, groups={"w1": {"momentum": 0.5}}, epsilon=1e-3)
@@ -178,13 +178,13 @@ def test_a_new_number_of_a_group_acts_at_the_next_step(rng: np.random.Generator)
         assert off <= 2e-5 * travelled + 14 * np.spacing(np.float32(np.abs(start).max()))
 
 
-def test_a_buffer_that_a_group_has_not_cannot_be_asked_for_after_the_build() -> None:
+def test_a_group_without_a_buffer_cannot_get_momentum_after_the_build() -> None:
     model = trained()
     group = model.optimizer.groups["model/first/.*"]
     with pytest.raises(ValueError, match="the momentum buffer is created by `build`"):
         group.momentum = 0.5
     assert group.momentum == 0.0
-    # Those of no group have one.
+    # Variables of no group have a buffer.
     model.optimizer.momentum = 0.25
     with pytest.raises(ValueError, match="`lazy` cannot change once the optimizer is built"):
         group.lazy = True

@@ -1,4 +1,4 @@
-"""What is taken from the files of Keras's own classes?"""
+"""Test what is loaded from the files of Keras's own classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +59,7 @@ def test_a_training_begun_with_keras_goes_on_as_keras_would(options):
     assert int(ours.iterations) == int(theirs.iterations)
 
 
-def test_keras_state_of_fewer_layers_and_options_is_taken_as_far_as_it_goes():
+def test_keras_state_of_fewer_layers_or_options_is_loaded_in_part():
     theirs = keras_trained(weights("a"), momentum=0.5)
     ours = built(weights("a", "b"), momentum=0.5)
     (warning,) = load(saved(theirs), ours)
@@ -89,7 +89,7 @@ def _stepped(optimizer: Any, variables: Sequence[keras.Variable]) -> Any:
     return optimizer
 
 
-# What saved the arrays, and the momentum of the optimizer that is given them.
+# The optimizer that saved the arrays, and the momentum of the one that loads them.
 OTHERS = {
     "momentum that may be a mean": (_rmsprop, 0.0),
     "moments of Adam": (_adam, 0.0),
@@ -118,7 +118,7 @@ def _scaling(package: Any, variables: Sequence[keras.Variable]) -> Any:
 
 
 @pytest.mark.parametrize(("other", "momentum"), OTHERS.values(), ids=OTHERS)
-def test_arrays_that_could_be_anything_are_dropped_with_one_warning(other, momentum):
+def test_arrays_of_another_optimizer_are_dropped_with_one_warning(other, momentum):
     variables = weights("a", "b")
     theirs = other(variables)
     ours = trained(variables, calls=2, momentum=momentum)

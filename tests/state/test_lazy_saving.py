@@ -1,4 +1,4 @@
-"""Does a run with `lazy=True` go on where it was, whatever carried its state?"""
+"""Test that a run with `lazy=True` goes on exactly, however its state was saved."""
 
 import pathlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ROWS = 60
 
 
 def a_model() -> keras.Model:
-    """Return a compiled model with a table, some rows of which a batch leaves alone."""
+    """Return a compiled model with a table, of which a batch uses only some rows."""
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
         [
@@ -37,7 +37,7 @@ def a_model() -> keras.Model:
 
 
 def go_on(network: keras.Model) -> list[np.ndarray]:
-    """Fit on batches of Zipf's law and return weights and state, the rows' counters too."""
+    """Fit on ids of Zipf's law; return weights and state, with the counters of rows."""
     rng = np.random.default_rng(1)
     ids = np.minimum(rng.zipf(1.3, (48, 5)) - 1, ROWS - 1)
     network.fit(ids, rng.normal(size=(48, 1)), batch_size=8, shuffle=False, verbose=0)
@@ -72,7 +72,7 @@ def through_state_dict(network: keras.Model, folder: pathlib.Path) -> keras.Mode
     np.savez(folder / "state.npz", **network.optimizer.state_dict())
     other = a_model()
     other.set_weights(network.get_weights())
-    # Names are those of the variables, and a model built anew numbers its layers on.
+    # State is loaded by variable name, and a new model's layers have other numbers.
     for mine, theirs in zip(other.trainable_variables, network.trainable_variables, strict=True):
         mine._path = theirs.path
     other.optimizer.build(other.trainable_variables)
@@ -91,7 +91,7 @@ def test_a_model_goes_on_to_the_last_bit(
     network = a_model()
     go_on(network)
     counts = network.optimizer._roster.progress[0].row_updates.numpy()
-    assert len(set(counts)) > 2, "all rows are equally far, so nothing is unsettled"
+    assert len(set(counts)) > 2, "all rows have the same count, so there is nothing to settle"
     carried = carry(network, tmp_path)
     models.assert_identical(go_on(carried), go_on(network))
 

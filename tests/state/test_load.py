@@ -1,4 +1,4 @@
-"""What becomes of the state on loading, whatever option has changed since it was saved?"""
+"""Test how state is loaded when options have changed since it was saved."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("options", SAME.values(), ids=SAME)
-def test_what_was_saved_is_restored_whole_and_goes_on_to_the_last_bit(options):
+def test_saved_state_is_restored_completely_and_training_goes_on_bit_for_bit(options):
     variables, copies = weights("a", "b"), weights("a", "b")
     optimizer = trained(variables, **options)
     other = built(copies, **options)
@@ -49,11 +49,11 @@ def test_what_was_saved_is_restored_whole_and_goes_on_to_the_last_bit(options):
     assert_same_state(other, optimizer.state_dict())
 
 
-def test_no_load_no_report():
+def test_without_a_load_there_is_no_report():
     assert built(weights("a")).load_report is None
 
 
-# An option, and the kinds of slots that it needs.
+# An option, and the state that it adds.
 OPTIONS = {
     "momentum": ({"momentum": 0.5}, ["a/momentum", "b/momentum"]),
     "centered": ({"centered": True}, ["a/gradient_average", "b/gradient_average"]),
@@ -89,7 +89,7 @@ def test_removing_an_option_keeps_everything_else(option, slots):
     caught = load(saved(before), after)
     assert after.load_report.initialized == ()
     if "centered" in option:
-        # The mean has gone into the average of squares, so nothing is lost.
+        # The mean is added to the average of squares, so nothing is lost.
         assert caught == []
         assert after.load_report.dropped == ()
     else:
@@ -113,7 +113,7 @@ def test_an_average_of_the_weights_that_is_added_starts_as_a_copy_of_them():
 
 
 @pytest.mark.parametrize("steps", [None, 2, 4], ids="to {}".format)
-def test_other_accumulation_steps_keep_the_steps_made_and_drop_the_sum_begun(steps):
+def test_other_accumulation_steps_keep_the_step_count_and_drop_the_incomplete_sum(steps):
     variables = weights("a")
     before = trained(variables, gradient_accumulation_steps=3)
     after = built(variables, gradient_accumulation_steps=steps)
@@ -127,7 +127,7 @@ def test_other_accumulation_steps_keep_the_steps_made_and_drop_the_sum_begun(ste
 
 @pytest.mark.parametrize("lr_in_momentum", [False, True], ids="to {}".format)
 @pytest.mark.usefixtures("float64")
-def test_a_buffer_of_steps_and_one_of_directions_are_taken_into_each_other(lr_in_momentum):
+def test_a_buffer_of_steps_and_one_of_directions_are_converted_into_each_other(lr_in_momentum):
     variables, copies = weights("a"), weights("a")
     start = models.values(variables)
     before = trained(variables, momentum=0.75, lr_in_momentum=not lr_in_momentum)
@@ -140,7 +140,7 @@ def test_a_buffer_of_steps_and_one_of_directions_are_taken_into_each_other(lr_in
     models.assert_same(models.values(copies), models.values(variables), start, steps=CALLS + 4)
 
 
-def test_a_buffer_that_cannot_be_taken_over_starts_afresh():
+def test_a_buffer_that_cannot_be_converted_starts_afresh():
     variables = weights("a")
     schedule = keras.optimizers.schedules.ExponentialDecay(RATE, 3, 0.5)
     before = trained(variables, momentum=0.75, learning_rate=schedule)
@@ -151,7 +151,7 @@ def test_a_buffer_that_cannot_be_taken_over_starts_afresh():
     assert not np.any(after.state_dict()["a/momentum"])
 
 
-def test_a_rate_that_a_schedule_replaces_is_said_to_be_dropped():
+def test_a_rate_that_a_schedule_replaces_is_reported_as_dropped():
     variables = weights("a")
     schedule = keras.optimizers.schedules.ExponentialDecay(RATE, 3, 0.5)
     after = built(variables, learning_rate=schedule)
@@ -166,7 +166,7 @@ def test_a_rate_that_a_schedule_replaces_is_said_to_be_dropped():
 @on_tensorflow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("centered", [False, True], ids="centered={}".format)
-def test_a_lazy_state_is_settled_for_a_dense_optimizer_and_up_to_date_in_the_reverse(centered):
+def test_lazy_and_dense_state_are_converted_into_each_other(centered):
     import tensorflow as tf
 
     def touch(optimizer: Any, table: keras.Variable, row: int) -> None:
@@ -192,7 +192,7 @@ def test_a_lazy_state_is_settled_for_a_dense_optimizer_and_up_to_date_in_the_rev
 
 
 def test_keras_drops_all_state_for_one_changed_option() -> None:
-    """What this package mends: the step counter goes too."""
+    # Even the step counter is lost; this package keeps it.
     variables = [keras.Variable([1.0, 2.0])]
     theirs = keras.optimizers.RMSprop(0.1)
     theirs.apply([keras.ops.ones((2,))], variables)

@@ -1,4 +1,4 @@
-"""Is `state_dict` all of the state by name, and what does `load_state_dict` take?"""
+"""Test that `state_dict` returns all state by name, and what `load_state_dict` accepts."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from tests.tools.states import (
 )
 
 
-def test_a_state_dict_is_arrays_by_name_and_a_snapshot():
+def test_a_state_dict_holds_arrays_by_name_and_is_a_snapshot():
     variables = weights("a", "b")
     optimizer = trained(variables, momentum=0.5, skip_nonfinite=True)
     state = optimizer.state_dict()
@@ -33,7 +33,7 @@ def test_a_state_dict_is_arrays_by_name_and_a_snapshot():
     models.assert_identical(state.values(), before.values())
 
 
-def test_a_state_dict_goes_by_name_into_another_order():
+def test_a_state_dict_loads_by_name_into_another_order():
     old = trained(weights("a", "b"), **EVERYTHING)
     new = built(weights("b", "a"), **EVERYTHING)
     new.load_state_dict(old.state_dict())
@@ -41,7 +41,7 @@ def test_a_state_dict_goes_by_name_into_another_order():
         np.testing.assert_array_equal(new.state_dict()[name], value)
 
 
-def test_a_state_dict_of_lists_and_numbers_is_taken():
+def test_a_state_dict_of_lists_and_numbers_is_accepted():
     optimizer = built(weights("a", shape=(2,)))
     optimizer.load_state_dict(
         {"iteration": 3, "learning_rate": 0.5, "a/square_average": [1.0, 2.0]}
@@ -71,7 +71,7 @@ def test_a_state_dict_that_is_not_strict_loads_what_matches():
     assert not np.any(optimizer.state_dict()["a/momentum"])
 
 
-def test_a_state_dict_about_the_mean_is_taken_about_zero_where_there_is_no_mean():
+def test_a_centered_state_dict_is_converted_for_an_optimizer_that_is_not_centered():
     variables = weights("a")
     old = trained(variables, centered=True).state_dict()
     new = built(variables)
@@ -93,7 +93,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("value", "message"), WRONG.values(), ids=WRONG)
-def test_a_state_dict_with_a_wrong_entry_is_refused_whole(value, message):
+def test_a_state_dict_with_a_wrong_entry_is_refused_completely(value, message):
     optimizer = trained(weights("a"), momentum=0.5)
     before = optimizer.state_dict()
     state = {name: array + 1 for name, array in before.items()} | {"a/momentum": value}

@@ -1,8 +1,8 @@
-"""Does a training whose process was killed end where the uninterrupted one does, bit by bit?
+"""Test that a training whose process was killed ends with the uninterrupted weights.
 
-A process of its own trains until it is killed by SIGKILL, which leaves it no time for anything.
-This process then goes on from what is on the disk, with fresh objects, and compares the weights
-with those of a training that nobody killed.
+A process of its own trains until it is killed by SIGKILL, which it cannot handle. This process
+then goes on from the files on disk, with new objects, and compares the weights bit by bit with
+those of a training that was not killed.
 """
 
 import os
@@ -49,7 +49,7 @@ def network() -> keras.Sequential:
 def fit(
     model: keras.Model, callbacks: list[keras.callbacks.Callback], initial_epoch: int = 0
 ) -> list[Array]:
-    """Train to the last epoch, the batches in their order, and return the weights."""
+    """Train to the last epoch without shuffling, and return the weights."""
     x, y = models.data()
     model.fit(
         x,
@@ -65,7 +65,7 @@ def fit(
 
 
 def loop(folder: Path, after_step: Callable[[int], None]) -> list[Array]:
-    """Train by a GradientTape, going on from the newest checkpoint and saving every other step."""
+    """Train with a GradientTape from the newest checkpoint on, saving every other step."""
     import tensorflow as tf
 
     x, y = models.data()
@@ -89,11 +89,11 @@ def loop(folder: Path, after_step: Callable[[int], None]) -> list[Array]:
     return model.get_weights()
 
 
-# --- What runs in the process that is killed -------------------------------------------------
+# Run in the process that is killed.
 
 
 class Stop(keras.callbacks.Callback):
-    """Stop after so many batches, outside of what saves at an epoch's end."""
+    """A callback that stops a training after some batches, not at the end of an epoch."""
 
     def __init__(self, batches: int, stop: Callable[[], Any]) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Stop(keras.callbacks.Callback):
 
 
 def kill_this_process() -> None:
-    """End like a machine that loses its power."""
+    """End this process by SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -121,13 +121,13 @@ def saving_callbacks(folder: Path) -> list[keras.callbacks.Callback]:
 
 
 def fit_until_killed(folder: str, batches: str) -> None:
-    """Train under both callbacks for so many batches."""
+    """Train with both callbacks for some batches, then kill this process."""
     stop = Stop(int(batches), kill_this_process)
     fit(network(), [*saving_callbacks(Path(folder)), stop])
 
 
 def loop_until_killed(folder: str) -> None:
-    """Train, saying each step, until somebody kills the process."""
+    """Train, printing each step, until this process is killed."""
     loop(Path(folder), lambda step: print(step, flush=True))
     time.sleep(600.0)
 
@@ -151,12 +151,12 @@ def assert_killed(child: subprocess.Popen[str]) -> None:
     assert child.returncode == -signal.SIGKILL, errors
 
 
-# --- The tests -------------------------------------------------------------------------------
+# The tests.
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """What a training under Keras's callbacks left behind, killed in the midst of an epoch."""
+    """The files of a training killed within an epoch, and the number of complete epochs."""
     folder = tmp_path_factory.mktemp("killed")
     # At least one epoch is complete and saved, and the last is not.
     moment = np.random.default_rng(SEED).integers(models.BATCHES + 1, EPOCHS * models.BATCHES)
@@ -167,19 +167,19 @@ def killed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """The weights of the training that nobody kills."""
+    """The weights of the training that is not killed."""
     return fit(network(), [])
 
 
-def telling(begun: list[int]) -> keras.callbacks.Callback:
-    """Return a callback that lists the epochs that begin."""
+def recording_epochs(begun: list[int]) -> keras.callbacks.Callback:
+    """Return a callback that records the epochs that begin."""
     return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, *_: begun.append(epoch))
 
 
 def test_backup_and_restore_ends_with_the_uninterrupted_weights(killed, uninterrupted):
     folder, epochs = killed
     begun: list[int] = []
-    callbacks = [saving_callbacks(folder)[0], telling(begun)]
+    callbacks = [saving_callbacks(folder)[0], recording_epochs(begun)]
     models.assert_identical(fit(network(), callbacks), uninterrupted)
     assert begun == list(range(epochs, EPOCHS)), "it did not go on from the backup"
 
@@ -193,11 +193,11 @@ def test_model_checkpoint_ends_with_the_uninterrupted_weights(killed, uninterrup
 
 
 def interrupt() -> None:
-    """Do what the keyboard does."""
+    """Raise KeyboardInterrupt."""
     raise KeyboardInterrupt
 
 
-def test_of_a_truncated_backup_the_one_before_is_used(tmp_path, uninterrupted):
+def test_the_previous_backup_is_used_if_the_last_is_truncated(tmp_path, uninterrupted):
     callbacks = saving_callbacks(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         fit(network(), [*callbacks, Stop(3 * models.BATCHES + 1, interrupt)])
@@ -205,7 +205,7 @@ def test_of_a_truncated_backup_the_one_before_is_used(tmp_path, uninterrupted):
     newest.write_bytes(newest.read_bytes()[:-200])
 
     begun: list[int] = []
-    callbacks = [saving_callbacks(tmp_path)[0], telling(begun)]
+    callbacks = [saving_callbacks(tmp_path)[0], recording_epochs(begun)]
     models.assert_identical(fit(network(), callbacks), uninterrupted)
     assert begun == [2, 3, 4]
 
@@ -218,7 +218,7 @@ def test_checkpoint_manager_ends_with_the_uninterrupted_weights(tmp_path):
         for line in child.stdout:
             if int(line) == last:
                 break
-        # Any moment of a step, and of a save: a few milliseconds each.
+        # A random moment of a step or a save, which take a few milliseconds each.
         time.sleep(rng.uniform(0.0, 0.05))
         child.kill()
         assert_killed(child)

@@ -1,4 +1,4 @@
-"""Does a training that was saved and loaded go on to the last bit as if it had not stopped?"""
+"""Test that a saved and loaded training goes on bit for bit as if it had not stopped."""
 
 import os
 import subprocess
@@ -15,12 +15,12 @@ from tests.conftest import BACKEND
 from tests.tools import models
 
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="a format of TensorFlow's")
-# How to fit where that is not the matter.
+# For tests that do not depend on how `fit` runs.
 QUICKEST = {"jit_compile": BACKEND == "jax"}
 
 
 def optimizer() -> keras_rmsprop.RMSprop:
-    """Return an optimizer with every slot there is, and one step in three accumulated."""
+    """Return an optimizer with every slot, which makes a step in every third call."""
     return keras_rmsprop.RMSprop(
         keras.optimizers.schedules.ExponentialDecay(2.0**-6, 3, 0.5),
         centered=True,
@@ -37,7 +37,7 @@ def optimizer() -> keras_rmsprop.RMSprop:
     )
 
 
-# What a user's new process does; it knows no more of the package than its name.
+# A user's new process, which only imports the package.
 GO_ON = """
 import sys
 import keras
@@ -77,7 +77,7 @@ def test_a_model_saved_to_keras_goes_on_in_a_new_process(tmp_path):
     )
 
 
-def test_weights_saved_to_h5_bring_the_optimizer_along(tmp_path):
+def test_weights_saved_to_h5_include_the_optimizer(tmp_path):
     network = models.model()
     models.fit(network, optimizer(), **QUICKEST)
     network.save_weights(tmp_path / "all.weights.h5")
@@ -186,7 +186,7 @@ def test_a_saved_module_goes_on_training(tmp_path):
 
         @tf.function(input_signature=[])
         def state(self) -> list[Any]:
-            """Return all there is; a loaded module does not know its variables by name."""
+            """Return all variables; a loaded module does not have them by name."""
             variables = [*self.model.variables, *self.optimizer.variables]
             return [tf.convert_to_tensor(variable) for variable in variables]
 

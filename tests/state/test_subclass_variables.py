@@ -1,4 +1,4 @@
-"""What becomes of the variables that a subclass adds?"""
+"""Test saving and loading the variables that a subclass adds."""
 
 from typing import Any
 
@@ -33,14 +33,14 @@ def test_the_variables_of_a_subclass_are_in_the_state_dict_and_in_the_report():
 
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "every slot"])
-def test_the_variables_of_a_subclass_come_back_from_a_file(options):
+def test_the_variables_of_a_subclass_are_restored_from_a_file(options):
     optimizer = traced(weights("a", "b"), **options)
     fresh = traced(weights("a", "b"), numbered=False, **options)
     assert load(saved(optimizer), fresh) == []
     assert_same_state(fresh, optimizer.state_dict())
 
 
-def test_the_variables_of_a_subclass_follow_their_weights_and_what_is_new_stays():
+def test_the_variables_of_a_subclass_follow_their_weights_and_new_ones_keep_their_values():
     old = traced(weights("a", "b"))
     new = traced(weights("b", "c", "d"), numbered=False)
     new.scale.assign(7.0)
@@ -65,16 +65,16 @@ def test_the_variables_of_a_subclass_follow_their_weights_and_what_is_new_stays(
 
 @keras.saving.register_keras_serializable(package="tests")
 class Averaging(Traced):
-    """As a user would write it: it keeps the average of the gradients it was given."""
+    """An optimizer as a user might write it, which averages the gradients."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Count in the gradient, and go on as usual."""
+        """Advance the average and make the usual step."""
         trace = self.traces[self._get_variable_index(variable)]
         self.assign(trace, 0.5 * keras.ops.convert_to_tensor(trace) + 0.5 * gradient)
         super().update_step(gradient, variable, learning_rate)
 
 
-def test_a_model_with_a_subclass_is_saved_whole(tmp_path):
+def test_a_model_with_a_subclass_is_saved_completely(tmp_path):
     network = models.model()
     models.fit(network, Averaging(0.01), epochs=1, jit_compile=False)
     network.save(tmp_path / "model.keras")

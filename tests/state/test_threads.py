@@ -1,4 +1,4 @@
-"""Is the state that another thread reads that of one step?"""
+"""Test that the state that another thread reads is that of one step."""
 
 import contextlib
 import threading
@@ -19,7 +19,7 @@ COUNT = 12
 
 @contextlib.contextmanager
 def in_another_thread(work: Callable[[], None]) -> Iterator[None]:
-    """Repeat some work in another thread within the context; its error is raised at the end."""
+    """Repeat `work` in another thread within the context; raise its error at the end."""
     stopped, errors = threading.Event(), []
 
     def run() -> None:
@@ -41,12 +41,12 @@ def in_another_thread(work: Callable[[], None]) -> Iterator[None]:
 
 
 def averages(steps: int) -> Any:
-    """What an average of squares of gradients of 1 is after each step."""
+    """The square average after each step with gradients of 1 and rho 0.75."""
     return 1.0 - 0.75 ** np.arange(steps + 1)
 
 
 @pytest.mark.parametrize("graph", [False, True], ids="graph={}".format)
-def test_a_state_dict_is_of_one_step_whichever_thread_asks(graph):
+def test_a_state_dict_read_by_another_thread_is_of_one_step(graph):
     if graph and BACKEND != "tensorflow":
         pytest.skip("a graph of TensorFlow's")
     variables = [keras.Variable(np.ones((64, 64), "float32")) for _ in range(COUNT)]
@@ -56,10 +56,10 @@ def test_a_state_dict_is_of_one_step_whichever_thread_asks(graph):
 
     def work() -> None:
         optimizer.apply(gradients, variables)
-        # The average of squares stays one that tells the step.
+        # Start again before the averages come too close to 1 to identify the step.
         if int(optimizer.iterations) >= 40:
             optimizer.load_state_dict(start)
-        # As long as a batch takes at least.
+        # As long as a quick batch takes.
         time.sleep(0.002)
 
     start = optimizer.state_dict()
@@ -119,12 +119,12 @@ def test_a_step_waits_for_a_reader():
     assert order == ["read", "step"]
 
 
-def test_a_reader_waits_for_a_step_that_went_on_beside_another():
+def test_a_reader_waits_for_every_concurrent_step():
     gate = Gate()
     order: list[str] = []
     first, second = threading.Event(), threading.Event()
 
-    def beside() -> None:
+    def concurrent_step() -> None:
         with gate.step():
             first.set()
             second.wait(5.0)
@@ -132,7 +132,7 @@ def test_a_reader_waits_for_a_step_that_went_on_beside_another():
             order.append("step")
 
     with gate.step():
-        thread = threading.Thread(target=beside)
+        thread = threading.Thread(target=concurrent_step)
         thread.start()
         assert first.wait(5.0)
     second.set()
@@ -142,7 +142,7 @@ def test_a_reader_waits_for_a_step_that_went_on_beside_another():
     assert order == ["step", "read"]
 
 
-def test_no_step_slips_in_as_readers_come_and_go():
+def test_a_reader_never_reads_half_a_step():
     gate, values, torn = Gate(), [0, 0], []
     done = threading.Event()
 

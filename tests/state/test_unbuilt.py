@@ -1,4 +1,4 @@
-"""What does an optimizer that is not built take, and what is left of one by an empty file?"""
+"""Test loading into an optimizer that is not built, and loading a file without state."""
 
 from typing import Any
 
@@ -26,20 +26,20 @@ def unbuilt(folder: Any, RMSprop: Any) -> keras.Model:  # noqa: N803
 @pytest.mark.parametrize(
     "optimizer_class", [keras.optimizers.RMSprop, keras_rmsprop.RMSprop], ids=["Keras", "ours"]
 )
-def test_an_optimizer_that_is_not_built_takes_nothing_from_a_file(tmp_path, optimizer_class):
+def test_an_optimizer_that_is_not_built_loads_nothing_from_a_file(tmp_path, optimizer_class):
     fresh = unbuilt(tmp_path, optimizer_class)
     start = fresh.get_weights()
     got = models.go_on(fresh)
     assert float(fresh.optimizer.learning_rate) == RATE / 4
     assert int(fresh.optimizer.iterations) == 2 * models.BATCHES
-    # As if the weights had come without any state.
+    # As if the file had held no state.
     other = models.model()
     other.set_weights(start)
     want = models.fit(other, optimizer_class(RATE / 4, momentum=0.5), run_eagerly=True)
     models.assert_identical(got, want)
 
 
-def test_what_is_not_taken_is_said_with_the_way_to_take_it():
+def test_the_warning_about_state_that_is_not_loaded_gives_the_remedy():
     store = saved(trained(weights("a", "b")))
     new = keras_rmsprop.RMSprop(RATE)
     (warning,) = load(store, new)
@@ -61,7 +61,7 @@ NOTHING_TO_LOSE = {
 
 
 @pytest.mark.parametrize("store", NOTHING_TO_LOSE.values(), ids=NOTHING_TO_LOSE)
-def test_a_file_without_a_training_says_nothing_to_an_optimizer_that_is_not_built(store):
+def test_loading_a_file_without_a_training_before_the_build_does_not_warn(store):
     new = keras_rmsprop.RMSprop(RATE)
     assert load(store(), new) == []
     assert float(new.learning_rate) == RATE
@@ -73,7 +73,7 @@ def _untrained(optimizer: Any) -> Any:
 
 
 @pytest.mark.parametrize("store", [dict, lambda: saved(keras_rmsprop.RMSprop())])
-def test_a_file_without_state_leaves_a_trained_optimizer_as_it_is(store):
+def test_a_file_without_state_leaves_a_trained_optimizer_unchanged(store):
     optimizer = trained(weights("a"))
     before = optimizer.state_dict()
     (warning,) = load(store(), optimizer)
@@ -82,7 +82,7 @@ def test_a_file_without_state_leaves_a_trained_optimizer_as_it_is(store):
     assert optimizer.load_report.restored == optimizer.load_report.initialized == ()
 
 
-def test_a_model_that_was_saved_before_its_first_step_is_opened_without_a_word(tmp_path):
+def test_a_model_that_was_saved_before_its_first_step_loads_without_a_warning(tmp_path):
     network = models.model()
     network.compile(keras_rmsprop.RMSprop(RATE), loss="mse")
     network.save(tmp_path / "model.keras")

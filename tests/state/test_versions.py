@@ -1,4 +1,4 @@
-"""Are the files of earlier versions read?"""
+"""Test that the files of earlier versions can be read."""
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ def test_lazy_weights_written_by_version_0_1_are_read():
     if BACKEND == "tensorflow":
         assert_same_state(optimizer, want)
         return
-    # Where there are no sparse gradients, what the rows have missed is made up for.
+    # Without sparse gradients the updates that rows have missed are made up on loading.
     state = optimizer.state_dict()
     for name, shape in written.SHAPES.items():
         missed = want[f"{name}/updates"] - want[f"{name}/row_updates"]
@@ -45,11 +45,11 @@ def test_lazy_weights_written_by_version_0_1_are_read():
         )
 
 
-@since_keras("3.13", "knows the `quantization_config` of the file's layers")
+@since_keras("3.13", "accepts the `quantization_config` of the file's layers")
 def test_a_model_written_by_version_0_1_is_read_in_safe_mode():
     network = keras.saving.load_model(written.HERE / "everything.keras", safe_mode=True)
     models.assert_identical(network.get_weights(), written.weights())
-    # Without the model's name, which loading takes off.
+    # Without the model's name, which loading removes.
     state = written.state("everything")
     assert_same_state(
         network.optimizer, {name.removeprefix("model/"): state[name] for name in state}

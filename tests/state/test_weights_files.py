@@ -1,7 +1,7 @@
-"""Does a file of weights go into any model as it does with Keras's own class?
+"""Test that a file of weights loads into any model as with Keras's own class.
 
-Every kind of file into every kind of model: weights are loaded, training goes on, and what comes
-of it can be saved and opened.
+Every kind of file is loaded into every kind of model. Then training goes on, and the result is
+saved and opened.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from tests.tools import models
 RATE = 2.0**-6
 CLASSES = {"keras": keras.optimizers.RMSprop, "ours": keras_rmsprop.RMSprop}
 
-# What a model was compiled with that was saved, None if it was not.
+# The optimizer with which a saved model was compiled, None if it was not compiled.
 SAVED: dict[str, Any] = {
     "uncompiled": lambda: None,
     "SGD": lambda: keras.optimizers.SGD(RATE, momentum=0.5),
@@ -33,7 +33,7 @@ MODELS = ("same", "new head", "frozen base", "added layer")
 
 
 def network(kind: str = "same") -> keras.Model:
-    """Return a model, with the names that Keras makes up."""
+    """Return a model with generated names."""
     keras.utils.set_random_seed(0)
     units = 2 if kind == "new head" else 1
     more = [keras.layers.Dense(5)] if kind == "added layer" else []
@@ -80,7 +80,7 @@ def optimizer_of(package: str, wrapped: bool) -> Any:
 
 
 def outcome(package: str, path: Path, kind: str, built: bool) -> Any:
-    """Load and train on twice; return the weights, and the model with the steps that it had."""
+    """Load and make two steps; return both weights, the model, and the steps that it loaded."""
     model = compiled(network(kind), optimizer_of(package, wrapped=False))
     if built:
         model.optimizer.build(model.trainable_variables)
@@ -96,7 +96,7 @@ def outcome(package: str, path: Path, kind: str, built: bool) -> Any:
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("built", [False, True], ids=["unbuilt", "built"])
 @pytest.mark.parametrize("file", SAVED)
-def test_a_file_goes_into_a_model_as_with_keras(files, tmp_path, file, built, kind):
+def test_a_file_loads_into_a_model_as_with_keras(files, tmp_path, file, built, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = outcome("keras", files[file], kind, built)
@@ -104,26 +104,26 @@ def test_a_file_goes_into_a_model_as_with_keras(files, tmp_path, file, built, ki
         warnings.simplefilter("always")
         ours = outcome("ours", files[file], kind, built)
     models.assert_identical(ours[0], theirs[0])
-    words = [str(each.message) for each in caught]
-    said = [text for text in words if "optimizer" in text and "could not be loaded" not in text]
+    messages = [str(each.message) for each in caught]
+    warned = [m for m in messages if "optimizer" in m and "could not be loaded" not in m]
 
     takes = built and file in ("Keras", "ours")
     assert ours[3] == (2 if takes else 0)
     if takes:
-        # What belongs to a layer that is the same in both.
+        # The state of the layers that are the same in both.
         report = ours[2].optimizer.load_report
         restored = {"same": 4, "new head": 2, "frozen base": 2, "added layer": 2}[kind]
         assert sum(name.endswith("square_average") for name in report.restored) >= restored
-        assert len(said) == (kind != "same")
+        assert len(warned) == (kind != "same")
     else:
-        # Both begin afresh; but Keras takes SGD's buffers for averages of squares.
+        # Both start afresh, but Keras mistakes SGD's buffers for averages of squares.
         misled = file == "SGD" and built and kind in ("same", "new head")
         for mine, other in zip(ours[1], theirs[1], strict=True) if not misled else ():
             np.testing.assert_allclose(mine, other, rtol=2e-5, atol=2e-6)
         nothing_lost = not built and file == "uncompiled"
-        assert len(said) == (not nothing_lost)
+        assert len(warned) == (not nothing_lost)
 
-    # What came of it can be saved and opened, and goes on.
+    # The result can be saved and opened.
     ours[2].save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert int(again.optimizer.iterations) == ours[3] + 2
@@ -132,7 +132,7 @@ def test_a_file_goes_into_a_model_as_with_keras(files, tmp_path, file, built, ki
 
 @pytest.mark.parametrize("built", [False, True], ids=["unbuilt", "built"])
 @pytest.mark.parametrize("file", ["uncompiled", "ours", "wrapped"])
-def test_a_file_goes_into_a_model_that_scales_its_loss(files, file, built):
+def test_a_file_loads_into_a_model_that_scales_its_loss(files, file, built):
     weights = []
     for package in CLASSES:
         model = network()
@@ -150,7 +150,7 @@ def test_a_file_goes_into_a_model_that_scales_its_loss(files, file, built):
     models.assert_identical(*weights)
 
 
-def test_after_a_damaged_state_the_model_trains_on_with_the_weights_that_loaded(tmp_path):
+def test_after_a_damaged_state_the_model_trains_on_with_the_loaded_weights(tmp_path):
     import h5py
 
     saved = compiled(network(), optimizer_of("ours", wrapped=False))

@@ -1,1 +1,1 @@
-"""What tests share, and what they start in processes of their own: no tests."""
+"""Helpers that tests share, and the programs that they start in processes of their own."""

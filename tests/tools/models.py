@@ -1,4 +1,4 @@
-"""A small model, its data, and how close two trainings of it must be."""
+"""A small model, its data, and the comparison of two trainings."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def data() -> tuple[Array, Array]:
 
 
 class WithPath(keras.Variable):
-    """A variable with a path of its own."""
+    """A variable with a given path."""
 
     def __init__(self, path: str, value: Array | None = None) -> None:
         value = np.ones(1, "float32") if value is None else value
@@ -100,10 +100,10 @@ def assert_same(
     steps: int,
     precision: str | None = None,
 ) -> None:
-    """Fail unless two trainings from `start` came to the same weights.
+    """Fail unless two trainings from `start` end with the same weights.
 
     Args:
-        got: the arrays to judge.
+        got: the arrays to check.
         want: the arrays they should be, of the same dtype or wider.
         start: the arrays before the first step.
         steps: how many steps were made.
@@ -112,7 +112,7 @@ def assert_same(
     for mine, theirs, before in zip(got, want, start, strict=True):
         mine = np.asarray(mine)
         travelled = np.max(np.abs(theirs - before))
-        assert travelled > 0.0, "nothing moved, so agreement says nothing"
+        assert travelled > 0.0, "nothing moved, so agreement proves nothing"
         rounding = steps * np.spacing(np.abs(mine).max())
         allowed = TOLERANCE[precision or str(mine.dtype)] * travelled + rounding
         np.testing.assert_allclose(mine, theirs, rtol=0.0, atol=allowed)

@@ -1,11 +1,11 @@
-"""Would the tests notice a wrong formula? Run them on a thousand wrong ones.
+"""Check that the tests detect wrong formulas, by running them on a thousand.
 
     python -m tests.tools.mutation
 
-makes every small change that mutmut knows (another operator, number, argument or branch) to the
-rule, the stages of a step and the conventions, one at a time, and runs `tests/test_oracle.py` on
-each. It fails if one survives that is not explained below, and prints it. It takes about three
-minutes on two cores. What is left in `mutants/` can be asked for more: `mutmut show <name>`.
+makes every small change that mutmut can make (another operator, number, argument or branch) to
+the rule, the stages of a step and the conventions, one at a time, and runs `tests/test_oracle.py`
+on each. It prints every survivor that is not explained below, and fails if there is one. It takes
+about three minutes on two cores. Afterwards `mutmut show <name>` shows a mutant in `mutants/`.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 MODULES = {"_rule": "_math/_rule", "_step": "_math/_step", "conventions": "conventions"}
 
-# torch runs op by op what is compiled elsewhere, and its process can be forked while it has no
-# threads of its own.
+# torch runs op by op what other backends compile, and its process can be forked as long as it has
+# started no threads.
 ENVIRONMENT = {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
 
 
 class Change(NamedTuple):
-    """What a mutant is: lines of a module before and after, without their indentation."""
+    """A mutation: lines of a module before and after, without their indentation."""
 
     module: str
     before: str
@@ -44,7 +44,7 @@ def _without_strict(*lines: str) -> list[Change]:
 
 # Mutants that make the same steps as the original, by the reason why.
 EQUIVALENT: dict[str, list[Change]] = {
-    "Both sides always have as many entries; `strict` guards later changes of the code.": (
+    "Both sides always have the same length; `strict` guards later changes of the code.": (
         _without_strict(
             "advancing = dict(zip(present, clipped, strict=True))",
             "kinds = dict.fromkeys(zip(groups, plan.decayed, strict=True))",
@@ -60,7 +60,7 @@ EQUIVALENT: dict[str, list[Change]] = {
             "for a, b in zip(new, old, strict=True)",
         )
     ),
-    "On torch tensors of two dtypes multiply; TensorFlow needs the cast, whose tests have rows.": [
+    "torch multiplies tensors of two dtypes; TensorFlow needs the cast, and its tests have rows.": [
         Change(
             "_step",
             "return ops.sum(ops.cast(row_mask, dtype_of(rows)) * rows)",
@@ -103,28 +103,28 @@ EQUIVALENT: dict[str, list[Change]] = {
             "return tensor if (wide == dtype) and False else ops.cast(tensor, wide)",
         )
     ],
-    "Of two equal numbers either is the largest.": [
+    "If two numbers are equal, either is the largest.": [
         Change(
             "_step",
             "largest = ops.where(accumulator > gradient, accumulator, gradient)",
             "largest = ops.where(accumulator >= gradient, accumulator, gradient)",
         )
     ],
-    "Of a quotient that is not taken only the derivative matters, which test_derivatives holds.": [
+    "Only the derivative of an unused quotient matters, and test_derivatives checks it.": [
         Change(
             "_rule",
             "u = g / ops.where(r == 0.0, ops.ones_like(r), r)",
             "u = g / ops.where(r == 1.0, ops.ones_like(r), r)",
         )
     ],
-    "Without a subclass's code nothing hangs on whether a condition is known; asking waits.": [
+    "Without a subclass's code the result is the same; reading the condition would only wait.": [
         Change(
             "_step",
             "has_effect = known_value if update is not None else _unknown",
             "has_effect = known_value if (update is not None) or True else _unknown",
         )
     ],
-    "What passes through an update comes out as it was; it would only be written back.": [
+    "An update does not change these slots; they would only be written back.": [
         Change(
             "_step", "before._replace(accumulator=None, average=None),", f"before._replace({left}),"
         )
@@ -139,10 +139,10 @@ EQUIVALENT: dict[str, list[Change]] = {
             "epsilon)",
         )
     ],
-    "Any name serves under which nothing is registered.": [
+    "Any name that is not registered will do.": [
         Change("conventions", 'name = ""', f"name = {other}") for other in ("None", '"XXXX"')
     ],
-    "Keras takes no dtype for floatx.": [
+    "Without a dtype Keras casts to floatx.": [
         Change(
             "conventions",
             "return self.learning_rate / (1.0 + self.decay * ops.cast(step, config.floatx()))",
@@ -153,9 +153,9 @@ EQUIVALENT: dict[str, list[Change]] = {
 
 
 def main() -> int:
-    """Run the check and print what came of it; 0 if every mutant is killed or explained."""
+    """Run the check and print the results; return 0 if every mutant is killed or explained."""
     with contextlib.chdir(ROOT):
-        # mutmut would keep the verdicts of tests that have changed since.
+        # mutmut would keep verdicts of tests that have changed since then.
         shutil.rmtree("mutants", ignore_errors=True)
         print("Running mutmut; this takes some minutes.", flush=True)
         mutmut = Path(sysconfig.get_path("scripts")) / "mutmut"
@@ -173,8 +173,8 @@ def main() -> int:
 
 
 def _judged() -> dict[str, tuple[str, Change]]:
-    """For each mutant mutmut's verdict and, unless it was killed, what it changes."""
-    # Not for those who only run the tests: mutmut comes with the `dev` extra.
+    """Return mutmut's verdict on each mutant and, unless it was killed, its change."""
+    # Imported here, because only the `dev` extra installs mutmut.
     from mutmut.mutation.data import SourceFileMutationData
     from mutmut.mutation.diff_apply import get_diff_for_mutant
     from mutmut.stats import status_by_exit_code

@@ -1,8 +1,8 @@
-"""A small training, and what a process of its own reports of it, for `test_replicas`.
+"""A small training, and the processes that run it on several devices, for `test_replicas`.
 
-A program states its devices before its framework starts, so the replicas live in processes of
-their own. Each is a script beside this module that goes through many trainings and leaves the
-weights in a file; the tests judge them.
+Devices must be configured before a framework starts, so the replicas run in processes of their
+own. Each process is a script beside this module that runs many trainings and writes the weights to
+a file, which the tests check.
 """
 
 import json
@@ -23,8 +23,8 @@ Array = NDArray[Any]
 
 BATCH = 8
 STEPS = 6
-# How many steps are made before a training stops, to go on elsewhere: with accumulation,
-# gradients wait at that moment.
+# The number of steps before a training stops, to go on elsewhere. With accumulation a sum is
+# incomplete then.
 HALF = 3
 IDS = 5
 RATE = 0.05
@@ -78,7 +78,7 @@ def data(bad: int | None = None) -> Data:
     """Return the data, in which ids repeat within a replica's share and across replicas.
 
     Args:
-        bad: which example of the third batch has a target that is no number.
+        bad: which example of the third batch has a NaN as its target.
     """
     rng = np.random.default_rng(1)
     ids = rng.integers(0, IDS, size=(BATCH * STEPS, 2))
@@ -89,7 +89,7 @@ def data(bad: int | None = None) -> Data:
 
 
 def model() -> keras.Sequential:
-    """Make a network with a table of rows, the same weights at every call."""
+    """Make a network with an embedding table, the same weights at every call."""
     keras.utils.set_random_seed(0)
     layers = [
         keras.Input((2,), dtype="int64", name="ids"),
@@ -102,7 +102,7 @@ def model() -> keras.Sequential:
 
 
 def loss_sum(network: keras.Model, ids: Any, targets: Any) -> Any:
-    """Return the squared errors summed, over the size of the whole batch."""
+    """Return the sum of squared errors divided by the size of the whole batch."""
     return keras.ops.sum(keras.ops.square(network(ids) - targets)) / BATCH
 
 
@@ -119,8 +119,8 @@ def lists(arrays: Sequence[Array]) -> list[Any]:
 
 
 def state_by_name(optimizer: keras_rmsprop.RMSprop, model_name: str) -> dict[str, Any]:
-    """Return an optimizer's state, each name without that of the model, which a file drops."""
-    # Replicas decay every row at every step, one device those that a batch touches.
+    """Return an optimizer's state by name, without the model's name, which a file drops."""
+    # Replicas decay every row at every step; one device decays only the rows of a batch.
     optimizer.settle()
     prefix = f"{model_name}/"
     return {name.removeprefix(prefix): x.tolist() for name, x in optimizer.state_dict().items()}
@@ -144,7 +144,7 @@ def start(module: str, *arguments: str, **environment: str) -> "subprocess.Popen
 
 
 def results(process: "subprocess.Popen[str]", path: pathlib.Path, timeout: float) -> Any:
-    """Wait for a process and return what it has left at `path`."""
+    """Wait for a process and return what it has written to `path`."""
     try:
         _, errors = process.communicate(timeout=timeout)
     finally:

@@ -1,4 +1,4 @@
-"""Trains on two host devices and writes what came of it to a file: `test_replicas` judges it.
+"""Train on two host devices and write the results to a file, for `test_replicas`.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m tests.tools.replicas_jax <file>
 """
@@ -17,7 +17,7 @@ from tests.tools.replicas import BATCH, HALF, OPTIONS, STEPS, Data
 
 
 def distributions() -> dict[str, Any]:
-    """Return the ways to spread a training over the devices."""
+    """Return the ways to distribute a training over the devices."""
     devices = keras.distribution.list_devices()
     mesh = keras.distribution.DeviceMesh((1, len(devices)), ["batch", "model"], devices)
     layouts = keras.distribution.LayoutMap(mesh)
@@ -39,7 +39,7 @@ def compiled(**options: Any) -> keras.Model:
 
 
 def spread(batch: Any) -> Any:
-    """Share a batch out among the devices of the distribution in use."""
+    """Distribute a batch over the devices of the current distribution."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return batch
@@ -48,7 +48,7 @@ def spread(batch: Any) -> Any:
 
 
 def by_loop(network: keras.Model, data: Data, steps: range = range(STEPS)) -> None:
-    """Train in a loop of one's own."""
+    """Train in a custom loop."""
     for t in steps:
         ids, targets = map(spread, data.batch(t))
 
@@ -60,7 +60,7 @@ def by_loop(network: keras.Model, data: Data, steps: range = range(STEPS)) -> No
 
 
 def by_fit(network: keras.Model, data: Data) -> None:
-    """Train by Keras's own loop."""
+    """Train with `fit`."""
     network.fit(*data, batch_size=BATCH, shuffle=False, verbose=0)
 
 
@@ -74,8 +74,8 @@ def state(network: keras.Model) -> dict[str, Any]:
     return replicas.state_by_name(network.optimizer, network.name)
 
 
-def lie_apart(network: keras.Model) -> list[str]:
-    """Return the names of slots that lie on other devices than their weights, or cut otherwise."""
+def slots_sharded_differently(network: keras.Model) -> list[str]:
+    """Return the paths of slots that are not sharded like their weights."""
     return [
         slot.path
         for weight, *slots in network.optimizer._roster.parameters
@@ -88,7 +88,7 @@ def lie_apart(network: keras.Model) -> list[str]:
 def trained(distribution: Any, how: str, bad: int | None, **options: Any) -> dict[str, Any]:
     """Train on one device and on two; return the weights and states of both."""
     data = replicas.data(bad)
-    # Not one by loop and one by fit: Keras's loss rounds to float32 on JAX.
+    # Both in the same way, because the loss in `fit` is rounded to float32 on JAX.
     train = by_fit if how == "fit" else by_loop
     one = compiled(**options)
     begin = weights(one)
@@ -100,13 +100,13 @@ def trained(distribution: Any, how: str, bad: int | None, **options: Any) -> dic
 
 
 def compared(begin: Any, one: Any, two: Any) -> dict[str, Any]:
-    """What is to be compared of two models that started alike."""
+    """Return what the tests compare of two models with the same start."""
     return {
         "start": begin,
         "one": weights(one),
         "two": [weights(two)],
         "states": [state(one), state(two)],
-        "lie_apart": lie_apart(two),
+        "slots_sharded_differently": slots_sharded_differently(two),
     }
 
 
@@ -131,7 +131,7 @@ def carried_over(distribution: Any, path: pathlib.Path, to_two: bool) -> dict[st
 
 
 def main(path: pathlib.Path) -> None:
-    """Go through all trainings."""
+    """Run all trainings."""
     keras.config.set_floatx("float64")
     found: dict[str, Any] = {"devices": len(keras.distribution.list_devices())}
     for name, distribution in distributions().items():

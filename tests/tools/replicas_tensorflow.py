@@ -1,4 +1,4 @@
-"""Trains on two logical CPUs and writes the weights to a file: `test_replicas` judges them.
+"""Train on two logical CPUs and write the results to a file, for `test_replicas`.
 
 python -m tests.tools.replicas_tensorflow <file>
 """
@@ -22,7 +22,7 @@ Make = Callable[[], Optimizer]
 
 
 class Subclass(keras_rmsprop.RMSprop):
-    """Overrides the hook that Keras documents."""
+    """A subclass that overrides `update_step`."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Halve the gradient."""
@@ -30,24 +30,24 @@ class Subclass(keras_rmsprop.RMSprop):
 
 
 def ours(**options: Any) -> Make:
-    """A maker of this package's optimizer."""
+    """Return a function that makes this package's optimizer."""
     return lambda: replicas.optimizer(**options)
 
 
-def kerass(**options: Any) -> Make:
-    """A maker of Keras's."""
+def keras_own(**options: Any) -> Make:
+    """Return a function that makes Keras's optimizer."""
     return lambda: replicas.optimizer(keras.optimizers.RMSprop, **options)
 
 
 def scaled(inner: Make) -> Make:
-    """A maker of an optimizer in Keras's `LossScaleOptimizer`."""
+    """Return a function that wraps an optimizer in Keras's `LossScaleOptimizer`."""
     return lambda: keras.optimizers.LossScaleOptimizer(
         inner(), initial_scale=8.0, dynamic_growth_steps=3
     )
 
 
 def with_falling_rate() -> Optimizer:
-    """Make an optimizer whose callable gives a new rate each time it is asked."""
+    """Make an optimizer whose callable returns a new rate at each call."""
     calls = itertools.count(1)
     return replicas.optimizer(learning_rate=lambda: 0.1 / next(calls))
 
@@ -82,7 +82,7 @@ def on_two(
     steps: range = range(STEPS),
     in_graph: bool = True,
 ) -> None:
-    """Train with each batch shared out among the replicas, in a loop of one's own."""
+    """Train in a custom loop, with each batch divided among the replicas."""
     count = strategy.num_replicas_in_sync
 
     def step(*shares: Any) -> None:
@@ -102,7 +102,7 @@ def on_two(
 
 
 def by_fit(network: keras.Model, data: Data) -> None:
-    """Train by Keras's own loop."""
+    """Train with `fit`."""
     network.fit(*data, batch_size=BATCH, shuffle=False, verbose=0)
 
 
@@ -113,7 +113,7 @@ def copies(network: keras.Model) -> list[Any]:
 
 
 def slot_copies_differ(network: keras.Model) -> bool:
-    """Whether any of the optimizer's variables is not the same in all replicas."""
+    """Return whether any of the optimizer's variables differs between replicas."""
     held = [v.value.values for v in network.optimizer.variables if hasattr(v.value, "values")]
     return any((first.numpy() != other.numpy()).any() for first, *rest in held for other in rest)
 
@@ -129,7 +129,7 @@ def state(network: keras.Model) -> dict[str, Any]:
 def trained(
     strategy: tf.distribute.Strategy, make: Make, how: str, bad: int | None = None
 ) -> dict[str, Any]:
-    """Train on one device and on two; return both's weights, or the error of two."""
+    """Train on one device and on two; return the weights of both, or the error on two."""
     data = replicas.data(bad)
     one = compiled(make)
     begin = replicas.lists(one.get_weights())
@@ -188,7 +188,7 @@ def carried_over(
 
 
 def half_precision(strategy: tf.distribute.Strategy) -> dict[str, Any]:
-    """Give each replica a float16 gradient whose sum float16 does not hold."""
+    """Give each replica a float16 gradient, whose sum overflows float16."""
 
     def weight() -> keras.Variable:
         return keras.Variable([1.0], dtype="float16", name="weight")
@@ -207,7 +207,7 @@ def half_precision(strategy: tf.distribute.Strategy) -> dict[str, Any]:
 
 
 def main(path: pathlib.Path) -> None:
-    """Go through all trainings."""
+    """Run all trainings."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     keras.config.set_floatx("float64")
@@ -228,8 +228,8 @@ def main(path: pathlib.Path) -> None:
         "bad on the first/graph": (skips, "graph", 0),
         "bad on the last/graph": (skips, "graph", BATCH - 1),
         "bad on the last, loss scale/graph": (scaled(skips), "graph", BATCH - 1),
-        "keras, accumulation/graph": (kerass(gradient_accumulation_steps=2), "graph", None),
-        "keras, clipnorm/graph": (kerass(**OPTIONS["clipnorm"]), "graph", None),
+        "keras, accumulation/graph": (keras_own(gradient_accumulation_steps=2), "graph", None),
+        "keras, clipnorm/graph": (keras_own(**OPTIONS["clipnorm"]), "graph", None),
     }
     found = {
         name: trained(strategy, make, how, bad) for name, (make, how, bad) in trainings.items()

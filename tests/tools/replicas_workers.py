@@ -1,4 +1,4 @@
-"""Trains in one of two processes, and writes what came of it: `test_replicas` judges it.
+"""Train in one of two processes and write the results to a file, for `test_replicas`.
 
 TF_CONFIG=... python -m tests.tools.replicas_workers <file> <folder of checkpoints>
 """
@@ -40,7 +40,7 @@ def trained(strategy: tf.distribute.Strategy, name: str) -> dict[str, Any]:
 
 
 def error_of_fit(strategy: tf.distribute.Strategy) -> str:
-    """Return the error of Keras's own loop with Keras's own optimizer."""
+    """Return the error of `fit` with Keras's own optimizer."""
     with strategy.scope():
         network = replicas.model()
         network.compile(keras.optimizers.RMSprop(), loss="mse")
@@ -51,7 +51,9 @@ def error_of_fit(strategy: tf.distribute.Strategy) -> str:
     return ""
 
 
-def error_of_a_death(strategy: tf.distribute.Strategy, folder: pathlib.Path, is_chief: bool) -> str:
+def error_of_a_dead_worker(
+    strategy: tf.distribute.Strategy, folder: pathlib.Path, is_chief: bool
+) -> str:
     """Train with checkpoints until the other worker dies; return the error."""
     with strategy.scope():
         network = compiled(ours(**OPTIONS["all"]))
@@ -71,15 +73,15 @@ def error_of_a_death(strategy: tf.distribute.Strategy, folder: pathlib.Path, is_
 
 
 def main(path: pathlib.Path, folder: pathlib.Path) -> None:
-    """Go through all trainings."""
+    """Run all trainings."""
     keras.config.set_floatx("float64")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     is_chief = strategy.cluster_resolver.task_id == 0
     found = {name: trained(strategy, name) for name in ("plain", "all")}
     found["error of fit"] = error_of_fit(strategy)
-    found["error of a death"] = error_of_a_death(strategy, folder, is_chief)
+    found["error of a dead worker"] = error_of_a_dead_worker(strategy, folder, is_chief)
     path.write_text(json.dumps(found))
-    # The way out would wait for the dead.
+    # A normal exit would wait for the worker that has died.
     os._exit(0)
 
 

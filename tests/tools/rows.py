@@ -1,4 +1,4 @@
-"""What the tests of rows share."""
+"""Helpers of the tests of rows."""
 
 import functools
 

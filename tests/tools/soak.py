@@ -1,20 +1,20 @@
-"""Does anything creep in over a long training: memory, traces, rounding errors?
+"""Check a long training for growing memory, new traces and accumulating rounding errors.
 
     python -m tests.tools.soak --steps 200000
 
-steps a few weights with the optimizer, compiled as by default, and with the float64 reference
-beside it, on the same random gradients. Every so often it changes a number, takes the gradients
-of some weights away, gives a batch with a NaN, or saves the state, wipes it out and loads it
-again. It fails if memory grows, if a step is traced after the warm-up, or if a weight or a slot
-strays further from the reference than `Bounds` allows. A typical output, on two busy cores:
+trains a few weights with the optimizer, compiled as by default, and with the float64 reference,
+on the same random gradients. From time to time it changes a number, removes the gradients of some
+weights, passes a batch with a NaN, or saves the state, sets it to zero and loads it again. It fails
+if memory grows, if a step is traced after the warm-up, or if a weight or a slot differs from the
+reference by more than `Bounds` allows. A typical output, on two busy cores:
 
     200,000 steps in float32 on jax, 710 s. Traces: 4 in the warm-up, 0 after. Memory: 556.7 to
     556.8 MiB, grown by 0.08 and 0 objects. Deviation over bound: weight 0.59, square_average
     0.31, gradient_average 0.04, momentum 0.14, average 0.34.
 
-On torch they took 320 s, grew by 0.01 MiB and came to 0.60 of the weights' bound. On
-TensorFlow 200,000 steps gave 4 traces, none after the warm-up, and took the weights to 0.71
-of their bound.
+On torch they took 320 s, memory grew by 0.01 MiB, and the weights reached 0.60 of their bound. On
+TensorFlow 200,000 steps gave 4 traces, none after the warm-up, and the weights reached 0.71 of
+their bound.
 """
 
 import argparse
@@ -52,25 +52,25 @@ Array = NDArray[Any]
 
 MIB = 2**20
 
-# Allocators and thread pools take memory now and then, once up to 8 MiB. A leak of 130 bytes a
-# step would exceed the first over 200,000 steps, and an object lost in every thousand the second.
+# Allocators and thread pools take memory now and then, once up to 8 MiB. Over 200,000 steps a leak
+# of 130 bytes a step would exceed the first bound, and one of an object per 1000 steps the second.
 MEMORY_BOUND = 16 * MIB
 OBJECTS_BOUND = 100
 
 SHAPES: tuple[tuple[int, ...], ...] = ((), (3,), (4, 5), (2, 2, 3))
-# Does not decay, so that nothing ever takes an error back.
+# The weight that does not decay, so that its errors never shrink.
 FREE = "weight_3"
-# Which weights have a gradient, for a while; each is a compiled step of its own.
+# Which weights have a gradient; the pattern changes from time to time.
 PATTERNS = (
     (True, True, True, True),
     (False, True, True, True),
     (True, True, False, False),
 )
-# So many sets of gradients are drawn once, each with its negative: their mean is 0 and no weight
-# drifts off.
+# The number of sets of gradients that are drawn. Each is used with its negative, so their mean is 0
+# and no weight drifts.
 POOL = 256
 
-# Where each number is drawn from, evenly on a logarithmic scale.
+# The range from which each number is drawn, uniformly on a logarithmic scale.
 RANGES = {
     "learning_rate": (1e-3, 1e-2),
     "one_minus_rho": (0.01, 0.2),
@@ -80,14 +80,14 @@ RANGES = {
     "weight_decay": (0.01, 0.3),
     "one_minus_ema_momentum": (0.01, 0.2),
 }
-# The number of steps that an average remembers at most.
+# The largest number of steps that an average remembers.
 MEMORY = 100
 
 EVENT_EVERY, CHECK_EVERY = 40, 100
 
 
 class Findings(NamedTuple):
-    """What a run has shown."""
+    """The results of a run."""
 
     steps: int
     seconds: float
@@ -100,7 +100,7 @@ class Findings(NamedTuple):
     shares: dict[str, float]
 
     def failures(self) -> list[str]:
-        """Say what did not hold, one sentence each."""
+        """Return one sentence for each bound that was exceeded."""
         sentences = {
             f"Steps traced after the warm-up: {self.traces[1] - self.traces[0]}.": (
                 self.traces[0] == self.traces[1]
@@ -120,7 +120,7 @@ class Findings(NamedTuple):
         return [sentence for sentence, holds in sentences.items() if not holds]
 
     def summary(self) -> str:
-        """Say in one line what was measured."""
+        """Return the measurements as text."""
         shares = ", ".join(f"{name} {share:.2f}" for name, share in self.shares.items())
         return (
             f"{self.steps:,} steps in {keras.config.floatx()} on {BACKEND}, {self.seconds:.0f} s. "
@@ -132,7 +132,7 @@ class Findings(NamedTuple):
 
 
 def growth(samples: Sequence[int]) -> float:
-    """By how much the last quarter of samples lies above the first, as medians."""
+    """The median of the last quarter of the samples minus that of the first."""
     quarter = max(1, len(samples) // 4)
     return float(np.median(samples[-quarter:]) - np.median(samples[:quarter]))
 
@@ -140,13 +140,13 @@ def growth(samples: Sequence[int]) -> float:
 def soak(
     steps: int, seed: int = 0, samples: int = 40, shown: Callable[..., Iterable[int]] = iter
 ) -> Findings:
-    """Go through a long training, in floatx.
+    """Run a long training in floatx.
 
     Args:
-        steps: how many steps, beside those of the warm-up's start.
-        seed: of all that is random.
-        samples: how often memory is looked at, after a tenth of the steps.
-        shown: wraps the range of steps to show where it is.
+        steps: the number of steps after those of `run_everything_once`.
+        seed: the seed of all random numbers.
+        samples: how often memory is measured, after a tenth of the steps.
+        shown: wraps the range of steps to show progress.
     """
     begin = time.perf_counter()
     with (
@@ -157,7 +157,7 @@ def soak(
         warnings.filterwarnings("ignore", "Gradients do not exist for variables")
         traces = twins.count_traces(patch)
         training = Training(np.random.default_rng(seed), Path(folder))
-        training.meet_everything()
+        training.run_everything_once()
         warm_up = steps // 10
         sampled = set(np.linspace(warm_up, steps - 1, samples, dtype=int).tolist())
         traces_of_warm_up, memory, objects = 0, [], []
@@ -165,7 +165,7 @@ def soak(
             for t in shown(range(steps)):
                 training.step()
                 if t % EVENT_EVERY == 0:
-                    training.happen()
+                    training.run_event()
                 if t % CHECK_EVERY == 0 or t == steps - 1:
                     training.check()
                 if t == warm_up:
@@ -185,11 +185,11 @@ def soak(
 
 
 class Training:
-    """The optimizer and the reference side by side, and what can happen to them.
+    """The optimizer and the reference side by side, and the events that change them.
 
     Args:
-        rng: draws all that is random.
-        folder: for files.
+        rng: draws all random numbers.
+        folder: where files are written.
     """
 
     def __init__(self, rng: np.random.Generator, folder: Path) -> None:
@@ -237,12 +237,12 @@ class Training:
             events.append(self.load_weights)
         return events
 
-    def meet_everything(self) -> None:
-        """Step with every pattern, and after everything that can happen."""
+    def run_everything_once(self) -> None:
+        """Step with every pattern and after every event."""
         for self.pattern in PATTERNS:
             self.step()
-        # On TensorFlow Keras loses 70 kB each time it saves or loads weights, with an optimizer
-        # of its own as well, so that it does so here only; `load_own` is this package's part.
+        # On TensorFlow Keras leaks 70 kB each time it saves or loads weights, also with its own
+        # optimizers, so this is done only here; `load_own` covers this package's part.
         for event in (self.load_weights, *self.events):
             event()
             self.step()
@@ -259,12 +259,12 @@ class Training:
     def _chosen(self, gradients: Sequence[Any]) -> list[Any]:
         return [g if has else None for g, has in zip(gradients, self.pattern, strict=True)]
 
-    def happen(self) -> None:
-        """Let one of the events happen."""
+    def run_event(self) -> None:
+        """Run one of the events, drawn at random."""
         self.events[self.rng.integers(len(self.events))]()
 
     def change_number(self, name: str) -> None:
-        """Draw one of the numbers anew."""
+        """Draw a new value for one of the numbers."""
         value = float(np.exp(self.rng.uniform(*np.log(RANGES[name]))))
         if name == "learning_rate":
             self.rate = self.optimizer.learning_rate = _in_float32(value)
@@ -273,11 +273,11 @@ class Training:
             setattr(side, *_argument(name, value))
 
     def change_pattern(self) -> None:
-        """Choose anew which weights have a gradient."""
+        """Draw anew which weights have a gradient."""
         self.pattern = PATTERNS[self.rng.integers(len(PATTERNS))]
 
     def give_bad_batch(self) -> None:
-        """Step on a NaN, which is to have no effect."""
+        """Make a step with a NaN, which must have no effect."""
         self.optimizer.apply(self.bad, self.variables)
         self.bad_batches += 1
 
@@ -288,7 +288,7 @@ class Training:
         self.optimizer.load_state_dict(state)
 
     def load_own(self) -> None:
-        """Save the optimizer's state as it stands in Keras's files and load it again."""
+        """Save the optimizer's state as for Keras's files and load it again."""
         store: dict[str, Array] = {}
         self.optimizer.save_own_variables(store)
         _wipe_out(self.optimizer.variables)
@@ -302,13 +302,13 @@ class Training:
         self.model.load_weights(file)
 
     def restore(self, checkpoint: Any) -> None:
-        """The same with a `tf.train.Checkpoint`."""
+        """Save weights and state with a `tf.train.Checkpoint` and load them again."""
         path = checkpoint.write(str(self.folder / "checkpoint"))
         _wipe_out([*self.variables, *self.optimizer.variables])
         checkpoint.read(path).assert_consumed()
 
     def check(self) -> None:
-        """Compare the two sides, and note how much of its bound each deviation takes."""
+        """Compare the two sides, and record each deviation relative to its bound."""
         assert self.optimizer.skipped_steps == self.bad_batches
         assert int(models.values([self.optimizer.iterations])[0]) == self.steps
         bounds = self.bounds.now(self.reference)
@@ -318,24 +318,24 @@ class Training:
                 if owner is not None:
                     [got] = models.values([owner])
                     off = np.max(np.abs(got.astype(np.float64) - getattr(want, name)))
-                    # `np.maximum` hands a NaN on.
+                    # `np.maximum` propagates NaN.
                     share = np.maximum(self.shares.get(name, 0.0), off / bounds[i][name])
                     self.shares[name] = float(share)
 
 
 class Bounds:
-    """How far may each tensor be from the reference?
+    """The allowed deviation of each tensor from the reference.
 
-    A weight: a step errs by TOLERANCE of its length and an ulp of the weight, and the errors of
-    different steps are independent, so that they add up in quadrature. Decay takes from the
-    error as it takes from the weight: only that of a weight which does not decay grows with the
-    square root of the number of steps. Twice that is allowed: the roundings' standard deviation
-    is 0.4 ulp a step, and this holds five of it, for the worst of all weights at all times.
+    Weights: the error of a step is TOLERANCE of its length plus an ulp of the weight. The errors
+    of different steps are independent, so they add up in quadrature. Decay reduces the error as it
+    reduces the weight; only without decay does the error grow with the square root of the number
+    of steps. Twice that is allowed: the standard deviation of rounding is 0.4 ulp a step, so this
+    is five standard deviations, for the worst of all weights at all times.
 
-    A square average, gradient average or momentum buffer forgets, and its errors with it. Were
-    it rounded by half an ulp in the same direction at every step, it would be wrong by MEMORY
-    halves: 6e-6 of its size in float32, however long the run is. The average of the weights may
-    be wrong by both.
+    Slots: a square average, gradient average or momentum buffer forgets its errors as it forgets
+    its values. If every step rounded it by half an ulp in the same direction, the error would be
+    MEMORY halves of an ulp: 6e-6 of its size in float32, however long the run is. For the average
+    of the weights the sum of both is allowed.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -351,7 +351,7 @@ class Bounds:
         pattern: Sequence[bool],
         rate: float,
     ) -> None:
-        """Take in the step that the reference has just made."""
+        """Add the step that the reference has just made."""
         for i, (parameter, start) in enumerate(zip(reference.parameters, before, strict=True)):
             if pattern[i]:
                 length = float(np.max(np.abs(parameter.weight - start)))
@@ -362,7 +362,7 @@ class Bounds:
                 )
 
     def now(self, reference: Reference) -> list[dict[str, float]]:
-        """For each parameter the bounds of its tensors as they stand."""
+        """The current bounds of each parameter's tensors."""
         relative = MEMORY * float(np.finfo(self.dtype).eps) / 2.0
         bounds = []
         for parameter, square, largest in zip(
@@ -377,15 +377,15 @@ class Bounds:
 
 
 def _sizes(parameter: ReferenceParameter) -> dict[str, float]:
-    """The size of the numbers whose rounding each slot's error is made of."""
+    """The size of the numbers whose rounding causes each slot's error."""
     sizes = {name: getattr(parameter, name) for name in ("gradient_average", "momentum", "average")}
-    # A variance is what is left of E[g²].
+    # The error of a variance is proportional to E[g²].
     sizes["square_average"] = parameter.square_average + parameter.gradient_average**2
     return {name: float(np.max(np.abs(array))) for name, array in sizes.items()}
 
 
 class Weights(keras.layers.Layer):
-    """Holds weights that start at given values."""
+    """A layer that holds weights with given initial values."""
 
     def __init__(self, starts: Sequence[Array]) -> None:
         super().__init__()
@@ -411,7 +411,7 @@ def _gradients(rng: np.random.Generator) -> list[tuple[list[Array], list[Any]]]:
 
 
 def _argument(name: str, value: float) -> tuple[str, float]:
-    """The argument that a number of RANGES stands for."""
+    """The argument of the optimizer for a number of RANGES."""
     short = name.removeprefix("one_minus_")
     return short, value if short == name else 1.0 - value
 
@@ -428,7 +428,7 @@ def _wipe_out(variables: Iterable[Any]) -> None:
 
 @contextlib.contextmanager
 def _frozen_objects() -> Iterator[None]:
-    """Spare the garbage collector the hundreds of thousands of objects that are there."""
+    """Exclude the hundreds of thousands of existing objects from garbage collection."""
     gc.collect()
     gc.freeze()
     try:
@@ -438,7 +438,7 @@ def _frozen_objects() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; 0 if all bounds held."""
+    """Run from the command line; return 0 if all bounds hold."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.tools.soak", description=__doc__.split("\n")[0]
     )

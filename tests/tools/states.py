@@ -1,4 +1,4 @@
-"""Weights by name, an optimizer of them that has state, and its saving and loading."""
+"""Named weights, an optimizer of them, and helpers to save and load its state."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Store = dict[str, Array]
 
 
 def weights(*names: str, shape: tuple[int, ...] = SHAPE) -> list[keras.Variable]:
-    """Return variables of these names, each with values of its own name's, in floatx."""
+    """Return variables of these names in floatx, whose values depend only on the name."""
     return [
         keras.Variable(_rng(name).normal(size=shape), dtype=keras.config.floatx(), name=name)
         for name in names
@@ -31,14 +31,14 @@ def weights(*names: str, shape: tuple[int, ...] = SHAPE) -> list[keras.Variable]
 
 def built(variables: Sequence[keras.Variable], **options: Any) -> keras_rmsprop.RMSprop:
     """Return an optimizer of these variables that has made no step."""
-    # How a step is run is not the question here, and compiling it takes seconds.
+    # Op by op: how a step is run does not matter here, and compiling takes seconds.
     optimizer = keras_rmsprop.RMSprop(**({"learning_rate": RATE, "jit_compile": False} | options))
     optimizer.build(variables)
     return optimizer
 
 
 def step(optimizer: Any, variables: Sequence[keras.Variable], calls: Sequence[int]) -> None:
-    """Apply the gradients of these calls, each variable's the same in any company."""
+    """Apply the gradients of these calls, which depend only on a variable's name and the call."""
     for call in calls:
         gradients = [_rng(f"{v.name} {call}").normal(size=v.shape) for v in variables]
         optimizer.apply([keras.ops.cast(g, keras.config.floatx()) for g in gradients], variables)
@@ -61,7 +61,7 @@ def saved(optimizer: Any) -> Store:
 
 
 def load(store: Store, optimizer: keras_rmsprop.RMSprop) -> list[str]:
-    """Load, and return what was warned of."""
+    """Load a store and return the messages of the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         optimizer.load_own_variables(store)

@@ -1,4 +1,4 @@
-"""What the tests of steps on JAX share."""
+"""Helpers of the tests of steps on JAX."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +11,13 @@ from tests.tools.twins import Training
 
 
 def patch_compiled_step(monkeypatch: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
-    """Put a function in the place of the compiled step."""
+    """Replace the compiled step by a function."""
     monkeypatch.setattr(_double_buffer, "compilations", _programs.compiled_step._cache_size)
     monkeypatch.setattr(_double_buffer, "compiled_step", step)
 
 
 def arrays(training: Training) -> list[Any]:
-    """The arrays that weights, slots and counter hold now."""
+    """The current arrays of weights, slots and counter."""
     return [v.value for v in [*training.variables, *training.optimizer.variables]]
 
 

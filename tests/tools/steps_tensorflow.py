@@ -1,4 +1,4 @@
-"""What the tests of steps on TensorFlow share."""
+"""Helpers of the tests of steps on TensorFlow."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ MODES = ("auto", False)
 
 
 class WithOwnUpdate(keras_rmsprop.RMSprop):
-    """An optimizer with an `update_step` that writes as it goes."""
+    """An optimizer with an `update_step` that assigns to its variable."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update and shrink the weight."""
@@ -26,5 +26,5 @@ def compiled_steps(optimizer: Any) -> list[Any]:
 
 
 def trajectories(situation: Situation) -> list[Any]:
-    """The trajectories of a situation as compiled and op by op."""
+    """The states after each step of a situation, compiled and op by op."""
     return [list(twins.train(situation, mode)) for mode in MODES]

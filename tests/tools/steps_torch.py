@@ -1,4 +1,4 @@
-"""What the tests of steps on torch share."""
+"""Helpers of the tests of steps on torch."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def trajectories(situation: Situation, **setting: Any) -> list[Any]:
-    """The trajectories of a situation in place and op by op."""
+    """The states after each step of a situation, in place and op by op."""
     return [list(twins.train(situation, mode, **setting)) for mode in ("auto", False)]
 
 

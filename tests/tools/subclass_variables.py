@@ -9,7 +9,7 @@ import keras_rmsprop
 
 
 class Traced(keras_rmsprop.RMSprop):
-    """Keeps variables of its own: for each weight, for all, without a name, and as attributes."""
+    """An optimizer with its own variables: per weight, shared, unnamed, and as attributes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -17,13 +17,13 @@ class Traced(keras_rmsprop.RMSprop):
         self.table = keras.Variable(np.ones(3, "float32"), name="table")
 
     def build(self, variables: Any) -> None:
-        """Create them."""
+        """Create the variables."""
         if self.built:
             return
         self.before = self.add_variable((2,), name="before")
         super().build(variables)
         self.traces = self.add_optimizer_variables(variables, "trace")
-        # A name that a slot has, too.
+        # `momentum` is also the name of a slot.
         self.one, self.momentum_too = self.add_optimizer_variables(variables, ["one", "momentum"])
         self.by_key = {
             self._var_key(v): self.add_variable_from_reference(v, "keyed") for v in variables
@@ -32,7 +32,7 @@ class Traced(keras_rmsprop.RMSprop):
 
 
 def traced(variables: Any, numbered: bool = True, **options: Any) -> Traced:
-    """Return a built one, each of its variables full of its own number."""
+    """Return a built `Traced`, each of its variables filled with another number."""
     optimizer = Traced(**({"learning_rate": 0.5, "jit_compile": False} | options))
     optimizer.build(variables)
     if numbered:

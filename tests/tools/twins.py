@@ -1,4 +1,4 @@
-"""Two trainings that differ in `jit_compile` alone: do they stay the same, step by step?"""
+"""The comparison, step by step, of two trainings that differ only in `jit_compile`."""
 
 import itertools
 import os
@@ -29,7 +29,7 @@ CHANGE = 4
 
 
 class Training:
-    """An optimizer over two variables, all its own, with a stream of gradients.
+    """An optimizer with two variables of its own and a stream of gradients.
 
     Args:
         options: the arguments of the optimizer.
@@ -49,7 +49,7 @@ class Training:
             for i, (shape, dtype) in enumerate(zip(SHAPES, dtypes, strict=True))
         ]
         self.optimizer = make(**options)
-        # What a situation may replace.
+        # How gradients are applied; a situation may replace it.
         self.feed: Callable[[list[Any]], None] = self.apply
 
     def apply(self, gradients: list[Any], variables: list[Any] | None = None) -> None:
@@ -59,7 +59,7 @@ class Training:
             self.optimizer.apply(gradients, variables or self.variables)
 
     def step(self, t: int) -> None:
-        """Make step `t`, whose gradients depend on nothing but `t`."""
+        """Make step `t`, whose gradients depend only on `t`."""
         rng = np.random.default_rng(100 + t)
         self.feed(
             models.tensors(
@@ -74,7 +74,7 @@ class Training:
 
 
 class Situation(NamedTuple):
-    """What happens to a training."""
+    """The options of a training, and what happens during it."""
 
     # The optimizer's arguments, made anew for each training.
     options: Callable[[], dict[str, Any]] = dict
@@ -121,7 +121,7 @@ def situation_of(variant: Variant) -> Situation:
 
 
 def train(situation: Situation, jit_compile: Any, **setting: Any) -> Iterator[list[Array]]:
-    """Go through a situation; yield the state at the start and after every step."""
+    """Run a situation; yield the state at the start and after every step."""
     options = {"learning_rate": 0.1, **situation.options(), "jit_compile": jit_compile}
     training = Training(options, make=situation.make, **setting)
     training.optimizer.build(training.variables)
@@ -136,7 +136,7 @@ def train(situation: Situation, jit_compile: Any, **setting: Any) -> Iterator[li
 
 
 def assert_same_trajectory(got: Sequence[list[Array]], want: Sequence[list[Array]]) -> None:
-    """Fail unless two trajectories stay the same: within rounding of the distance travelled."""
+    """Fail unless two trajectories agree within rounding of the distance travelled."""
     travelled = [np.zeros(()) for _ in want[0]]
     for t, (mine, theirs) in enumerate(zip(got, want, strict=True)):
         before = want[max(t - 1, 0)]
@@ -152,11 +152,13 @@ def assert_same_trajectory(got: Sequence[list[Array]], want: Sequence[list[Array
             np.testing.assert_allclose(
                 x, y, rtol=0.0, atol=allowed, err_msg=f"variable {i} after {t} steps"
             )
-    assert all(x > 0.0 for x in travelled[: len(SHAPES)]), "a weight that stays says nothing"
+    assert all(x > 0.0 for x in travelled[: len(SHAPES)]), (
+        "a weight did not move, so agreement proves nothing"
+    )
 
 
 def a_model() -> keras.Model:
-    """A model whose optimizer has slots of each kind, compiled so that it is saved with it."""
+    """A model compiled with an optimizer that has slots of each kind."""
     network = models.model()
     optimizer = keras_rmsprop.RMSprop(
         0.1,
@@ -173,7 +175,7 @@ def a_model() -> keras.Model:
 
 
 def go_on(network: keras.Model, steps: range) -> list[Array]:
-    """Make some of the model's steps in a loop of one's own; return all of its state."""
+    """Make some of the model's steps in a custom loop; return its whole state."""
     for t in steps:
         rng = np.random.default_rng(t)
         arrays = [rng.normal(0.3, 1.0, v.shape).astype(v.dtype) for v in network.trainable_weights]
@@ -182,7 +184,7 @@ def go_on(network: keras.Model, steps: range) -> list[Array]:
 
 
 def run_in_new_process(script: str, folder: pathlib.Path, **environment: str) -> dict[str, Any]:
-    """Run a script that leaves its results in `results.npz`, in a folder that it is told."""
+    """Run a script that writes `results.npz` to `folder`; return the results."""
     subprocess.run(
         [sys.executable, "-c", script, str(folder)],
         check=True,

@@ -1,1 +1,1 @@
-"""Which variables there are."""
+"""Tests of the variables of an optimizer and their state."""

@@ -1,4 +1,4 @@
-"""Do variables that are added to a built optimizer leave the state there is?"""
+"""Test that variables added to a built optimizer leave its state unchanged."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.tools import models
 from tests.tools.states import RATE, built, step, trained, weights
 
 
-def test_added_variables_leave_the_state_there_is_and_start_afresh():
+def test_added_variables_start_afresh_and_leave_the_existing_state():
     variables = weights("b", "c")
     optimizer = trained(variables, momentum=0.5, use_ema=True)
     before = optimizer.state_dict()
@@ -23,14 +23,14 @@ def test_added_variables_leave_the_state_there_is_and_start_afresh():
 
 
 @pytest.mark.usefixtures("float64")
-def test_each_variable_goes_on_with_its_own_slots_whatever_order_they_are_added_in():
+def test_each_variable_keeps_its_own_slots_in_whatever_order_they_are_added():
     options = {"momentum": 0.5, "centered": True, "gradient_accumulation_steps": 2}
     variables = weights("a", "b", "c")
     joined = trained(variables[:0:-1], calls=3, **options)
     joined.add_variables(variables)
     step(joined, variables, range(3, 9))
 
-    # Variables do not act on each other, so two optimizers do what the joined one does.
+    # Variables are independent, so two optimizers together equal the joined one.
     copies = weights("a", "b", "c")
     early = trained(copies[1:], calls=3, **options)
     late = built(copies[:1], **options)
@@ -48,7 +48,7 @@ def test_variables_added_to_an_optimizer_that_is_not_built_build_it():
     assert "a/square_average" in optimizer.state_dict()
 
 
-def test_layers_unfrozen_during_training_join_in_fit_and_come_back_from_a_file(tmp_path):
+def test_layers_unfrozen_during_training_are_fitted_and_restored_from_a_file(tmp_path):
     network = models.model()
     hidden = network.layers[0]
     hidden.trainable = False

@@ -1,4 +1,4 @@
-"""Which slots does a build make, in which order and dtype?"""
+"""Test which slots `build` creates, in which order and dtype."""
 
 import re
 from typing import Any
@@ -27,7 +27,7 @@ from tests.tools.two_weights import EVERYTHING, ones_like, two_weights
     ],
     ids=["plain", "momentum", "centered", "ema", "accumulation", "everything"],
 )
-def test_there_is_a_slot_for_each_option_and_no_other(
+def test_build_creates_the_slots_of_the_options_and_no_others(
     arguments: dict[str, Any], slots: list[str]
 ) -> None:
     optimizer = RMSprop(**arguments)
@@ -40,18 +40,18 @@ def test_there_is_a_slot_for_each_option_and_no_other(
 
 
 @pytest.mark.parametrize("option", [*EVERYTHING, None])
-def test_the_variables_are_those_of_keras_in_its_order(option: str | None) -> None:
+def test_the_variables_match_those_of_keras_in_order(option: str | None) -> None:
     arguments = {option: EVERYTHING[option]} if option else EVERYTHING
-    ours, kerass = RMSprop(**arguments), keras.optimizers.RMSprop(**arguments)
+    ours, theirs = RMSprop(**arguments), keras.optimizers.RMSprop(**arguments)
     variables = two_weights()
     ours.build(variables)
-    kerass.build(variables)
+    theirs.build(variables)
     words = {"velocity": "square_average", "average_gradient": "gradient_average"}
     pattern = re.compile("velocity|average_gradient")
-    translated = [pattern.sub(lambda m: words[m[0]], v.name) for v in kerass.variables]
+    translated = [pattern.sub(lambda m: words[m[0]], v.name) for v in theirs.variables]
     assert [v.name for v in ours.variables] == translated
-    assert [v.shape for v in ours.variables] == [v.shape for v in kerass.variables]
-    assert [v.dtype for v in ours.variables] == [v.dtype for v in kerass.variables]
+    assert [v.shape for v in ours.variables] == [v.shape for v in theirs.variables]
+    assert [v.dtype for v in ours.variables] == [v.dtype for v in theirs.variables]
 
 
 def test_a_schedule_needs_no_variable() -> None:
@@ -80,7 +80,7 @@ def test_a_slot_has_the_weights_dtype_but_never_less_than_float32(dtype: str, sl
     assert {variable.dtype for variable in optimizer.variables[2:]} == {slots}
 
 
-def test_slots_start_from_zero_and_the_square_average_where_it_is_told_to() -> None:
+def test_slots_start_at_zero_and_the_square_average_at_its_initial_value() -> None:
     optimizer = RMSprop(initial_square_average=0.25, **EVERYTHING)
     optimizer.build(two_weights())
     for variable in optimizer.variables[2:]:

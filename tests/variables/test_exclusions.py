@@ -1,4 +1,4 @@
-"""When can variables be excluded from weight decay, and by what?"""
+"""Test when and how variables can be excluded from weight decay."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from keras_rmsprop import RMSprop
 from tests.tools.two_weights import two_weights, values_of
 
 
-def test_weight_decay_can_be_excluded_late_exactly_where_keras_allows_it() -> None:
+def test_variables_can_be_excluded_after_build_exactly_if_keras_allows_it() -> None:
     outcomes = []
     for optimizer in (RMSprop(weight_decay=0.1), keras.optimizers.RMSprop(weight_decay=0.1)):
         variables = two_weights()
@@ -23,7 +23,7 @@ def test_weight_decay_can_be_excluded_late_exactly_where_keras_allows_it() -> No
     assert outcomes[0] == outcomes[1]
 
 
-def test_a_pattern_that_cannot_be_searched_for_is_refused_and_changes_nothing() -> None:
+def test_an_invalid_pattern_is_refused_and_changes_nothing() -> None:
     a, b = keras.Variable([1.0], name="a"), keras.Variable([1.0], name="b")
     optimizer = RMSprop(0.1, weight_decay=1.0)
     optimizer.exclude_from_weight_decay([a])

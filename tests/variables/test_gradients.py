@@ -1,4 +1,4 @@
-"""Which calls are refused, and do they leave everything as it was?"""
+"""Test which calls of `apply` are refused, and that a refused call changes nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,9 +56,7 @@ def no_gradients(optimizer: RMSprop, variables: list[keras.Variable]) -> None:
     ],
 )
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
-def test_a_call_that_is_refused_leaves_everything_as_it_was(
-    call: Call, message: str, options: dict[str, Any]
-) -> None:
+def test_a_refused_call_changes_nothing(call: Call, message: str, options: dict[str, Any]) -> None:
     optimizer, variables = RMSprop(0.1, weight_decay=0.1, **options), two_weights()
     for _ in range(3):
         optimizer.apply(ones_like(variables), variables)
@@ -71,19 +69,19 @@ def test_a_call_that_is_refused_leaves_everything_as_it_was(
 
 
 @pytest.mark.parametrize("call", [too_few, twice, no_gradients])
-def test_a_first_call_that_is_refused_does_not_build(call: Call) -> None:
+def test_a_refused_first_call_does_not_build(call: Call) -> None:
     optimizer = RMSprop()
     with pytest.raises(ValueError, match="gradient"):
         call(optimizer, two_weights())
     assert not optimizer.built
 
 
-def test_gradients_without_variables_before_build_are_refused_with_the_way_out() -> None:
+def test_gradients_without_variables_before_build_are_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"not built\. Pass the variables, or call `optimizer.bui"):
         RMSprop().apply([ops.ones(())])
 
 
-def test_no_gradients_at_all_are_no_step() -> None:
+def test_an_empty_list_of_gradients_makes_no_step() -> None:
     optimizer, variables = RMSprop(), two_weights()
     optimizer.build(variables)
     optimizer.apply([], [])
@@ -114,7 +112,7 @@ def test_the_order_of_the_variables_in_a_call_does_not_matter() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_apply_gradients_takes_pairs_and_returns_the_calls_made() -> None:
+def test_apply_gradients_accepts_pairs_and_returns_the_number_of_calls() -> None:
     optimizer, variables = RMSprop(), two_weights()
     calls = optimizer.apply_gradients(zip(ones_like(variables), variables, strict=True))
     assert int(calls) == 1

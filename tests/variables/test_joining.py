@@ -1,4 +1,4 @@
-"""Do variables that join late stand as one build of all would have them, or not join at all?"""
+"""Test that late variables are added as in one build of all, or not at all."""
 
 from typing import Any
 
@@ -33,18 +33,18 @@ OPTIONS = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize(("first", "then"), JOINED.values(), ids=JOINED)
-def test_variables_that_join_stand_as_one_build_of_all_would_have_them(first, then, options):
+def test_added_variables_are_placed_as_in_one_build_of_all(first, then, options):
     variables = dict(zip("abc", weights(*"abc"), strict=True))
     joined = traced([variables[name] for name in first], **options)
     before = joined.state_dict()
-    held = {id(v) for v in joined.variables}
+    old_ids = {id(v) for v in joined.variables}
     joined.add_variables([variables[name] for name in then])
     at_once = traced([variables[name] for name in "abc"], numbered=False, **options)
-    # Keras numbers the variables without a name anew in each optimizer.
+    # Keras numbers unnamed variables anew in each optimizer.
     names = [[v.path for v in o.variables if "/variable" not in v.path] for o in (joined, at_once)]
     assert [name.split("/")[-1] for name in names[0]] == [n.split("/")[-1] for n in names[1]]
     assert [v.shape for v in joined.variables] == [v.shape for v in at_once.variables]
-    assert held <= {id(v) for v in joined.variables}
+    assert old_ids <= {id(v) for v in joined.variables}
     state = joined.state_dict()
     for name, value in before.items():
         np.testing.assert_array_equal(state[name], value, err_msg=name)
@@ -58,7 +58,7 @@ def test_variables_that_join_stand_as_one_build_of_all_would_have_them(first, th
 @on_tensorflow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize(("first", "then"), JOINED.values(), ids=JOINED)
-def test_a_checkpoint_after_variables_joined_fits_a_fresh_build(tmp_path, first, then, options):
+def test_a_checkpoint_with_added_variables_fits_a_fresh_build(tmp_path, first, then, options):
     import tensorflow as tf
 
     variables = dict(zip("abc", weights(*"abc"), strict=True))
@@ -72,7 +72,7 @@ def test_a_checkpoint_after_variables_joined_fits_a_fresh_build(tmp_path, first,
     assert_same_state(fresh, joined.state_dict())
 
 
-def test_a_variable_added_after_the_build_stays_when_others_join():
+def test_a_variable_added_after_the_build_stays_when_others_are_added():
     optimizer = trained(weights("a"))
     late = optimizer.add_variable((), name="late")
     optimizer.add_variables(weights("b"))
@@ -80,9 +80,9 @@ def test_a_variable_added_after_the_build_stays_when_others_join():
     assert "late" in optimizer.state_dict()
 
 
-def held(optimizer: Any) -> tuple[Any, ...]:
-    """What must not change where nothing may."""
-    # The list of variables may be another one; what is in it may not.
+def identities(optimizer: Any) -> tuple[Any, ...]:
+    """The attributes, variables and indices that a refused call must not change."""
+    # The list of variables may be a new object; its content may not change.
     attributes = {
         name: id(value) for name, value in vars(optimizer).items() if name != "_variables"
     }
@@ -91,29 +91,29 @@ def held(optimizer: Any) -> tuple[Any, ...]:
 
 
 class Halting(Traced):
-    """Its `build` fails half-way for a weight called `bad`."""
+    """An optimizer whose `build` fails half-way for a weight called `bad`."""
 
     def build(self, variables: Any) -> None:
-        """Fail after Keras's part is done."""
+        """Raise after Keras's part is done."""
         super().build(variables)
         if any(v.name == "bad" for v in variables):
             raise self.error
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
-def test_variables_that_are_refused_leave_the_optimizer_as_it_was(error):
+def test_refused_variables_leave_the_optimizer_unchanged(error):
     variables = weights("a", "b")
     optimizer = Halting(0.5, momentum=0.5, jit_compile=False)
     optimizer.error = error
     optimizer.build(variables)
     step(optimizer, variables, range(3))
-    before, state = held(optimizer), optimizer.state_dict()
+    before, state = identities(optimizer), optimizer.state_dict()
     with pytest.raises(type(error)):
         optimizer.add_variables([*variables, *weights("bad")])
     for wrong in ("x", None):
         with pytest.raises((ValueError, TypeError, AttributeError)):
             optimizer.add_variables([*variables, *weights("c"), wrong])
-    assert held(optimizer) == before
+    assert identities(optimizer) == before
     assert_same_state(optimizer, state)
     step(optimizer, variables, range(3, 5))
     optimizer.add_variables(weights("d"))
@@ -121,25 +121,25 @@ def test_variables_that_are_refused_leave_the_optimizer_as_it_was(error):
 
     fresh = Halting(0.5)
     fresh.error = error
-    before = held(fresh)
+    before = identities(fresh)
     with pytest.raises(type(error)):
         fresh.add_variables(weights("bad"))
-    assert held(fresh) == before
+    assert identities(fresh) == before
     assert not fresh.built
 
 
 def test_a_build_that_fails_leaves_nothing_behind():
     optimizer = keras_rmsprop.RMSprop(momentum=0.5)
-    before = held(optimizer)
+    before = identities(optimizer)
     with pytest.raises((TypeError, AttributeError)):
         optimizer.build([*weights("a"), "no variable"])
-    assert held(optimizer) == before
+    assert identities(optimizer) == before
     optimizer.build(weights("a"))
     assert len(optimizer.variables) == 4
 
 
 @on_tensorflow
-def test_an_optimizer_that_refused_variables_is_saved_in_checkpoints(tmp_path):
+def test_an_optimizer_that_refused_variables_can_be_saved_in_a_checkpoint(tmp_path):
     import tensorflow as tf
 
     variables = weights("a")

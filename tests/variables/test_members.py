@@ -1,4 +1,4 @@
-"""Which variables does a pattern of `groups` match?"""
+"""Test which variables a pattern of `groups` matches."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from tests.tools.models import WithPath
 
 
 class Named:
-    """A variable, as far as its path matters."""
+    """A stand-in for a variable, with only a path and a shape."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -27,7 +27,7 @@ PATHS = ("model/body/kernel", "model/body/bias", "model/head/kernel", "model/hea
 
 
 def members(patterns: Sequence[str], paths: Sequence[str] = PATHS) -> tuple[int, ...]:
-    """The groups of variables with these paths."""
+    """The group numbers of variables with these paths."""
     return Members().of(patterns, [Named(path) for path in paths], None)
 
 
@@ -40,7 +40,7 @@ def members(patterns: Sequence[str], paths: Sequence[str] = PATHS) -> tuple[int,
         ([".*/(kernel|bias)"], (1, 1, 1, 1)),
         (["model/head/bias", ".*/bias"], (0, 2, 0, 1)),
         ([".*/bias", "model/head/bias"], (0, 1, 0, 2)),
-        # Without the model's name, which a loaded model has lost.
+        # Without the model's name, which a loaded model drops.
         (["body/.*"], (1, 1, 0, 0)),
         (["body/.*", "head/kernel"], (1, 1, 2, 0)),
     ],
@@ -52,7 +52,7 @@ def test_a_pattern_matches_whole_paths_and_an_exact_path_wins(
     assert members(patterns) == want
 
 
-def test_a_pattern_with_the_name_of_the_model_matches_paths_without() -> None:
+def test_a_pattern_with_the_name_of_the_model_matches_paths_without_it() -> None:
     paths = [path.removeprefix("model/") for path in PATHS]
     assert members(["model/body/.*"], paths) == (1, 1, 0, 0)
     assert members(["model/head/bias"], paths) == (0, 0, 0, 1)
@@ -89,7 +89,7 @@ def test_an_optimizer_whose_pattern_matches_nothing_is_not_built() -> None:
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="other backends' raw variables have no names")
-def test_a_raw_variable_goes_by_its_name() -> None:
+def test_a_raw_variable_is_matched_by_its_name() -> None:
     import tensorflow as tf
 
     raw = [tf.Variable([1.0], name="first"), tf.Variable([1.0], name="second")]
@@ -100,13 +100,13 @@ def test_a_raw_variable_goes_by_its_name() -> None:
 
 
 def nested_model() -> keras.Model:
-    """A model within a model, whose name is in the paths until it is saved."""
+    """A model that contains another, whose name is in the paths until it is saved."""
     inner = keras.Sequential([keras.layers.Dense(2, name="dense")], name="backbone")
     inputs = keras.Input((3,))
     return keras.Model(inputs, keras.layers.Dense(1, name="head")(inner(inputs)), name="outer")
 
 
-def test_a_loaded_model_keeps_its_groups_whatever_its_paths_have_become(tmp_path: Path) -> None:
+def test_a_loaded_model_keeps_its_groups_although_its_paths_have_changed(tmp_path: Path) -> None:
     model = nested_model()
     model.compile(RMSprop(groups={"backbone/.*": {"learning_rate": 0.0, "rho": 0.5}}), "mse")
     x = np.ones((4, 3), "float32")
@@ -126,7 +126,7 @@ def test_a_loaded_model_keeps_its_groups_whatever_its_paths_have_become(tmp_path
         assert moved == [False, False, True, True]
 
 
-def test_a_config_takes_its_groups_to_an_optimizer_of_other_paths() -> None:
+def test_a_config_keeps_its_groups_for_variables_with_other_paths() -> None:
     first = [keras.Variable([1.0], name=f"old_{i}") for i in range(2)]
     optimizer = RMSprop(groups={"old_1": {"rho": 0.5}})
     optimizer.build(first)
@@ -141,13 +141,13 @@ def test_a_config_takes_its_groups_to_an_optimizer_of_other_paths() -> None:
     [{}, {"paths": [], "shapes": [], "patterns": 3}, {"paths": [], "shapes": [1]}],
     ids=repr,
 )
-def test_a_config_that_is_none_of_ours_is_refused(entry: Any) -> None:
+def test_a_config_with_invalid_group_members_is_refused(entry: Any) -> None:
     config = RMSprop(groups={"a": {}}).get_config() | {"group_members": entry}
     with pytest.raises(ValueError, match="`group_members` of a config must hold the lists"):
         RMSprop.from_config(config)
 
 
-def test_unfrozen_layers_can_come_with_groups_of_their_own() -> None:
+def test_unfrozen_layers_can_be_added_with_groups_of_their_own() -> None:
     model = nested_model()
     backbone = model.get_layer("backbone")
     backbone.trainable = False
@@ -175,7 +175,7 @@ def test_unfrozen_layers_can_come_with_groups_of_their_own() -> None:
     assert names.count("group_learning_rates") == 1
 
 
-def test_a_group_whose_layers_are_frozen_by_now_loads_and_is_there_when_they_train_again(
+def test_a_group_of_frozen_layers_is_loaded_and_used_once_they_train_again(
     tmp_path: Path,
 ) -> None:
     model = nested_model()
@@ -196,7 +196,7 @@ def test_a_group_whose_layers_are_frozen_by_now_loads_and_is_there_when_they_tra
     assert list(again.groups) == ["backbone/.*"]
 
 
-def test_a_loaded_optimizer_takes_new_groups_of_old_variables(tmp_path: Path) -> None:
+def test_a_loaded_optimizer_accepts_new_groups_of_old_variables(tmp_path: Path) -> None:
     model = nested_model()
     model.compile(RMSprop(groups={"backbone/.*": {"learning_rate": 0.0}}), "mse")
     x = np.ones((4, 3), "float32")
@@ -212,7 +212,7 @@ def test_a_loaded_optimizer_takes_new_groups_of_old_variables(tmp_path: Path) ->
     assert changed._roster.members == (1, 1, 2, 2)
 
 
-def test_variables_stay_in_their_group_when_others_come() -> None:
+def test_variables_stay_in_their_group_when_others_are_added() -> None:
     weights = [WithPath(path) for path in ("model/head/kernel", "model/body/kernel")]
     optimizer = RMSprop(groups={"head/.*": {"learning_rate": 0.5}})
     optimizer.build([weights[0]])
@@ -226,7 +226,7 @@ def test_a_variable_without_a_layer_does_not_hide_the_name_of_the_model() -> Non
     assert members(["head/bias", "head/.*"], PATHS) == (0, 0, 2, 1)
 
 
-def test_a_config_goes_by_paths_before_positions() -> None:
+def test_a_config_matches_paths_before_positions() -> None:
     first = [WithPath("a"), WithPath("b")]
     optimizer = RMSprop(groups={"a": {"learning_rate": 0.0}})
     optimizer.build(first)

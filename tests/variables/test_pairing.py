@@ -1,4 +1,4 @@
-"""Which variable's state goes to which, where others were saved than there are?"""
+"""Test which saved state each variable gets when other variables were saved."""
 
 import keras
 import numpy as np
@@ -53,11 +53,11 @@ def test_a_variable_keeps_its_state_when(before, after):
     assert int(new.iterations) == CALLS
 
 
-def test_as_many_variables_of_the_same_shapes_go_by_position_whatever_their_names():
+def test_as_many_variables_of_the_same_shapes_are_matched_by_position():
     old = trained(weights("b", "a"))
     new = built(weights("a", "b"))
     assert load(saved(old), new) == []
-    # As weights are: a file of the model gives the first weight to the first.
+    # As with weights: a model's file gives its first weight to the first variable.
     want = [old.state_dict()[f"{name}/square_average"] for name in "ba"]
     models.assert_identical([new.state_dict()[f"{name}/square_average"] for name in "ab"], want)
     assert new.load_report.notes == ()
@@ -92,13 +92,13 @@ def in_layer(layer: str, shape: tuple[int, ...] = SHAPE) -> keras.Variable:
         return weights("a", shape=shape)[0]
 
 
-def test_names_that_keras_made_up_tell_nothing_where_positions_cannot_either():
+def test_generated_names_are_not_matched_if_positions_are_ambiguous():
     old = trained([in_layer("dense"), in_layer("dense_1"), in_layer("dense_2")])
     new = built([in_layer("dense_1")])
     (warning,) = load(saved(old), new)
     assert "start afresh" in warning
     assert new.load_report.initialized == ("dense_1/a/square_average",)
-    # Of its shape there is only one, so that it cannot be another.
+    # Only one saved variable has this shape, so the match is certain.
     old = trained([in_layer("dense"), in_layer("dense_1", shape=(3,))])
     new = built([in_layer("dense_1")])
     load(saved(old), new)
@@ -109,7 +109,7 @@ def test_names_that_keras_made_up_tell_nothing_where_positions_cannot_either():
     models.assert_identical([new.state_dict()["dense_1/a/square_average"]], [want])
 
 
-def test_the_report_says_which_variables_their_names_told():
+def test_the_report_lists_the_variables_that_were_matched_by_name():
     old = trained(weights("a", "b", "c"))
     new = built(weights("c", "b"))
     (warning,) = load(saved(old), new)
@@ -118,8 +118,8 @@ def test_the_report_says_which_variables_their_names_told():
     assert note in warning
 
 
-def test_names_are_the_same_with_and_without_the_models_name():
-    # Loading a model takes its name off its variables' paths.
+def test_names_match_with_and_without_the_name_of_the_model():
+    # Loading a model removes its name from its variables' paths.
     with keras.name_scope("model"):
         variables = weights("a", "b", "c")
     old = trained(variables)
@@ -134,7 +134,7 @@ def test_names_are_the_same_with_and_without_the_models_name():
     models.assert_identical([other.state_dict()[f"{name}/square_average"] for name in "ab"], want)
 
 
-def test_variables_of_one_name_are_told_apart_by_their_order():
+def test_variables_of_one_name_are_distinguished_by_their_order():
     variables = [*weights("w"), *weights("w", shape=(2,))]
     old = trained(variables)
     new = built(variables)
@@ -143,7 +143,7 @@ def test_variables_of_one_name_are_told_apart_by_their_order():
     assert_same_state(new, old.state_dict())
 
 
-def test_a_slot_whose_shape_does_not_fit_starts_afresh_and_the_rest_is_taken():
+def test_a_slot_whose_shape_does_not_fit_starts_afresh_and_the_rest_is_loaded():
     old = trained([*weights("a"), *weights("b", shape=(2, 5))])
     new = trained([*weights("a"), *weights("b", shape=(5, 2))], calls=2)
     (warning,) = load(saved(old), new)

@@ -1,1 +1,1 @@
-"""How a step is run on JAX."""
+"""Tests of how a step is run on JAX."""

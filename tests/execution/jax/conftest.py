@@ -1,4 +1,4 @@
-"""What the tests of steps on JAX start from."""
+"""Fixtures of the tests of steps on JAX."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import BACKEND
 
-# The tests of this room are skipped on other backends.
+# The tests in this folder are skipped on other backends.
 if BACKEND == "jax":
     from keras_rmsprop._execution.jax import _programs
     from tests.tools.steps_jax import patch_compiled_step

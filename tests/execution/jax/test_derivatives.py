@@ -1,7 +1,7 @@
-"""Can a step be differentiated, with respect to everything that goes into it?
+"""Test that a step can be differentiated with respect to all of its inputs.
 
-Only JAX's functional form can be: `stateless_apply` gives the state after as a function of the
-state before, the gradient and the weight.
+Only JAX's functional form is differentiable: `stateless_apply` returns the state after a step as a
+function of the state before it, the gradient and the weight.
 """
 
 from typing import Any
@@ -73,7 +73,7 @@ def test_no_derivative_of_a_step_is_nan(float64, options):
 
     @jax.jit
     def derivatives(*inputs: Any) -> Any:
-        """What all results together change by where all inputs grow, forwards and backwards."""
+        """The derivatives of the sum of all results, in forward and in reverse mode."""
         ones = jax.tree.map(jnp.ones_like, inputs)
         _, forwards = jax.jvp(lambda *i: sum_of(step(*i)), inputs, ones)
         return forwards, jax.grad(lambda i: sum_of(step(*i)))(inputs)

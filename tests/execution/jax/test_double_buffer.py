@@ -1,4 +1,4 @@
-"""Do the arrays that a program holds stay readable, whatever steps come after?"""
+"""Test that the arrays that a program holds stay readable after any further steps."""
 
 import copy
 from typing import Any
@@ -23,7 +23,7 @@ ALIASES = [lambda x: jax.device_put(x, jax.devices()[0]), lambda x: x.addressabl
 
 
 @pytest.mark.parametrize("alias", ALIASES)
-def test_an_alias_that_jax_made_of_a_weight_stays_readable_for_good(alias):
+def test_an_alias_that_jax_made_of_a_weight_stays_readable_after_later_steps(alias):
     training = Training(SLOTS)
     for t in range(3):
         training.step(t)
@@ -47,7 +47,7 @@ def test_a_snapshot_stays_readable(compiled_calls, index):
         other.step(t)
     assert len(compiled_calls) == 12
     np.testing.assert_array_equal(snapshot, value)
-    # Nor does a snapshot change a bit of the training.
+    # A snapshot does not change a bit of the training either.
     models.assert_identical(training.state(), other.state())
 
 
@@ -77,7 +77,7 @@ def test_the_arrays_of_the_step_before_can_be_put_back():
         models.assert_identical(training.state(), once)
 
 
-def test_arrays_that_a_user_deleted_are_not_written_into():
+def test_arrays_that_a_user_deleted_are_not_written_to():
     training, other = Training(SLOTS), Training(SLOTS)
     for t in range(4):
         training.step(t)
@@ -96,7 +96,7 @@ def test_arrays_that_a_user_deleted_are_not_written_into():
 
 @pytest.mark.parametrize("export", [np.asarray, jnp.from_dlpack, memoryview])
 @pytest.mark.parametrize("field", ["weight", "square_average"])
-def test_a_view_keeps_what_it_saw(compiled_calls, export, field):
+def test_a_view_keeps_its_values(compiled_calls, export, field):
     training = Training({})
     for t in range(3):
         training.step(t)
@@ -118,9 +118,9 @@ def test_an_alias_that_jax_made_of_a_slot_stays_readable_over_the_next_step(alia
     np.asarray(array)
 
 
-@pytest.mark.xfail(reason="JAX gives out a second array over one buffer and does not tell")
+@pytest.mark.xfail(reason="JAX returns a second array over one buffer and gives no sign of it")
 @pytest.mark.parametrize("alias", ALIASES)
-def test_an_alias_that_jax_made_of_a_slot_stays_readable_for_good(alias):
+def test_an_alias_that_jax_made_of_a_slot_stays_readable_after_later_steps(alias):
     training = Training({})
     for t in range(3):
         training.step(t)
@@ -147,7 +147,7 @@ def test_an_alias_of_an_older_weight_can_be_put_back(alias):
     models.assert_identical(training.state(), other.state())
 
 
-def test_memory_of_numpy_that_was_assigned_is_not_written_to():
+def test_memory_of_an_assigned_numpy_array_is_not_written_to():
     training = Training({}, dtypes=("float32", "float32"))
     for t in range(3):
         training.step(t)
@@ -203,7 +203,7 @@ def test_two_optimizers_may_move_the_same_variables():
 
 # As with Keras's class, the copy of an optimizer is not built and starts afresh.
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
-def test_a_copy_in_the_middle_of_training_leaves_the_original_alone():
+def test_a_copy_in_the_middle_of_training_leaves_the_original_unchanged():
     training = Training(SLOTS)
     for t in range(5):
         training.step(t)
@@ -243,7 +243,7 @@ def test_a_weight_that_a_user_set_to_the_slots_own_array_stays_readable(compiled
 
 
 @pytest.mark.parametrize("jitted", [False, True], ids="jitted={}".format)
-def test_stateless_apply_leaves_the_variables_and_its_arguments_alone(
+def test_stateless_apply_leaves_the_variables_and_its_arguments_unchanged(
     float64, compiled_calls, jitted
 ):
     training, other = Training(SLOTS), Training({**SLOTS, "jit_compile": False})

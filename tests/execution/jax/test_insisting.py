@@ -1,4 +1,4 @@
-"""With `jit_compile=True`, is a step on JAX compiled, or refused with the reason?"""
+"""Test that with `jit_compile=True` a step on JAX is compiled, or refused with the reason."""
 
 import warnings
 from typing import Any
@@ -22,7 +22,7 @@ from tests.tools.steps_jax import SLOTS, HalvedSteps
 
 
 class ATypeOfOnesOwn(keras.constraints.Constraint):
-    """A constraint of a user's."""
+    """A user's constraint."""
 
     def __call__(self, w: Any) -> Any:
         """Halve the weight."""
@@ -36,7 +36,7 @@ class ATypeOfOnesOwn(keras.constraints.Constraint):
         (keras_rmsprop.RMSprop, ATypeOfOnesOwn(), "the constraint ATypeOfOnesOwn"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused_where_a_user_insists(make, constraint, words):
+def test_steps_that_cannot_be_compiled_are_refused_with_the_reason(make, constraint, words):
     training = Training({"jit_compile": True}, make=make)
     training.variables[1].constraint = constraint
     training.optimizer.build(training.variables)
@@ -44,7 +44,7 @@ def test_what_cannot_be_compiled_is_refused_where_a_user_insists(make, constrain
     with pytest.raises(ValueError, match=words):
         training.step(0)
     models.assert_identical(training.state(), before)
-    # Within a user's own jit it is compiled already.
+    # Inside a user's own jit the step is compiled already.
     optimizer = training.optimizer
     state, weights = ([v.value for v in x] for x in (optimizer.variables, training.variables))
     jax.jit(optimizer.stateless_apply)(state, weights, weights)
@@ -53,7 +53,7 @@ def test_what_cannot_be_compiled_is_refused_where_a_user_insists(make, constrain
 
 
 @pytest.mark.parametrize("missing", [False, True], ids="missing={}".format)
-def test_an_eager_stateless_apply_is_compiled_where_a_user_insists(compiled_calls, missing):
+def test_an_eager_stateless_apply_is_compiled(compiled_calls, missing):
     training, other = Training(SLOTS), Training({**SLOTS, "jit_compile": True})
     for each in (training, other):
         for t in range(3):
@@ -75,7 +75,7 @@ def test_an_eager_stateless_apply_is_compiled_where_a_user_insists(compiled_call
         np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_settings_of_jax_and_keras_that_forbid_compiling_are_named_where_a_user_insists():
+def test_the_error_names_settings_of_jax_and_keras_that_forbid_compiling():
     training = Training({"jit_compile": True})
     with jax.disable_jit(), pytest.raises(ValueError, match="jax_disable_jit"):
         training.step(0)
@@ -88,7 +88,7 @@ def test_settings_of_jax_and_keras_that_forbid_compiling_are_named_where_a_user_
     training.step(0)
 
 
-def test_a_step_that_insists_compiles_in_the_scope_of_an_eager_fit():
+def test_a_step_is_compiled_in_the_scope_of_an_eager_fit():
     x, y = np.ones((32, 4), "float32"), np.ones((32, 1), "float32")
 
     def trained(mode: Any) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Is a step on JAX that stops half-way made or not made?"""
+"""Test that an interrupted step on JAX is made completely or not at all."""
 
 import itertools
 import os
@@ -25,13 +25,13 @@ from tests.tools.steps_jax import SLOTS, HalvedSteps, arrays
 
 
 class Stopped(BaseException):
-    """Stands for KeyboardInterrupt, which comes between any two operations."""
+    """A stand-in for KeyboardInterrupt, which can occur between any two operations."""
 
 
 def stop_at(line: int, function: Callable[[], None]) -> bool:
-    """Call a function and raise at the so-many-th line that runs in the package or in Keras.
+    """Call a function and raise at the `line`-th line that it runs in the package or in Keras.
 
-    Returns: whether it ran so many lines.
+    Returns: whether it ran that many lines.
     """
     left = [line]
 
@@ -66,7 +66,7 @@ def stop_at(line: int, function: Callable[[], None]) -> bool:
     ],
     ids=["compiled", "compiled, skipping", "op by op", "a subclass's update_step"],
 )
-def test_a_step_that_is_stopped_anywhere_is_made_or_not_made(options, each):
+def test_a_step_that_is_stopped_anywhere_is_made_completely_or_not_at_all(options, each):
     options = dict(options)
     make = options.pop("make", keras_rmsprop.RMSprop)
     training, other = Training(options, make=make), Training(options, make=make)
@@ -120,7 +120,7 @@ def test_interrupts_at_random_moments_leave_whole_steps():
 
 
 class Watched(keras.Variable):
-    """A variable that runs Python's code when an attribute is set, as those of Flax do."""
+    """A variable that runs Python code when an attribute is set, as those of Flax do."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Send an interrupt in the middle of a step's assignments, once."""
@@ -132,7 +132,7 @@ class Watched(keras.Variable):
 
 
 @pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
-def test_an_interrupt_waits_where_assigning_runs_code_of_python(mode):
+def test_an_interrupt_waits_while_assignments_run_python_code(mode):
     training, other = (Training({"momentum": 0.5, "jit_compile": mode}) for _ in range(2))
     training.variables = [Watched(np.array(v), dtype=v.dtype) for v in training.variables]
     for each in (training, other):

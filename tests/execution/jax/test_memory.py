@@ -1,4 +1,4 @@
-"""Into which memory does a step on JAX write, and how long does it keep a second copy?"""
+"""Test which memory a step on JAX writes to, and when it keeps a second copy."""
 
 import gc
 import weakref
@@ -21,7 +21,7 @@ from keras_rmsprop._execution.jax import _memory
 from tests.tools.steps_jax import SLOTS, arrays
 
 
-def test_steps_write_in_turn_into_two_pieces_of_memory(compiled_calls):
+def test_steps_write_alternately_to_two_buffers(compiled_calls):
     training = Training(SLOTS)
     seen = []
     for t in range(8):
@@ -44,7 +44,7 @@ def test_without_a_second_copy_nothing_is_kept_and_no_bit_changes(monkeypatch):
     for t in range(6):
         other.step(t)
         references = [weakref.ref(array) for array in arrays(other)]
-        # Not even an alias that JAX makes without a word is lost.
+        # Aliases that JAX makes without any sign of it stay readable, too.
         snapshots += [(jax.device_put(x, jax.devices()[0]), np.array(x)) for x in arrays(other)]
     models.assert_identical(other.state(), kept.state())
     other.step(6)
@@ -54,7 +54,7 @@ def test_without_a_second_copy_nothing_is_kept_and_no_bit_changes(monkeypatch):
         np.testing.assert_array_equal(snapshot, value)
 
 
-def test_the_second_copy_is_kept_where_it_takes_an_eighth_of_the_memory(monkeypatch):
+def test_the_second_copy_is_kept_if_it_takes_at_most_an_eighth_of_the_memory(monkeypatch):
     arrays = [jnp.ones(1024, "float32")] * 4
     for memory, keeps in ((8 * 16384, True), (8 * 16384 - 1, False)):
         monkeypatch.setattr(_memory, "_memory_of", lambda _, memory=memory: memory)
@@ -64,17 +64,17 @@ def test_the_second_copy_is_kept_where_it_takes_an_eighth_of_the_memory(monkeypa
         assert _memory.keeps_second_copy(arrays) is keeps
 
 
-def test_the_memory_of_the_machine_is_known():
+def test_the_memory_of_the_device_is_found():
     size = _memory._memory_of(jax.devices()[0])
     assert 2**20 < size < 2**50
 
 
-def test_an_optimizer_that_nobody_holds_is_gone():
+def test_an_unreferenced_optimizer_is_freed():
     def train() -> list[weakref.ref[Any]]:
         training = Training({"clipnorm": 1.0})
         for t in range(6):
             training.step(t)
-        # What a program may do, and a cache must not turn into a leak.
+        # A reference cycle, which a program may make and a cache must not turn into a leak.
         training.variables[0].owner = training.optimizer
         array = training.optimizer._square_averages[1].value
         return [weakref.ref(x) for x in (training.optimizer, training.variables[0], array)]

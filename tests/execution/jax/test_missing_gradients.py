@@ -1,4 +1,4 @@
-"""Which programs do steps on JAX need where some of the gradients are missing?"""
+"""Test which programs steps on JAX need if some of the gradients are missing."""
 
 import warnings
 from typing import Any
@@ -21,8 +21,8 @@ from keras_rmsprop._execution.jax import _programs
 from tests.tools.steps_jax import arrays
 
 
-def a_set(t: int, gradients: list[Any]) -> list[Any]:
-    """Every other gradient or so, another choice for each t."""
+def about_half(t: int, gradients: list[Any]) -> list[Any]:
+    """About half of the gradients, another choice for each `t`."""
     rng = np.random.default_rng(t)
     chosen = rng.random(len(gradients)) < 0.5
     chosen[t % len(gradients)] = True
@@ -30,7 +30,7 @@ def a_set(t: int, gradients: list[Any]) -> list[Any]:
 
 
 def make_steps_of_changing_sets(optimizer: keras.optimizers.Optimizer, steps: int) -> list[Any]:
-    """Make steps with another set of gradients each; return the weights."""
+    """Make steps with another set of gradients each; return weights and state."""
     rng = np.random.default_rng(0)
     shapes = [(3, 2), (2,)] * 6
     variables = [keras.Variable(rng.normal(size=s), dtype="float32") for s in shapes]
@@ -38,7 +38,7 @@ def make_steps_of_changing_sets(optimizer: keras.optimizers.Optimizer, steps: in
     for t in range(steps):
         gradients = models.tensors(rng.normal(size=s).astype("float32") for s in shapes)
         if t % 5:
-            gradients = a_set(t, gradients)
+            gradients = about_half(t, gradients)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Gradients do not exist for variables")
             optimizer.apply(gradients, variables)
@@ -57,7 +57,7 @@ def test_changing_sets_of_gradients_need_two_programs(nothing_compiled_yet, opti
         np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6)
 
 
-def test_a_full_set_among_changing_ones_has_the_bits_it_has_alone(compiled_calls):
+def test_a_full_set_of_gradients_gives_the_same_bits_after_a_partial_set(compiled_calls):
     training, other = Training({}), Training({})
     for each in (training, other):
         for t in range(3):
@@ -74,7 +74,7 @@ def test_a_full_set_among_changing_ones_has_the_bits_it_has_alone(compiled_calls
     models.assert_identical(training.state(), other.state())
 
 
-def test_gradients_of_another_dtype_need_no_more_programs(nothing_compiled_yet):
+def test_missing_gradients_of_any_dtype_need_one_more_program(nothing_compiled_yet):
     training = Training({}, dtypes=("float64", "float64"))
     for t in range(2):
         training.step(t)
@@ -85,7 +85,7 @@ def test_gradients_of_another_dtype_need_no_more_programs(nothing_compiled_yet):
     assert _programs.compiled_step._cache_size() == kept + 1
 
 
-def test_a_few_gradients_of_many_are_not_paid_for_with_all(compiled_calls):
+def test_steps_with_few_of_many_gradients_do_not_compute_all_of_them(compiled_calls):
     variables = [keras.Variable(np.ones((64, 64))) for _ in range(20)]
     optimizer = keras_rmsprop.RMSprop(0.1)
     optimizer.build(variables)

@@ -1,4 +1,4 @@
-"""Does a step on JAX go on in a new process, and run wherever its variables are?"""
+"""Test that steps on JAX go on in a new process, and run wherever their variables are."""
 
 import pathlib
 from typing import Any
@@ -28,7 +28,7 @@ results = {}
 class Records(logging.Handler):
     messages = []
     def emit(self, record):
-        # On a busy machine a compilation may take long enough to be told of, at INFO.
+        # On a busy machine a compilation may take long enough to be logged, at INFO.
         if record.levelno == logging.DEBUG:
             self.messages.append(record.getMessage())
 records = Records()
@@ -36,7 +36,7 @@ records.messages = []
 logging.getLogger("keras_rmsprop").addHandler(records)
 logging.getLogger("keras_rmsprop").setLevel(logging.DEBUG)
 
-# A run that goes on here.
+# A run that is resumed here.
 network = keras.models.load_model(folder + "/model.keras")
 state = twins.go_on(network, range(4, 8))
 results |= {f"resumed_{i}": x for i, x in enumerate(state)}
@@ -68,20 +68,22 @@ np.savez(folder + "/results.npz", **results)
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], dict[str, Any]]:
-    """The state of an unstopped run, and the results of a process that goes on from its middle."""
+    """The state of an uninterrupted run, and the results of a process that resumes it."""
     folder: pathlib.Path = tmp_path_factory.mktemp("process")
     network = twins.a_model()
     twins.go_on(network, range(4))
     network.save(folder / "model.keras")
-    unstopped = twins.go_on(twins.a_model(), range(8))
+    uninterrupted = twins.go_on(twins.a_model(), range(8))
     flags = "--xla_force_host_platform_device_count=2"
-    return unstopped, twins.run_in_new_process(NEW_PROCESS, folder, XLA_FLAGS=flags)
+    return uninterrupted, twins.run_in_new_process(NEW_PROCESS, folder, XLA_FLAGS=flags)
 
 
-def test_a_run_resumed_in_a_new_process_is_bit_identical_to_one_that_was_not_stopped(processes):
-    unstopped, after = processes
+def test_a_run_resumed_in_a_new_process_is_bit_identical_to_an_uninterrupted_one(processes):
+    uninterrupted, after = processes
     assert after["resumed_compiled"] == 1
-    models.assert_identical([after[f"resumed_{i}"] for i in range(len(unstopped))], unstopped)
+    models.assert_identical(
+        [after[f"resumed_{i}"] for i in range(len(uninterrupted))], uninterrupted
+    )
 
 
 @pytest.mark.parametrize(("where", "told"), [("here", 0), ("there", 0), ("apart", 1)])
@@ -96,6 +98,6 @@ def test_a_step_runs_wherever_its_variables_are(processes, where, told):
     assert len(after[where + " log"]) == told
 
 
-def test_jit_compile_true_raises_where_the_variables_are_apart(processes):
+def test_jit_compile_true_raises_if_the_variables_are_on_different_devices(processes):
     _, after = processes
     assert "incompatible devices" in str(after["insisted"])

@@ -1,4 +1,4 @@
-"""When is a step one compiled call on JAX, and which steps share a program?"""
+"""Test when a step on JAX is one compiled call, and which steps share a program."""
 
 import logging
 import re
@@ -64,7 +64,7 @@ def test_a_rate_that_changes_by_itself_is_traced_once(nothing_compiled_yet, monk
     assert len(traces) == 2
 
 
-def test_like_optimizers_share_one_compiled_step(nothing_compiled_yet, monkeypatch):
+def test_optimizers_of_equal_options_share_one_compiled_step(nothing_compiled_yet, monkeypatch):
     traces = twins.count_traces(monkeypatch)
     for limit in (0.5, 0.5, 0.25):
         training = Training({"jit_compile": True, "learning_rate": limit})
@@ -75,7 +75,7 @@ def test_like_optimizers_share_one_compiled_step(nothing_compiled_yet, monkeypat
     assert _programs.compiled_step._cache_size() == 2
 
 
-def test_a_step_runs_op_by_op_exactly_when_no_step_was_made(compiled_calls):
+def test_a_step_runs_op_by_op_only_if_it_is_the_first(compiled_calls):
     training = Training({})
     training.step(0)
     assert not compiled_calls
@@ -91,7 +91,7 @@ def test_a_step_runs_op_by_op_exactly_when_no_step_was_made(compiled_calls):
     assert len(compiled_calls) == 2
 
 
-def test_calls_that_only_accumulate_come_before_the_first_step(compiled_calls):
+def test_all_calls_of_the_first_accumulated_step_run_op_by_op(compiled_calls):
     training = Training({"gradient_accumulation_steps": 2})
     for t in range(2):
         training.step(t)
@@ -101,15 +101,15 @@ def test_calls_that_only_accumulate_come_before_the_first_step(compiled_calls):
 
 
 def test_jit_compile_true_compiles_the_first_step_and_false_none(compiled_calls):
-    refuses, insists = (Training({"jit_compile": mode}) for mode in (False, True))
+    op_by_op, compiled = (Training({"jit_compile": mode}) for mode in (False, True))
     for t in range(3):
-        refuses.step(t)
+        op_by_op.step(t)
     assert not compiled_calls
-    insists.step(0)
+    compiled.step(0)
     assert compiled_calls
 
 
-def test_disabled_jit_is_heeded(compiled_calls):
+def test_nothing_is_compiled_if_jit_is_disabled(compiled_calls):
     training = Training({})
     with jax.disable_jit():
         for t in range(2):
@@ -117,7 +117,7 @@ def test_disabled_jit_is_heeded(compiled_calls):
     assert not compiled_calls
 
 
-def test_a_distribution_of_keras_is_left_to_op_by_op_execution(compiled_calls):
+def test_steps_under_a_distribution_of_keras_run_op_by_op(compiled_calls):
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=["cpu:0"]))
     try:
         training = Training({})
@@ -128,7 +128,7 @@ def test_a_distribution_of_keras_is_left_to_op_by_op_execution(compiled_calls):
     assert not compiled_calls
 
 
-def test_a_constraint_that_is_changed_later_stays_out_of_other_optimizers_programs():
+def test_a_constraint_that_is_changed_later_does_not_affect_other_optimizers():
     def length_of_columns(constraint: Any, rows: int) -> float:
         variable = keras.Variable(np.full((rows, 4), 3.0, "float32"))
         variable.constraint = constraint
@@ -161,7 +161,7 @@ def test_a_compiled_step_does_not_wait_for_the_device(compiled_calls, monkeypatc
     assert len(compiled_calls) == 5
 
 
-def test_a_fallback_asks_a_callable_rate_once(float64, monkeypatch, caplog):
+def test_a_fallback_calls_a_callable_rate_once(float64, monkeypatch, caplog):
     def fail(*_: Any) -> None:
         raise ValueError("beyond XLA")
 
@@ -178,7 +178,7 @@ def test_a_fallback_asks_a_callable_rate_once(float64, monkeypatch, caplog):
     [{}, {"weight_decay": 0.004}, {"momentum": 0.9}, {"centered": True}],
     ids=["plain", "decay", "momentum", "centered"],
 )
-def test_a_jitted_step_becomes_no_more_kernels_than_that_of_keras(options):
+def test_a_jitted_step_compiles_to_no_more_kernels_than_that_of_keras(options):
     def kernels(optimizer: keras.optimizers.Optimizer) -> int:
         variables = [keras.Variable(np.ones(shape, "float32")) for shape in ((8, 4), (4,), (4, 2))]
         optimizer.build(variables)
@@ -205,7 +205,7 @@ def test_a_long_compilation_is_logged_with_its_time(monkeypatch, caplog, nothing
     assert record.levelno == logging.INFO
 
 
-def test_deleted_weights_are_no_reason_to_run_op_by_op(caplog):
+def test_deleted_weights_raise_and_do_not_run_op_by_op(caplog):
     caplog.set_level(logging.DEBUG, "keras_rmsprop")
     training = Training({})
     for t in range(3):

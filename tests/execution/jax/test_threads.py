@@ -1,4 +1,4 @@
-"""What does another thread read while steps on JAX are made?"""
+"""Test what another thread reads while steps on JAX are made."""
 
 import threading
 
@@ -18,7 +18,7 @@ from keras_rmsprop._execution.jax import _values
 from tests.tools.steps_jax import SLOTS
 
 
-def test_a_snapshot_of_another_thread_is_of_one_moment():
+def test_a_snapshot_taken_by_another_thread_is_of_one_step():
     training = Training({"learning_rate": 0.0, "gradient_accumulation_steps": 10**6})
     ones = [jnp.ones(shape) for shape in twins.SHAPES]
     for _ in range(3):

@@ -1,1 +1,1 @@
-"""How a step is run on TensorFlow."""
+"""Tests of how a step is run on TensorFlow."""

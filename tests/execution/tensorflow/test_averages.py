@@ -1,4 +1,4 @@
-"""Are weights and averages swapped without a loss on TensorFlow?"""
+"""Test that weights and averages are swapped without loss on TensorFlow."""
 
 import contextlib
 from typing import Any
@@ -19,33 +19,33 @@ import tensorflow as tf
 
 @pytest.fixture(params=[None, "mirrored"])
 def scope(request: pytest.FixtureRequest) -> Any:
-    """Where a model is made: under no strategy, or under one."""
+    """The scope in which a model is made: that of no strategy, or of one."""
     if request.param is None:
         return contextlib.nullcontext()
     return tf.distribute.MirroredStrategy(["CPU:0"]).scope()
 
 
 def watched(network: keras.Model) -> tuple[keras.callbacks.Callback, dict[str, list[Any]]]:
-    """A callback that notes the weights before, during and after each evaluation."""
+    """A callback that records the weights before, during and after each evaluation."""
     seen: dict[str, list[Any]] = {"before": [], "during": [], "after": [], "averages": []}
 
-    def note(key: str) -> Any:
+    def record(key: str) -> Any:
         return lambda *_, **__: seen[key].append(models.values(network.trainable_variables))
 
     def before(*_: Any, **__: Any) -> None:
-        note("before")()
+        record("before")()
         seen["averages"].append(models.values(network.optimizer._model_variables_moving_average))
 
     callback = keras.callbacks.LambdaCallback(
         on_train_batch_end=before,
-        on_epoch_end=note("after"),
-        on_test_batch_end=note("during"),
+        on_epoch_end=record("after"),
+        on_test_batch_end=record("during"),
     )
     return callback, seen
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_swapping_averages_takes_half_precision_and_loses_no_bit_of_the_weights(dtype, scope):
+def test_swapping_averages_of_half_precision_weights_loses_no_bit(dtype, scope):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:

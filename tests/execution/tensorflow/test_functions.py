@@ -1,4 +1,4 @@
-"""How does a step run inside a `tf.function` of the user's, under XLA and under a tape?"""
+"""Test steps inside a user's `tf.function`, under XLA and under a tape."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ from tests.tools.steps_tensorflow import MODES, compiled_steps, trajectories
 
 @pytest.fixture
 def worth_nesting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a step in a function be a compiled call of its own, as with large tensors."""
+    """Make a step in a function a compiled call of its own, as with large tensors."""
     monkeypatch.setattr(_engine, "NESTED_ELEMENTS", 0)
 
 
 def is_nested(graph: tf.Graph) -> bool:
-    """Whether some op of the graph is a call that must be compiled."""
+    """Return whether an op of the graph is a call that must be compiled."""
     names = {op.type for op in graph.get_operations()}
-    assert names, "an empty graph says nothing"
+    assert names, "an empty graph proves nothing"
     return any(
         "_XlaMustCompile" in op.node_def.attr and op.node_def.attr["_XlaMustCompile"].b
         for op in graph.get_operations()
@@ -37,7 +37,7 @@ def is_nested(graph: tf.Graph) -> bool:
 
 
 def in_function(jit_compile: bool | None, tape: bool = False) -> Any:
-    """A situation's beginning: each step is made by a `tf.function`."""
+    """The start of a situation in which each step is made by a `tf.function`."""
 
     def begin(training: Training) -> None:
         @tf.function(jit_compile=jit_compile, autograph=False)
@@ -50,13 +50,15 @@ def in_function(jit_compile: bool | None, tape: bool = False) -> Any:
 
 
 @pytest.mark.parametrize("options", [{}, {"clipnorm": 1.0, "use_ema": True}], ids=["plain", "more"])
-def test_a_step_in_a_function_of_the_users_is_the_compiled_step(float64, worth_nesting, options):
+def test_a_compiled_step_in_a_user_function_equals_an_op_by_op_step(
+    float64, worth_nesting, options
+):
     situation = Situation(lambda: options, begin=in_function(None))
     twins.assert_same_trajectory(*trajectories(situation))
 
 
 @pytest.mark.parametrize("mode", [True, "auto"])
-def test_a_function_calls_the_step_compiled_and_xla_takes_it_with_the_rest(mode, worth_nesting):
+def test_a_step_is_a_nested_call_in_a_graph_and_inlined_under_xla(mode, worth_nesting):
     training = Training({"jit_compile": mode})
     training.optimizer.build(training.variables)
     gradients = [tf.ones(shape, tf.float64) for shape in twins.SHAPES]
@@ -78,7 +80,7 @@ def test_a_function_calls_the_step_compiled_and_xla_takes_it_with_the_rest(mode,
     ],
     ids=str,
 )
-def test_a_function_of_few_large_tensors_is_worth_a_call_of_its_own(shapes, mode, nested):
+def test_a_step_of_few_large_tensors_is_a_nested_call(shapes, mode, nested):
     variables = [keras.Variable(tf.zeros(shape)) for shape in shapes]
     optimizer = keras_rmsprop.RMSprop(jit_compile=mode)
     optimizer.build(variables)
@@ -93,7 +95,7 @@ def test_xla_around_the_step_gives_the_same_weights(float64):
     twins.assert_same_trajectory(got, want)
 
 
-def test_a_loop_in_a_function_makes_its_steps_compiled(float64, worth_nesting):
+def test_the_steps_of_a_loop_in_a_function_are_compiled(float64, worth_nesting):
     got, want = Training({}), Training({"jit_compile": False})
     gradients = [tf.ones(shape, tf.float64) for shape in twins.SHAPES]
     got.optimizer.build(got.variables)
@@ -114,7 +116,7 @@ def test_a_loop_in_a_function_makes_its_steps_compiled(float64, worth_nesting):
         np.testing.assert_allclose(mine, theirs, rtol=1e-13)
 
 
-def test_a_function_of_the_users_that_autograph_converts_hears_no_warning(caplog, capfd):
+def test_a_user_function_that_autograph_converts_does_not_warn(caplog, capfd):
     training = Training({})
     training.optimizer.build(training.variables)
 
@@ -126,7 +128,7 @@ def test_a_function_of_the_users_that_autograph_converts_hears_no_warning(caplog
     assert "AutoGraph" not in caplog.text + "".join(capfd.readouterr())
 
 
-def test_a_tape_that_is_still_open_does_not_notice_the_step(float64):
+def test_an_open_tape_does_not_record_the_step(float64):
     got, want = (Training({"jit_compile": mode}) for mode in MODES)
     for training in (got, want):
         weight = training.variables[1].value
@@ -134,7 +136,7 @@ def test_a_tape_that_is_still_open_does_not_notice_the_step(float64):
             with tf.GradientTape(persistent=True) as tape:
                 loss = tf.reduce_sum(weight**2)
                 training.apply([tf.constant(0.5, tf.float64), tape.gradient(loss, weight)])
-                # What the weight was is not what it is.
+                # The weight has changed since the first loss.
                 later = tf.reduce_sum(weight**2)
             np.testing.assert_array_equal(tape.gradient(later, weight), 2.0 * weight)
     assert compiled_steps(got.optimizer)

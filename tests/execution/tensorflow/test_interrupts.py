@@ -1,4 +1,4 @@
-"""Is a step on TensorFlow that stops half-way made or not made?"""
+"""Test that an interrupted step on TensorFlow is made completely or not at all."""
 
 import contextlib
 import signal
@@ -20,7 +20,7 @@ from keras_rmsprop._execution.tensorflow import _programs, _values
 from tests.tools.steps_tensorflow import WithOwnUpdate, compiled_steps
 
 
-def test_a_compilation_that_is_interrupted_is_made_at_the_next_step(monkeypatch):
+def test_an_interrupted_compilation_is_repeated_at_the_next_step(monkeypatch):
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -41,8 +41,8 @@ def test_a_compilation_that_is_interrupted_is_made_at_the_next_step(monkeypatch)
 class Interrupted:
     """A training whose next step is interrupted by SIGINT at a chosen line of Python.
 
-    A line of Keras's or ours: TensorFlow's own Python is also run by its C++, and an exception
-    there has been seen to end the process with a segmentation fault.
+    It is a line of Keras or of this package. TensorFlow's own Python code is also run from C++,
+    where an exception has ended the process with a segmentation fault.
     """
 
     def __init__(self, **setting: Any) -> None:
@@ -50,11 +50,11 @@ class Interrupted:
         self.training.optimizer.build(self.training.variables)
 
     def lines_of(self, t: int) -> int:
-        """Make step `t` and return how many lines it runs through."""
+        """Make step `t` and return how many lines it runs."""
         return self._step(t, None)
 
     def step(self, t: int, line: int) -> None:
-        """Begin step `t`, and interrupt it there."""
+        """Begin step `t` and interrupt it at the given line."""
         with contextlib.suppress(KeyboardInterrupt):
             self._step(t, line)
 
@@ -89,7 +89,7 @@ INTERRUPTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", INTERRUPTED)
-def test_an_interrupted_step_is_made_or_not_made(how):
+def test_an_interrupted_step_is_made_completely_or_not_at_all(how):
     setting = INTERRUPTED[how]
 
     def after(steps: int) -> list[Any]:
@@ -104,8 +104,8 @@ def test_an_interrupted_step_is_made_or_not_made(how):
         probe.training.step(t)
     lines = probe.lines_of(2)
     half = 0
-    # Keras's own class is here to show that interrupts come in the middle of steps; one shows it,
-    # but where its writes are among the lines differs from process to process.
+    # Keras's own class shows that interrupts occur in the middle of steps. One that does is enough,
+    # but which lines write differs from process to process.
     points = [np.linspace(1, lines, count, dtype=int) for count in (40, 400)]
     for line in np.concatenate(points) if how == "keras" else np.unique(points[0]):
         if how == "keras" and half:
@@ -119,7 +119,7 @@ def test_an_interrupted_step_is_made_or_not_made(how):
     assert half > 0 if how == "keras" else half == 0
 
 
-def test_a_write_that_fails_leaves_an_eager_step_unmade(monkeypatch):
+def test_a_failed_write_undoes_an_eager_step(monkeypatch):
     training = Training({"jit_compile": False, "momentum": 0.5})
     training.step(0)
     before = training.state()

@@ -1,4 +1,4 @@
-"""Which programs do steps on TensorFlow need where some of the gradients are missing?"""
+"""Test which programs steps on TensorFlow need if some of the gradients are missing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from tests.tools.steps_tensorflow import compiled_steps
 
 
 def gradients_of(training: Training, present: Sequence[bool], dtype: str = "float64") -> list[Any]:
-    """A gradient for each variable of which it is said that there is one."""
+    """A gradient for each variable that has one, None for the others."""
     rng = np.random.default_rng(int.from_bytes(bytes(present)) + 3)
     return [
         tf.constant(rng.normal(size=v.shape), dtype) if is_there else None
@@ -44,7 +44,7 @@ SETS = [(True, False), (True, True), (False, True), (True, False), (False, True)
     ],
     ids=str,
 )
-def test_any_set_of_missing_gradients_takes_one_program(options, float64, monkeypatch):
+def test_all_sets_of_missing_gradients_share_one_program(options, float64, monkeypatch):
     compiled, op_by_op = (Training({**options, "jit_compile": mode}) for mode in (True, False))
     for present in SETS:
         for training in (compiled, op_by_op):
@@ -57,7 +57,7 @@ def test_any_set_of_missing_gradients_takes_one_program(options, float64, monkey
 
 @pytest.mark.parametrize("dtypes", [("float32", "float32"), ("bfloat16", "float64")])
 @pytest.mark.parametrize("given", [None, "float32", "float64"])
-def test_the_dtypes_of_missing_gradients_make_no_further_programs(dtypes, given):
+def test_the_dtypes_of_missing_gradients_need_no_further_programs(dtypes, given):
     training = Training({"jit_compile": True}, dtypes)
     for present in SETS:
         gradients = gradients_of(training, present, "float64")
@@ -70,8 +70,8 @@ def test_the_dtypes_of_missing_gradients_make_no_further_programs(dtypes, given)
     assert len(compiled_steps(training.optimizer)) <= (2 if given is None else 3)
 
 
-def test_which_program_runs_follows_from_the_set_of_gradients_alone():
-    """A run that begins with another set comes to the same bits as one that does not."""
+def test_the_program_depends_only_on_the_set_of_gradients():
+    # A run that begins with another set gives the same bits.
     runs = []
     for first in SETS[:2]:
         training = Training({"jit_compile": True, "global_clipnorm": 0.5}, ("float32", "float32"))

@@ -1,4 +1,4 @@
-"""Does a step on TensorFlow go on in a new process, and run wherever its variables are?"""
+"""Test that steps on TensorFlow go on in a new process, and run wherever their variables are."""
 
 import functools
 import pathlib
@@ -34,13 +34,13 @@ def number_compiled(optimizer):
     inputs = _program_inputs.get(optimizer._roster)
     return 0 if inputs is None else sum(step is not None for step in inputs.programs.values())
 
-# A run that goes on here.
+# A run that is resumed here.
 network = keras.models.load_model(folder + "/model.keras")
 state = twins.go_on(network, range(4, 8))
 results |= {f"resumed_{i}": x for i, x in enumerate(state)}
 results["resumed_compiled"] = number_compiled(network.optimizer)
 
-# An exported function, without the package's help.
+# An exported function, which does not need the package.
 module = tf.saved_model.load(folder + "/module")
 for t in range(4):
     module.step(tf.fill([2, 3], 0.5 + t))
@@ -102,10 +102,10 @@ class Exported(tf.Module):
 
 
 class Before:
-    """What a new process is to go on from, and what comes out where none is begun."""
+    """The files from which a new process goes on, and the results without one."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self.unstopped = twins.go_on(twins.a_model(), range(8))
+        self.uninterrupted = twins.go_on(twins.a_model(), range(8))
         network = twins.a_model()
         twins.go_on(network, range(4))
         network.save(folder / "model.keras")
@@ -124,11 +124,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Before, dict[st
     return before, twins.run_in_new_process(NEW_PROCESS, folder)
 
 
-def test_a_run_resumed_in_a_new_process_is_bit_identical_to_one_that_was_not_stopped(processes):
+def test_a_run_resumed_in_a_new_process_is_bit_identical_to_an_uninterrupted_one(processes):
     before, after = processes
     assert after["resumed_compiled"] == 1
-    resumed = [after[f"resumed_{i}"] for i in range(len(before.unstopped))]
-    models.assert_identical(resumed, before.unstopped)
+    resumed = [after[f"resumed_{i}"] for i in range(len(before.uninterrupted))]
+    models.assert_identical(resumed, before.uninterrupted)
 
 
 def test_an_exported_training_function_runs_in_a_new_process(processes):
@@ -138,7 +138,7 @@ def test_an_exported_training_function_runs_in_a_new_process(processes):
 
 @functools.cache
 def on_one_device() -> np.ndarray:
-    """Where the placed weights of the new process should end."""
+    """The weights that the new process should have on any devices."""
     optimizer = keras_rmsprop.RMSprop(0.1, jit_compile=False)
     variables = [keras.Variable([1.0, 2.0]) for _ in range(2)]
     for _ in range(3):
@@ -164,7 +164,7 @@ def test_a_step_runs_wherever_its_variables_are(processes, placement, compiles, 
     np.testing.assert_allclose(weights, on_one_device(), rtol=1e-6)
 
 
-def test_variables_of_a_strategy_move_together_outside_it_too(processes):
+def test_variables_of_a_strategy_stay_equal_outside_it(processes):
     _, after = processes
     for copy in after["mirrored"]:
         np.testing.assert_allclose(copy, on_one_device()[:2], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What keeps a step on TensorFlow from being compiled, and what becomes of it then?"""
+"""Test what keeps a step on TensorFlow from being compiled, and how it is run then."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ from keras_rmsprop._execution.tensorflow import _programs
 from tests.tools.steps_tensorflow import WithOwnUpdate, compiled_steps, trajectories
 
 
-def test_functions_that_run_eagerly_are_not_compiled(float64):
+def test_nothing_is_compiled_if_functions_run_eagerly(float64):
     tf.config.run_functions_eagerly(True)
     try:
         training = Training({})
@@ -35,7 +35,7 @@ def test_functions_that_run_eagerly_are_not_compiled(float64):
     assert not compiled_steps(training.optimizer)
 
 
-def test_op_determinism_is_heeded(float64):
+def test_nothing_is_compiled_under_op_determinism(float64):
     tf.config.experimental.enable_op_determinism()
     try:
         training = Training({})
@@ -48,21 +48,21 @@ def test_op_determinism_is_heeded(float64):
 
 @pytest.fixture
 def without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the placement check find no compiler, as on a device without one."""
+    """Make the placement check find no compiler, as on a device without one."""
     monkeypatch.setattr(_programs, "_has_xla", lambda _: False)
 
 
-def test_what_cannot_be_compiled_runs_op_by_op_and_says_so_once(float64, without_xla, caplog):
+def test_a_step_that_cannot_be_compiled_runs_op_by_op_and_logs_once(float64, without_xla, caplog):
     caplog.set_level(logging.DEBUG, "keras_rmsprop")
     compiled, op_by_op = trajectories(Situation(lambda: {"learning_rate": twins.changing_rate()}))
-    # A callable that was asked twice in a step would be ahead.
+    # If the callable were called twice in a step, its rates would run ahead.
     models.assert_identical(compiled[-1], op_by_op[-1])
     [record] = caplog.records
     assert record.levelno == logging.DEBUG
     assert "no XLA compiler for" in record.getMessage()
 
 
-def test_jit_compile_true_raises_each_time_where_it_cannot_compile(without_xla):
+def test_jit_compile_true_raises_each_time_without_a_compiler(without_xla):
     training = Training({"jit_compile": True})
     training.optimizer.build(training.variables)
     before = training.state()
@@ -74,7 +74,7 @@ def test_jit_compile_true_raises_each_time_where_it_cannot_compile(without_xla):
 
 @contextlib.contextmanager
 def run_eagerly() -> Iterator[None]:
-    """Have TensorFlow's functions run eagerly."""
+    """Make TensorFlow's functions run eagerly."""
     tf.config.run_functions_eagerly(True)
     try:
         yield
@@ -84,7 +84,7 @@ def run_eagerly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def determinism() -> Iterator[None]:
-    """Have TensorFlow's operations be deterministic."""
+    """Make TensorFlow's operations deterministic."""
     tf.config.experimental.enable_op_determinism()
     try:
         yield
@@ -93,7 +93,7 @@ def determinism() -> Iterator[None]:
 
 
 class Halved(keras.constraints.Constraint):
-    """A constraint of a user's."""
+    """A user's constraint."""
 
     def __call__(self, w: Any) -> Any:
         """Halve the weight."""
@@ -108,7 +108,7 @@ def nothing(_: Training) -> None:
     pass
 
 
-# What is done to a training, in which context, with which class, and why nothing can compile.
+# A change of a training, a context, a class, and the reason why its step cannot be compiled.
 OBSTACLES: dict[str, tuple[Any, Any, Any, str]] = {
     "update_step": (nothing, contextlib.nullcontext, WithOwnUpdate, "an `update_step` of its own"),
     "constraint": (with_a_constraint, contextlib.nullcontext, None, "the constraint Halved"),
@@ -119,7 +119,7 @@ OBSTACLES: dict[str, tuple[Any, Any, Any, str]] = {
 
 @pytest.mark.parametrize("in_function", [False, True], ids="in_function={}".format)
 @pytest.mark.parametrize("name", OBSTACLES)
-def test_jit_compile_true_says_what_keeps_it_from_compiling(name, in_function):
+def test_jit_compile_true_raises_with_the_reason(name, in_function):
     change, setting, make, reason = OBSTACLES[name]
     make = make or keras_rmsprop.RMSprop
     training = Training({"jit_compile": True}, make=make)
@@ -155,7 +155,7 @@ def test_jit_compile_true_is_refused_under_a_strategy():
     assert optimizer.iterations.numpy() == 0
 
 
-def test_a_failure_of_the_compiler_itself_is_survived(float64, monkeypatch, caplog):
+def test_a_failure_of_the_compiler_falls_back_to_op_by_op_execution(float64, monkeypatch, caplog):
     def fail(*_: Any) -> None:
         raise tf.errors.InvalidArgumentError(None, None, "beyond XLA")
 

@@ -1,4 +1,4 @@
-"""When is an eager step one compiled call on TensorFlow, and which steps share a program?"""
+"""Test when an eager step on TensorFlow is one compiled call, and which share a program."""
 
 import gc
 import logging
@@ -66,7 +66,7 @@ def test_a_rate_that_changes_by_itself_is_traced_once(monkeypatch):
     assert len(traces) == 4
 
 
-def test_a_step_runs_op_by_op_exactly_when_no_step_was_made():
+def test_a_step_runs_op_by_op_only_if_it_is_the_first():
     training = Training({})
     training.step(0)
     assert not compiled_steps(training.optimizer)
@@ -89,7 +89,7 @@ def test_a_step_runs_op_by_op_exactly_when_no_step_was_made():
     ],
     ids=str,
 )
-def test_a_counter_set_back_makes_the_next_step_op_by_op_to_the_bit(options, monkeypatch):
+def test_after_the_counter_is_reset_the_next_step_equals_op_by_op_to_the_bit(options, monkeypatch):
     compiled, op_by_op = (
         Training({**options, "jit_compile": mode}, ("float32", "bfloat16")) for mode in MODES
     )
@@ -112,10 +112,10 @@ def test_a_counter_set_back_makes_the_next_step_op_by_op_to_the_bit(options, mon
         op_by_op.step(t)
     assert all(map(np.array_equal, compiled.state(), op_by_op.state()))
     compiled.step(first)
-    assert len(traces) == 2 * first  # the compiled step there is goes on
+    assert len(traces) == 2 * first  # the existing compiled step is used again
 
 
-def test_calls_that_only_accumulate_come_before_the_first_step():
+def test_all_calls_of_the_first_accumulated_step_run_op_by_op():
     training = Training({"gradient_accumulation_steps": 2})
     for t in range(2):
         training.step(t)
@@ -125,15 +125,15 @@ def test_calls_that_only_accumulate_come_before_the_first_step():
 
 
 def test_jit_compile_true_compiles_the_first_step_and_false_none():
-    insists, refuses = (Training({"jit_compile": mode}) for mode in (True, False))
-    insists.step(0)
-    assert compiled_steps(insists.optimizer)
+    compiled, op_by_op = (Training({"jit_compile": mode}) for mode in (True, False))
+    compiled.step(0)
+    assert compiled_steps(compiled.optimizer)
     for t in range(3):
-        refuses.step(t)
-    assert not compiled_steps(refuses.optimizer)
+        op_by_op.step(t)
+    assert not compiled_steps(op_by_op.optimizer)
 
 
-def test_an_optimizer_that_nobody_holds_is_gone_though_its_program_stays():
+def test_an_unreferenced_optimizer_is_freed_although_its_program_stays():
     def train() -> list[weakref.ref[Any]]:
         training = Training({"clipnorm": 1.0, "jit_compile": True})
         for t in range(3):
@@ -150,7 +150,7 @@ def test_an_optimizer_that_nobody_holds_is_gone_though_its_program_stays():
     assert len(_programs._programs) == 1
 
 
-def test_one_program_serves_all_optimizers_of_the_same_shapes_and_options(float64, monkeypatch):
+def test_all_optimizers_of_the_same_shapes_and_options_share_one_program(float64, monkeypatch):
     traces = twins.count_traces(monkeypatch)
     rates = [0.1, 0.2, 0.3, 0.4]
     trainings = [Training({"learning_rate": rate, "rho": 1.0 - rate}) for rate in rates]
@@ -179,7 +179,7 @@ def test_one_program_serves_all_optimizers_of_the_same_shapes_and_options(float6
     ],
     ids=lambda options: " ".join(options),
 )
-def test_a_program_serves_no_optimizer_of_other_options(float64, other):
+def test_optimizers_of_other_options_do_not_share_a_program(float64, other):
     first = Training({})
     for t in range(2):
         first.step(t)
@@ -224,7 +224,7 @@ def test_an_optimizer_keeps_a_bounded_number_of_compiled_steps(monkeypatch):
         assert len(_programs._programs) <= 2
 
 
-def test_compiled_steps_do_not_enter_a_checkpoint(tmp_path):
+def test_compiled_steps_are_not_saved_in_a_checkpoint(tmp_path):
     training = Training({})
     for t in range(2):
         training.step(t)

@@ -1,4 +1,4 @@
-"""Are the rows of a gradient summed in a compiled step on TensorFlow?"""
+"""Test that the rows of a gradient are summed in a compiled step on TensorFlow."""
 
 from typing import Any
 
@@ -27,6 +27,6 @@ def sparse_from_now_on(training: Training) -> None:
     training.feed = feed
 
 
-def test_gradients_that_become_rows_are_summed_in_a_compiled_step_too(float64):
+def test_gradients_that_become_rows_are_summed_in_a_compiled_step(float64):
     compiled, op_by_op = trajectories(Situation(lambda: {"clipnorm": 1.0}, sparse_from_now_on))
     twins.assert_same_trajectory(compiled, op_by_op)

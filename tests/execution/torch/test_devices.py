@@ -1,4 +1,4 @@
-"""Does a step on torch run where its weights are, whatever the default device?"""
+"""Test that a step on torch runs where its weights are, whatever the default device."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def test_a_step_on_cuda_equals_op_by_op_steps_and_does_not_synchronise(float64, 
 
 
 @needs_cuda
-def test_weights_on_several_devices_are_each_moved_where_they_are(float64):
+def test_weights_on_several_devices_are_each_updated_where_they_are(float64):
     def train(mode: Any) -> list[list[np.ndarray]]:
         with keras.device("cpu"):
             first = keras.Variable(np.ones(3))

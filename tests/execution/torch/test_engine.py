@@ -1,4 +1,4 @@
-"""When does a step on torch run in place, and on which gradients?"""
+"""Test when a step on torch runs in place, and which gradients it accepts."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.tools.steps_torch import EVERYTHING, HalfOfIt
 SLOTS: dict[str, Any] = {"centered": True, "momentum": 0.5, "clipnorm": 1.0}
 
 
-def test_nothing_is_run_op_by_op(monkeypatch):
+def test_jit_compile_auto_and_true_run_no_step_op_by_op(monkeypatch):
     traces = twins.count_traces(monkeypatch)
     for mode in ("auto", True):
         training = Training({**EVERYTHING, "jit_compile": mode})
@@ -66,7 +66,7 @@ def test_sparse_gradients_become_dense(float64):
 
 
 @pytest.mark.parametrize("make", [keras.optimizers.RMSprop, keras_rmsprop.RMSprop])
-def test_inference_mode_is_as_with_keras(make):
+def test_inference_mode_works_as_with_keras(make):
     gradient = torch.ones(3)
     with torch.inference_mode():
         inside = keras.Variable(np.ones(3, np.float32))
@@ -123,7 +123,7 @@ GRADIENTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
 @pytest.mark.parametrize("kind", GRADIENTS)
-def test_a_gradient_may_come_in_any_form(kind, mode):
+def test_a_gradient_is_accepted_in_any_form(kind, mode):
     def moved(gradient: Any) -> np.ndarray:
         variable = keras.Variable(np.ones(3, np.float32))
         optimizer = keras_rmsprop.RMSprop(0.1, centered=True, clipnorm=1.0, jit_compile=mode)

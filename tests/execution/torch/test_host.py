@@ -1,4 +1,4 @@
-"""Does a step on torch see what changes on the host, without waiting for the device?"""
+"""Test that a step on torch uses changes on the host without waiting for the device."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.tools.steps_torch import EVERYTHING, trajectories
 
 
 @pytest.mark.parametrize("how", ["assigned", "filled"])
-def test_a_rate_and_a_counter_changed_from_outside_are_noticed(float64, how):
+def test_a_rate_and_a_counter_changed_from_outside_are_used(float64, how):
     def change(training: Training) -> None:
         optimizer = training.optimizer
         for variable, value in [(optimizer._learning_rate, 0.5), (optimizer._iterations, 40)]:
@@ -33,7 +33,7 @@ def test_a_rate_and_a_counter_changed_from_outside_are_noticed(float64, how):
 
 
 def test_a_step_does_not_wait_for_the_device(monkeypatch):
-    # Stands for a device: a CPU's own tensors are read at every step.
+    # Pretend that tensors are on a device; those of a CPU are read at every step.
     monkeypatch.setattr(_host, "_is_remote", lambda _: True)
     training = Training({**EVERYTHING, "clipvalue": None, "global_clipnorm": 1.0})
     for t in range(2):
@@ -50,7 +50,7 @@ def test_a_step_does_not_wait_for_the_device(monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["data", "numpy"])
-def test_a_rate_and_a_counter_changed_behind_torch_are_noticed(float64, how):
+def test_a_rate_and_a_counter_changed_through_shared_memory_are_used(float64, how):
     def change(training: Training) -> None:
         optimizer = training.optimizer
         for variable, value in [(optimizer._learning_rate, 0.5), (optimizer._iterations, 40)]:

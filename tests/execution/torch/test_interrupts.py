@@ -1,4 +1,4 @@
-"""Does a step on torch that fails or is interrupted leave the state before it or after it?"""
+"""Test that a failed or interrupted step on torch leaves the state before or after it."""
 
 import itertools
 import signal
@@ -32,7 +32,7 @@ def a_training(options: dict[str, Any], **setting: Any) -> Training:
 
 
 class Failing:
-    """A callable that fails when told to."""
+    """A callable that raises once `fails` is set."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -93,8 +93,8 @@ def test_an_interrupt_leaves_the_state_before_or_after_a_step(mode):
     events = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        # A signal is handled between two of Python's operations. What is raised while a
-        # generator is closed Python drops.
+        # A signal is handled between two Python operations. Python drops what is raised while it
+        # closes a generator.
         nonlocal events
         if event == "line" and frame.f_code.co_name != "<genexpr>":
             events -= 1
@@ -117,7 +117,7 @@ def test_an_interrupt_leaves_the_state_before_or_after_a_step(mode):
     assert interrupted > 30
 
 
-def test_a_constraint_whose_settings_no_longer_fit_changes_nothing():
+def test_a_constraint_that_no_longer_fits_raises_and_changes_nothing():
     variables = [keras.Variable(np.ones((4, 3), "float32")) for _ in range(2)]
     variables[1].constraint = keras.constraints.MaxNorm(1.0, axis=0)
     optimizer = keras_rmsprop.RMSprop(0.1)

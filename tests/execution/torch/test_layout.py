@@ -1,4 +1,4 @@
-"""How are tensors cut and put together on torch, and found again when they change?"""
+"""Test how tensors are divided into blocks on torch, and found again when they change."""
 
 import itertools
 import warnings
@@ -55,7 +55,7 @@ def test_tensors_whose_memory_is_replaced_are_found_again(float64, monkeypatch):
     twins.assert_same_trajectory(*trajectories(Situation(lambda: EVERYTHING, begin=begin)))
 
 
-def test_memory_that_is_not_contiguous_is_no_obstacle(float64, monkeypatch):
+def test_a_gradient_that_is_not_contiguous_is_allowed(float64, monkeypatch):
     monkeypatch.setattr(_layout, "PIECE", 2)
 
     def begin(training: Training) -> None:
@@ -64,7 +64,7 @@ def test_memory_that_is_not_contiguous_is_no_obstacle(float64, monkeypatch):
     twins.assert_same_trajectory(*trajectories(Situation(lambda: EVERYTHING, begin=begin)))
 
 
-def test_an_empty_variable_is_no_obstacle():
+def test_an_empty_variable_is_allowed():
     optimizer = keras_rmsprop.RMSprop(clipnorm=1.0, momentum=0.5)
     variables = [keras.Variable(np.ones(shape, np.float32)) for shape in [(0, 2), (2,)]]
     for _ in range(2):
@@ -73,7 +73,9 @@ def test_an_empty_variable_is_no_obstacle():
 
 
 @pytest.mark.parametrize("grain", [2, 2**15])
-def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monkeypatch, grain):
+def test_any_set_of_gradients_makes_the_same_step_and_few_layouts_are_kept(
+    float64, monkeypatch, grain
+):
     monkeypatch.setattr(_layout, "GRAIN", grain)
     shapes = [(), (2,), (1,), (3, 2), (2, 2)]
 
@@ -101,7 +103,7 @@ def test_any_set_of_gradients_makes_the_same_step_and_few_are_kept(float64, monk
     assert len(_layout._layouts[optimizer._roster].selections) == _layout.SELECTIONS_KEPT
 
 
-def test_a_weight_that_is_turned_in_its_own_memory_is_cut_anew(monkeypatch):
+def test_a_weight_that_is_transposed_in_its_own_memory_gets_a_new_layout(monkeypatch):
     monkeypatch.setattr(_layout, "PIECE", 7)
     rng = np.random.default_rng(0)
     start, gradient = rng.normal(size=(5, 5)), torch.tensor(rng.normal(size=(5, 5)))

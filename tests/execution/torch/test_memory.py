@@ -1,4 +1,4 @@
-"""Does a step on torch run in the variables' own memory, and leave what it is given alone?"""
+"""Test that a step on torch runs in the variables' own memory and keeps gradients as they are."""
 
 import gc
 import weakref
@@ -23,7 +23,7 @@ from tests.tools.steps_torch import EVERYTHING, trajectories
     [{}, {"maximize": True, "l2": 0.1}, {"clipvalue": 0.1}, {"clipnorm": 0.1}, EVERYTHING],
     ids=["plain", "maximize and l2", "clipvalue", "clipnorm", "everything"],
 )
-def test_the_gradients_are_left_alone(options):
+def test_gradients_are_not_modified(options):
     training = Training(options)
     gradients = [torch.full(shape, 0.7, dtype=torch.float64) for shape in twins.SHAPES]
     before = [g.clone() for g in gradients]
@@ -43,7 +43,7 @@ def test_the_step_runs_in_the_variables_own_memory():
     assert [v.value.data_ptr() for v in owners] == before
 
 
-def test_gradients_that_carry_a_graph_leave_none_behind():
+def test_gradients_with_a_graph_leave_no_graph_behind():
     training = Training(EVERYTHING)
     leaf = torch.ones((), dtype=torch.float64, requires_grad=True)
     for _ in range(3):
@@ -52,7 +52,7 @@ def test_gradients_that_carry_a_graph_leave_none_behind():
     assert all(v.value.grad_fn is None for v in owners)
 
 
-def test_an_optimizer_that_nobody_holds_is_gone():
+def test_an_unreferenced_optimizer_is_freed():
     def train() -> list[weakref.ref[Any]]:
         training = Training(EVERYTHING)
         for t in range(3):
@@ -66,11 +66,11 @@ def test_an_optimizer_that_nobody_holds_is_gone():
 
 
 @pytest.mark.parametrize("name", ["_square_averages", "_momentums", "weight", "a view", "a part"])
-def test_a_gradient_may_lie_in_the_memory_that_is_written_to(float64, name):
+def test_a_gradient_may_share_the_memory_that_is_written_to(float64, name):
     def begin(training: Training) -> None:
         matrix = training.variables[1]
         if name == "a part":
-            # Of one memory for all, such as a flattened model's.
+            # A part of one memory for all weights, as in a flattened model.
             whole = torch.arange(12, dtype=torch.float64)
             matrix.value.data = whole[6:].view(2, 3)
 

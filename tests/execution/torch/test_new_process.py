@@ -1,4 +1,4 @@
-"""Does a step on torch go on in a new process?"""
+"""Test that steps on torch go on in a new process."""
 
 import pathlib
 
@@ -23,12 +23,14 @@ np.savez(folder + "/results.npz", **{f"resumed_{i}": x for i, x in enumerate(sta
 """
 
 
-def test_a_run_resumed_in_a_new_process_is_bit_identical_to_one_that_was_not_stopped(
+def test_a_run_resumed_in_a_new_process_is_bit_identical_to_an_uninterrupted_one(
     tmp_path: pathlib.Path,
 ):
     network = twins.a_model()
     twins.go_on(network, range(4))
     network.save(tmp_path / "model.keras")
-    unstopped = twins.go_on(twins.a_model(), range(8))
+    uninterrupted = twins.go_on(twins.a_model(), range(8))
     after = twins.run_in_new_process(NEW_PROCESS, tmp_path)
-    models.assert_identical([after[f"resumed_{i}"] for i in range(len(unstopped))], unstopped)
+    models.assert_identical(
+        [after[f"resumed_{i}"] for i in range(len(uninterrupted))], uninterrupted
+    )

@@ -1,4 +1,4 @@
-"""Do the stages in place on torch equal those of the rule?"""
+"""Test that the stages in place on torch equal those of the rule."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def test_the_size_of_a_block_does_not_matter(float64, monkeypatch, size):
 
 
 def test_a_rule_that_is_not_elementwise_would_depend_on_the_pieces(float64, monkeypatch):
-    """Tensors may be cut because the rule is elementwise; of another rule this test shows it."""
+    # Tensors may be divided because the rule is elementwise; this shows that another would differ.
     original = _stages._update
 
     def normalized(form: Any, step: Any, block: Any, gradients: Any) -> None:
@@ -69,7 +69,7 @@ def test_a_norm_of_millions_of_elements_is_as_exact_as_float32():
     variable = keras.Variable(np.zeros(2**22, np.float32))
     optimizer = keras_rmsprop.RMSprop(clipnorm=1.0, rho=0.0, epsilon=1.0)
     optimizer.apply([torch.tensor(gradient)], [variable])
-    # torch's own norm of so many is off by 2e-4.
+    # torch's own norm of 2**22 elements is off by 2e-4.
     length = np.linalg.norm(gradient.astype(np.float64))
     (square_average,) = models.values(optimizer._square_averages)
     np.testing.assert_allclose(square_average, (gradient / length) ** 2, rtol=5e-6)

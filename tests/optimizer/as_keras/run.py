@@ -2,9 +2,9 @@
 
     KERAS_BACKEND=jax python -m tests.optimizer.as_keras.run [--report FILE] [arguments of pytest]
 
-A test that fails with Keras's own class too, on this machine, says nothing about ours: the second
-pass is the control. Each pass imports the test modules anew, because they take the classes from
-Keras at their import.
+A test that also fails with Keras's own class says nothing about ours, so the second pass is the
+control. Each pass imports the test modules anew, because they take the classes from Keras when
+they are imported.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# As Keras's own tests are run, and before any framework is imported.
+# As Keras runs its own tests. Set before any framework is imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Keras's tests of distribution on JAX want eight devices.
+# Keras's tests of distribution on JAX need eight devices.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import keras
@@ -36,7 +36,7 @@ def _id(report: Any) -> str:
 
 
 class Recorder:
-    """A pytest plugin that selects tests and keeps what became of them."""
+    """A pytest plugin that selects tests and records their results."""
 
     def __init__(self, only: set[str] | None = None) -> None:
         self.only = only
@@ -50,7 +50,7 @@ class Recorder:
             config.addinivalue_line("markers", mark)
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[Any]) -> None:
-        """Leave out what is slow or beside the point."""
+        """Deselect the tests that are not to be run."""
         chosen, left = [], []
         for item in items:
             test = item.nodeid
@@ -60,16 +60,16 @@ class Recorder:
         items[:] = chosen
 
     def pytest_collectreport(self, report: Any) -> None:
-        """Keep what could not be imported."""
+        """Record the modules that could not be imported."""
         if report.failed:
             self.errors.append(f"{_id(report)}\n{report.longreprtext}")
 
     def pytest_runtest_setup(self) -> None:
-        """Remember the counts before."""
+        """Store the counts before the test."""
         self._before = (stand_ins.Used.made, stand_ins.Used.built)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Keep the worst of the three phases."""
+        """Record the worst outcome of the three phases."""
         result = self.results.setdefault(
             _id(report), {"outcome": "passed", "text": "", "seconds": 0.0}
         )
@@ -84,7 +84,7 @@ class Recorder:
 
 
 def run_pass(recorder: Recorder, arguments: list[str]) -> None:
-    """Run pytest once over the modules, imported anew."""
+    """Import the modules anew and run pytest over them once."""
     modules = [module for module in selection.modules() if (SOURCES / module).exists()]
     if recorder.only is not None:
         modules = sorted({test.partition("::")[0] for test in recorder.only})
@@ -103,7 +103,7 @@ def run_pass(recorder: Recorder, arguments: list[str]) -> None:
 
 
 def main() -> int:
-    """Run both passes, print pytest's output, and write the report where asked to."""
+    """Run both passes, print pytest's output, and write a report if a file is given."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--report", type=Path)
     options, arguments = parser.parse_known_args()

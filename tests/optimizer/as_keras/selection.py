@@ -1,4 +1,4 @@
-"""Which of Keras's tests are run, and which of them cannot hold with another class."""
+"""The Keras tests that are run, and those of them that cannot pass with another class."""
 
 import fnmatch
 import importlib.util
@@ -57,24 +57,24 @@ ALL = ("tensorflow", "jax", "torch")
 
 
 class Row(NamedTuple):
-    """Tests of a pattern, and why they fail with our class where they pass with Keras's."""
+    """Tests that match a pattern, and why they fail with our class and pass with Keras's."""
 
     pattern: str
     reason: str
     backends: tuple[str, ...] = ALL
 
 
-# A row whose tests pass makes the suite fail, so that what stands here is true.
-CANNOT_HOLD = (
+# A row whose tests pass makes the suite fail, so that this table stays true.
+CANNOT_PASS = (
     Row(
         "callbacks/*::*test_throws_when_optimizer_has_schedule",
-        "checks Keras's words for a number in a schedule's place; ours are others, the error "
+        "checks Keras's message for a number in place of a schedule; ours is another, the error "
         "is the same TypeError",
     ),
     Row(
         "backend/tensorflow/optimizer_distribute_test.py::*test_gradient_accumulation",
-        "looks into the accumulators, which hold a replica's own gradients in Keras and the sum "
-        "over all replicas here; the weights come out the same",
+        "reads the accumulators, which hold a replica's own gradients in Keras and the sum over "
+        "all replicas here; the weights are the same",
         ("tensorflow",),
     ),
     Row("optimizers/adam_test.py::*test_correctness_with_golden", "checks Adam's numbers"),
@@ -89,22 +89,22 @@ CANNOT_HOLD = (
     ),
     Row(
         "optimizers/sgd_test.py::*test_invalid_momentum",
-        "checks SGD's words for a momentum out of range; ours is refused in others",
+        "checks SGD's message for a momentum out of range; ours is another",
     ),
     Row(
         "saving/file_editor_test.py::*test_scalar_weight",
-        "counts the arrays in a file with Adam's state; a file of ours describes itself in more",
+        "counts the arrays in a file with Adam's state; our files hold a description as well",
     ),
     Row("optimizers/sgd_test.py::*test_single_step", "checks that SGD has no slots"),
 )
 
-# To be empty. A row is to be taken out when its tests pass, which the suite demands.
+# Should be empty. When the tests of a row pass, the suite fails until the row is removed.
 KNOWN_BUGS: tuple[Row, ...] = ()
 
-# How many tests pass with our class at least: fewer would mean that the exchange has failed.
-TOOK_PART = 150
+# At least as many tests pass with our class; fewer would mean that the replacement failed.
+LEAST_PASSED = 150
 
-# Slow, or about other optimizers, or in need of what the tests do not install.
+# Tests that are slow, about other optimizers, or need packages that are not installed.
 LEFT_OUT = (
     # With Adagrad.
     "*test_fit_with_data_adapter_*",
@@ -114,7 +114,7 @@ LEFT_OUT = (
     "backend/common/remat_test.py::*test_remat_basic_call*",
     "layers/core/*lora_integration_int[48]*",
     "optimizers/optimizer_sparse_test.py::*_ada[dgfm][erax]*",
-    # It watches, by mocks, which of Keras's methods a step assigns with.
+    # It records with mocks which of Keras's methods a step assigns with.
     "optimizers/optimizer_sparse_test.py::*test_sparse_gradients_*",
     "optimizers/optimizer_sparse_test.py::*_ftrl",
     "optimizers/optimizer_sparse_test.py::*_lion",
@@ -126,17 +126,17 @@ LEFT_OUT = (
     "optimizers/optimizer_test.py::*pickleable_optimizers[!0124]*",
     "optimizers/optimizer_test.py::*pickleable_optimizers1[0-9]",
 )
-# Where torch compiles by its own compiler, with C++ underneath.
+# Tests in which torch compiles with its own compiler, which needs C++.
 LEFT_OUT_ON_TORCH = ("*_jit", "callbacks/swap_ema_weights_test.py::*")
 
 
-# What a test says that makes an optimizer. `compile` without one makes Keras's RMSprop.
+# Words in tests that make an optimizer. `compile` without one makes Keras's RMSprop.
 _MAKES_ONE = re.compile(r"\b(SGD|Adam|AdamW|RMSprop|optimizer\w*|compile)\b")
 _CALLED = re.compile(r"\b(\w+)\(")
 
 
 def modules() -> list[str]:
-    """The modules that concern this backend, and whose needs are installed."""
+    """The modules that concern this backend and whose requirements are installed."""
     others = {"tensorflow", "jax", "torch"} - {keras.backend.backend()}
     left = [f"backend/{other}/*" for other in others] + [f"utils/{other}_*" for other in others]
     if importlib.util.find_spec("orbax") is None:
@@ -145,12 +145,12 @@ def modules() -> list[str]:
 
 
 def matches(test: str, pattern: str) -> bool:
-    """Say whether a test's id is of this pattern."""
+    """Return whether a test's id matches this pattern."""
     return fnmatch.fnmatchcase(test, pattern)
 
 
 def selects(item: pytest.Item) -> bool:
-    """Say whether one of Keras's tests seems to make an optimizer, and is to be run."""
+    """Return whether one of Keras's tests seems to make an optimizer and is to be run."""
     on_torch = LEFT_OUT_ON_TORCH if keras.backend.backend() == "torch" else ()
     if any(matches(item.nodeid, pattern) for pattern in (*LEFT_OUT, *on_torch)):
         return False
@@ -158,7 +158,7 @@ def selects(item: pytest.Item) -> bool:
 
 
 def _makes_one(function: Any, homes: list[Any], seen: set[str]) -> bool:
-    """Look at the source of a function, and of those that it calls in its own module."""
+    """Search the source of a function, and of those that it calls in its own module."""
     source = inspect.getsource(function)
     if _MAKES_ONE.search(source):
         return True

@@ -1,9 +1,9 @@
-"""Classes that stand where Keras's optimizers stand, and the exchange itself.
+"""Classes that replace Keras's optimizers, and the replacement itself.
 
 `RMSprop` is replaced by `keras_rmsprop.RMSprop`. Many of Keras's tests happen to use SGD or Adam
 where any optimizer would do, and some check the numbers of SGD. RMSprop can take the steps of
-SGD: with epsilon 1 under the root, and a rho so near to 1 that the average of squares stays zero
-beside it, the divisor is 1. So the stand-in for SGD passes those tests too, or has a fault.
+SGD: with epsilon 1 under the root, and a rho so near 1 that the average of squares stays zero in
+comparison, the divisor is 1. So the stand-in for SGD must pass those tests too.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class SGD(keras_rmsprop.RMSprop):
                 "epsilon": 1.0,
                 "learning_rate": learning_rate,
                 "momentum": momentum,
-                # Keras's SGD passes over it without momentum; ours refuses it.
+                # Without momentum Keras's SGD ignores it; ours refuses it.
                 "nesterov": nesterov and momentum > 0.0,
                 "weight_decay": weight_decay,
                 **options,
@@ -47,7 +47,7 @@ class SGD(keras_rmsprop.RMSprop):
 
 @keras.saving.register_keras_serializable(package="as_keras")
 class Adam(keras_rmsprop.RMSprop):
-    """RMSprop as Adam is without its first moment, with Adam's arguments in Adam's order."""
+    """RMSprop as Adam without its first moment, with Adam's arguments in Adam's order."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Adam(keras_rmsprop.RMSprop):
         super().__init__(
             **{
                 "rho": beta_2,
-                # Small enough to do nothing, but a second slot for each variable, as Adam has.
+                # Too small to have an effect, but it adds a second slot per variable, as in Adam.
                 "momentum": 2.0**-53,
                 "bias_correction": True,
                 "learning_rate": learning_rate,
@@ -91,7 +91,7 @@ STAND_INS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 
 class Used:
-    """How many optimizers of ours were made, and how many were given variables."""
+    """The number of our optimizers that were made, and of those that were built."""
 
     made = 0
     built = 0
@@ -110,14 +110,14 @@ def _modules_of(name: str) -> list[ModuleType]:
     """The modules that define Keras's optimizer of this name."""
     modules = [f"keras.src.optimizers.{name}"]
     if keras.backend.backend() == "torch":
-        # Keras makes an instance of this one where the other is asked for.
+        # Keras makes an instance of this class in place of the other.
         modules.append(f"keras.src.backend.torch.optimizers.torch_{name}")
     return [importlib.import_module(module) for module in modules]
 
 
 @contextlib.contextmanager
 def exchanged() -> Iterator[None]:
-    """Put our classes wherever Keras's are found, until the end of the block.
+    """Replace Keras's classes with ours until the end of the block.
 
     A module that imports one by name gets ours only if it is imported within the block.
     """
@@ -128,12 +128,12 @@ def exchanged() -> Iterator[None]:
             undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
 
-        # All of them first: some of these classes have others among their bases.
+        # Import all of them first: some of these classes are bases of others.
         modules = {name: _modules_of(name.lower()) for name in STAND_INS}
         for name, stand_in in STAND_INS.items():
             for owner in (optimizers, keras.optimizers, *modules[name]):
                 put(owner, name, stand_in)
-            # What `get` and `deserialize` look names up in.
+            # The table in which `get` and `deserialize` look up names.
             table = optimizers.ALL_OBJECTS_DICT
             undo.callback(table.__setitem__, name.lower(), table[name.lower()])
             table[name.lower()] = stand_in

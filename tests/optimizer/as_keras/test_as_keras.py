@@ -1,10 +1,10 @@
-"""Do Keras's own tests of optimizers, and of what uses them, pass with this package's class?
+"""Test that Keras's own tests of optimizers and of their uses pass with this package's class.
 
 They run once, in a process of their own: they are written for Keras's pytest configuration and
-not for this suite's (x64 is off, warnings are no errors), they reset TensorFlow's context, change
-global state of Keras, and want eight devices on JAX. What came out is judged here, module by
-module, with the tracebacks of what failed. `python -m tests.optimizer.as_keras.run -k NAME` runs
-some of them with pytest's own output.
+not for this suite's (x64 is off, warnings are not errors), they reset TensorFlow's context, change
+global state of Keras, and need eight devices on JAX. The results are checked here, module by
+module, with the tracebacks of failures. `python -m tests.optimizer.as_keras.run -k NAME` runs some
+of them with pytest's own output.
 """
 
 import collections
@@ -36,9 +36,9 @@ Result = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    """What became of each test, by its id relative to Keras's sources."""
+    """The result of each test, by its id relative to Keras's sources."""
     report = tmp_path_factory.mktemp("as_keras") / "report.json"
-    # JAX's x64 mode and pytest's options are this suite's.
+    # JAX's x64 mode and pytest's options are meant for this suite only.
     environment = {
         key: value
         for key, value in os.environ.items()
@@ -59,12 +59,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
 
 
 def failed(result: Result) -> bool:
-    """Say whether a test fails with our class, and with Keras's it passes."""
+    """Return whether a test fails with our class and passes with Keras's."""
     return result["outcome"] == "failed" and result["control"] == "passed"
 
 
 def passed(result: Result) -> bool:
-    """Say whether a test passes, and made an optimizer of ours."""
+    """Return whether a test passes and made one of our optimizers."""
     return result["outcome"] == "passed" and result["made"] > 0
 
 
@@ -74,13 +74,13 @@ def here(table: tuple[selection.Row, ...]) -> list[Any]:
 
 
 def of_row(results: dict[str, Result], row: selection.Row) -> dict[str, Result]:
-    """The results that a row is about."""
+    """The results of the tests that a row matches."""
     return {t: r for t, r in results.items() if selection.matches(t, row.pattern)}
 
 
 @pytest.mark.parametrize("module", [m for m in selection.modules() if (SOURCES / m).exists()])
 def test_keras_own_tests_pass(results, module):
-    named = [row.values[0] for row in here(selection.CANNOT_HOLD) + here(selection.KNOWN_BUGS)]
+    named = [row.values[0] for row in here(selection.CANNOT_PASS) + here(selection.KNOWN_BUGS)]
     texts = [
         f"{test}\n{result['text']}"
         for test, result in results.items()
@@ -91,10 +91,10 @@ def test_keras_own_tests_pass(results, module):
     assert not texts, "\n\n".join(texts)
 
 
-@pytest.mark.parametrize("row", here(selection.CANNOT_HOLD))
-def test_what_cannot_hold_still_fails(results, row):
+@pytest.mark.parametrize("row", here(selection.CANNOT_PASS))
+def test_tests_that_cannot_pass_still_fail(results, row):
     about = of_row(results, row)
-    assert about, "no test is of this pattern"
+    assert about, "no test matches this pattern"
     wrong = [test for test, result in about.items() if not failed(result)]
     assert not wrong, f"these do not fail, or fail with Keras's class too: {wrong}"
 
@@ -106,19 +106,19 @@ def test_what_cannot_hold_still_fails(results, row):
         for p in here(selection.KNOWN_BUGS)
     ],
 )
-def test_a_known_bug_is_mended(results, row):
+def test_a_known_bug_is_fixed(results, row):
     about = of_row(results, row)
     assert all(passed(result) for result in about.values())
 
 
-def test_our_class_took_part(results):
+def test_enough_tests_used_our_class(results):
     used = collections.Counter(t.split("/")[0] for t, r in results.items() if passed(r))
     print(f"{sum(used.values())} tests passed with our class: {dict(used)}")
-    assert sum(used.values()) >= selection.TOOK_PART
+    assert sum(used.values()) >= selection.LEAST_PASSED
     assert all(used[part] for part in ("optimizers", "callbacks", "saving", "models", "trainers"))
-    # Otherwise nothing was stepped, and little was tested.
+    # Without a build no step was made, and little was tested.
     built = sum(passed(result) and result["built"] > 0 for result in results.values())
-    assert built >= selection.TOOK_PART // 2
+    assert built >= selection.LEAST_PASSED // 2
 
 
 def test_the_control_passes(results):

@@ -1,9 +1,8 @@
-"""Programs of an ordinary day, each a function of the optimizer class that it uses.
+"""Ordinary programs, each a function of the optimizer class that it uses.
 
 One table holds them all. `tests/optimizer/test_scenarios.py` runs each with
-`keras.optimizers.RMSprop`, the control, and with `keras_rmsprop.RMSprop`: what the first gets
-through, the second must get through too, and come to the same numbers where the scenario returns
-some.
+`keras.optimizers.RMSprop`, the control, and with `keras_rmsprop.RMSprop`. A program that succeeds
+with the first must succeed with the second, and return the same numbers, if any.
 
 To add one, write in the module of its topic:
 
@@ -28,12 +27,12 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 class Scenario(NamedTuple):
-    """A program, and where and with what it runs."""
+    """A program and the backends on which it runs."""
 
     # (optimizer class, an empty folder) -> what must be the same with every class, or None.
     run: Callable[[Any, Path], Any]
     backends: tuple[str, ...]
-    # Why `keras.optimizers.RMSprop` itself does not get through, where it does not.
+    # Why `keras.optimizers.RMSprop` itself fails, if it does.
     keras_fails: str | None
 
 
@@ -43,10 +42,10 @@ TABLE: dict[str, Scenario] = {}
 def scenario(
     *, backends: tuple[str, ...] = BACKENDS, keras_fails: str | None = None
 ) -> Callable[[Callable[[Any, Path], Any]], Callable[[Any, Path], Any]]:
-    """Enter a function into the table.
+    """Add a function to the table.
 
     Args:
-        backends: those that it concerns.
+        backends: those on which it runs.
         keras_fails: why Keras's own class fails it; the test fails when it no longer does.
     """
 

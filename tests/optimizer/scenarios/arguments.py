@@ -1,4 +1,4 @@
-"""What Keras's class takes as an argument or as a gradient."""
+"""Arguments and gradients that Keras's class accepts."""
 
 import warnings
 from typing import Any
@@ -35,7 +35,7 @@ def an_unknown_argument_is_a_value_error(RMSprop, folder):
 
 
 @scenario()
-def nothing_is_switched_on_by_zero(RMSprop, folder):
+def zero_switches_an_option_off(RMSprop, folder):
     gradients = [ops.convert_to_tensor([3.0, -4.0])] * 4
     results = []
     for name in ("clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps"):
@@ -44,13 +44,13 @@ def nothing_is_switched_on_by_zero(RMSprop, folder):
         # On JAX Keras computes a remainder by 0, and overwrites with every step.
         options = {"use_ema": True, "ema_overwrite_frequency": 0}
         results += _stepped(RMSprop(0.1, **options), gradients)
-    # And they are saved and made again as they were given.
+    # A config holds the zero as it was given.
     assert RMSprop.from_config(RMSprop(0.1, clipnorm=0).get_config()).clipnorm == 0
     return results
 
 
 @scenario(backends=("tensorflow", "jax"))
-def gradients_come_as_lists_and_numbers(RMSprop, folder):
+def gradients_are_lists_and_numbers(RMSprop, folder):
     results = []
     for options in ({}, {"clipnorm": 1.0}):
         results += _stepped(RMSprop(0.1, **options), [[1.0, -2.0], (0.5, 4.0), [1.0, 1.0]])
@@ -80,7 +80,7 @@ def a_variable_of_integers_stays_as_it_is(RMSprop, folder):
 
 
 @scenario()
-def numbers_come_as_arrays_and_tensors_of_no_dimensions(RMSprop, folder):
+def numbers_are_arrays_and_tensors_without_dimensions(RMSprop, folder):
     gradients = [ops.convert_to_tensor([3.0, -4.0])] * 4
     kinds = [np.array, ops.convert_to_tensor] if keras.backend.backend() != "jax" else [np.array]
     results = []

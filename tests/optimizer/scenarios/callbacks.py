@@ -1,4 +1,4 @@
-"""Callbacks that look at the optimizer, or change what it works on."""
+"""Callbacks that read or change the optimizer or its model."""
 
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def a_callback_warms_the_rate_up_at_each_batch(RMSprop: Any, folder: Path) -> An
 
 
 @scenario()
-def a_rate_is_looked_for_and_the_weights_put_back(RMSprop: Any, folder: Path) -> Any:
+def a_rate_finder_runs_and_restores_the_weights(RMSprop: Any, folder: Path) -> Any:
     class Finder(keras.callbacks.Callback):
         def on_train_begin(self, _logs: Any = None) -> None:
             self.start = self.model.get_weights()
@@ -99,24 +99,24 @@ def a_loss_that_is_nan_ends_training(RMSprop: Any, folder: Path) -> Any:
 
 
 class StoppedError(Exception):
-    """What stops a training in the middle."""
+    """An error that stops a training in the middle."""
 
 
 class StopAt(keras.callbacks.Callback):
-    """Raises at the beginning of an epoch."""
+    """A callback that raises at the beginning of an epoch."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__()
         self.epoch = epoch
 
     def on_epoch_begin(self, epoch: int, _logs: Any = None) -> None:
-        """Stop."""
+        """Raise in the chosen epoch."""
         if epoch == self.epoch:
             raise StoppedError
 
 
 @scenario()
-def a_stopped_training_is_taken_up_from_its_backup(RMSprop: Any, folder: Path) -> Any:
+def a_stopped_training_resumes_from_its_backup(RMSprop: Any, folder: Path) -> Any:
     try:
         network = compiled(RMSprop(0.01, momentum=0.5))
         backup = keras.callbacks.BackupAndRestore(folder / "backup")
@@ -152,7 +152,7 @@ def averaged_weights_are_swapped_in_for_validation(RMSprop: Any, folder: Path) -
 
 
 @scenario()
-def a_callback_predicts_evaluates_and_saves_amid_an_epoch(RMSprop: Any, folder: Path) -> Any:
+def a_callback_predicts_evaluates_and_saves_during_an_epoch(RMSprop: Any, folder: Path) -> Any:
     seen: list[Any] = []
 
     class Look(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Models, weights and optimizers that go through files while a program runs."""
+"""Models, weights and optimizers that are saved and loaded while a program runs."""
 
 import warnings
 from pathlib import Path
@@ -18,7 +18,7 @@ def _fitted(RMSprop: Any, **options: Any) -> keras.Model:
 
 
 @scenario()
-def weights_are_loaded_for_fine_tuning_with_a_rate_and_a_schedule_of_its_own(
+def weights_are_loaded_for_fine_tuning_with_a_schedule_of_its_own(
     RMSprop: Any, folder: Path
 ) -> Any:
     _fitted(RMSprop).save_weights(folder / "all.weights.h5")

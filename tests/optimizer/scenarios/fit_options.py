@@ -1,4 +1,4 @@
-"""The ways in which `compile` and `fit` can be told to run."""
+"""Options of `compile` and `fit`."""
 
 import threading
 from pathlib import Path
@@ -22,7 +22,7 @@ def several_steps_in_one_execution(RMSprop: Any, folder: Path) -> Any:
 
 
 @scenario(backends=("tensorflow", "jax"))
-def jit_compile_is_asked_for_and_switched_off(RMSprop: Any, folder: Path) -> Any:
+def jit_compile_is_switched_on_and_off(RMSprop: Any, folder: Path) -> Any:
     return [
         models.fit(models.model(), RMSprop(0.01), jit_compile=True),
         models.fit(models.model(), RMSprop(0.01), jit_compile=False),
@@ -62,7 +62,7 @@ def schedules_of_keras_in_fit(RMSprop: Any, folder: Path) -> Any:
 
 
 @scenario()
-def a_schedule_takes_the_place_of_a_rate_and_the_reverse(RMSprop: Any, folder: Path) -> Any:
+def a_schedule_replaces_a_rate(RMSprop: Any, folder: Path) -> Any:
     network = models.model()
     models.fit(network, RMSprop(0.01))
     network.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(0.01, 100)
@@ -120,7 +120,7 @@ def a_dataset_of_python_with_workers_feeds_fit(RMSprop: Any, folder: Path) -> An
     network = models.model()
     network.compile(RMSprop(0.01), loss="mse")
     network.fit(Batches(workers=2, max_queue_size=2), epochs=2, shuffle=False, verbose=0)
-    # In which order the workers' batches come is open.
+    # The order of the workers' batches is not determined.
     return int(network.optimizer.iterations)
 
 
@@ -147,7 +147,7 @@ def a_training_in_a_thread_of_its_own(RMSprop: Any, folder: Path) -> Any:
 
 # On JAX the model stays broken with Keras's class too.
 @scenario(backends=("tensorflow", "torch"))
-def a_model_is_fitted_after_one_that_failed(RMSprop: Any, folder: Path) -> Any:
+def a_model_is_fitted_after_a_fit_that_failed(RMSprop: Any, folder: Path) -> Any:
     network = models.model()
     network.compile(RMSprop(0.01), loss="mse")
     models.go_on(network)

@@ -1,4 +1,4 @@
-"""Layers that train in float8, whose scales take their gradients as values."""
+"""Layers that train in float8, whose scales are overwritten by their gradients."""
 
 from typing import Any
 

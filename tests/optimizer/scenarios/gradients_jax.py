@@ -1,4 +1,4 @@
-"""Gradients as JAX's users have them."""
+"""Gradients in the forms that JAX's users pass."""
 
 import warnings
 from pathlib import Path
@@ -21,12 +21,12 @@ def _steps(optimizer: Any, gradients: list[Any], dtype: str = "float32") -> list
 
 
 @scenario(backends=("jax",))
-def gradients_are_sparse_with_a_place_given_twice(RMSprop: Any, folder: Path) -> Any:
+def gradients_are_sparse_with_a_repeated_index(RMSprop: Any, folder: Path) -> Any:
     import jax.numpy as jnp
     from jax.experimental import sparse
 
-    places = jnp.array([[0, 0], [2, 1], [0, 0]])
-    gradient = sparse.BCOO((jnp.array([1.0, -2.0, 0.5]), places), shape=(4, 3))
+    indices = jnp.array([[0, 0], [2, 1], [0, 0]])
+    gradient = sparse.BCOO((jnp.array([1.0, -2.0, 0.5]), indices), shape=(4, 3))
     # With x64 on, as in these tests, Keras multiplies a sparse array by float64 only.
     return _steps(RMSprop(lambda: 0.1), [gradient] * 3, "float64")
 
@@ -47,7 +47,7 @@ def gradients_are_numbers(RMSprop: Any, folder: Path) -> Any:
 
 
 @scenario(backends=("jax",))
-def other_gradients_are_missing_at_every_step_on_jax(RMSprop: Any, folder: Path) -> Any:
+def different_gradients_are_missing_at_every_step_on_jax(RMSprop: Any, folder: Path) -> Any:
     rng = np.random.default_rng(0)
     variables = [keras.Variable(rng.normal(size=(2, 2)), dtype="float32") for _ in range(8)]
     optimizer = RMSprop(0.1)

@@ -1,4 +1,4 @@
-"""Steps inside what TensorFlow traces, and gradients as only TensorFlow gives them."""
+"""Steps in traced functions of TensorFlow, and gradients that only TensorFlow has."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ SHAPES = [(2,), (512, 513)]
 
 
 def each_shape(run: Callable[[Any, Any, tuple[int, ...]], None], RMSprop: Any) -> list[Any]:
-    """What three weights and the count of steps are after `run(optimizer, weight, shape)`."""
+    """For each shape two elements and the count of steps after `run(optimizer, weight, shape)`."""
     ends = []
     for shape in SHAPES:
         weight = keras.Variable(np.ones(shape, "float32"))
@@ -77,7 +77,7 @@ def a_python_function_in_a_graph_makes_steps(RMSprop: Any, folder: Path) -> Any:
 
 
 @here
-def gradients_have_shapes_that_the_graph_does_not_know(RMSprop: Any, folder: Path) -> Any:
+def gradients_have_shapes_that_are_unknown_in_the_graph(RMSprop: Any, folder: Path) -> Any:
     import tensorflow as tf
 
     def run(optimizer: Any, weight: Any, shape: tuple[int, ...]) -> None:
@@ -126,7 +126,7 @@ def many_optimizers_are_made_one_after_the_other(RMSprop: Any, folder: Path) -> 
 
 
 @here
-def each_step_lacks_other_gradients(RMSprop: Any, folder: Path) -> Any:
+def different_gradients_are_missing_at_every_step(RMSprop: Any, folder: Path) -> Any:
     import tensorflow as tf
 
     weights = [keras.Variable(np.ones(3, "float32")) for _ in range(5)]
@@ -162,7 +162,7 @@ def rows_come_with_a_tuple_as_their_dense_shape(RMSprop: Any, folder: Path) -> A
 
 
 @here
-def scales_of_float8_layers_are_trained_along(RMSprop: Any, folder: Path) -> Any:
+def scales_of_float8_layers_are_trained_as_well(RMSprop: Any, folder: Path) -> Any:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(16)])
     model.quantize("float8")

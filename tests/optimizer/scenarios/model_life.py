@@ -1,4 +1,4 @@
-"""What is done to models between two trainings: frozen, copied, cloned, grown, quantized."""
+"""Changes of models between two trainings: frozen, copied, cloned, grown, quantized."""
 
 import copy
 import pickle
@@ -31,7 +31,7 @@ def a_base_is_given_a_new_head(RMSprop: Any, folder: Path) -> Any:
     return [models.fit(network, RMSprop(0.01)), models.go_on(base)]
 
 
-# On JAX Keras's trainer refuses it, whichever the optimizer.
+# On JAX Keras's trainer refuses it, whatever the optimizer.
 @scenario(backends=("tensorflow", "torch"))
 def layers_are_frozen_for_good_and_the_model_compiled_anew(RMSprop: Any, folder: Path) -> Any:
     network = models.model()
@@ -154,7 +154,7 @@ def a_model_with_two_outputs_and_losses(RMSprop: Any, folder: Path) -> Any:
     return both.get_weights()
 
 
-# On torch Keras's own loop fails on its state, whichever the optimizer.
+# On torch Keras's own loop fails on its state, whatever the optimizer.
 @scenario(backends=("tensorflow", "jax"))
 def a_stateful_recurrent_layer_is_reset_between_epochs(RMSprop: Any, folder: Path) -> Any:
     network = keras.Sequential(
@@ -225,7 +225,7 @@ def a_batch_normalized_model_trains_and_is_frozen(RMSprop: Any, folder: Path) ->
     network = keras.Sequential(
         [
             keras.Input((3,)),
-            # A bias would have gradients of rounding errors only.
+            # The gradients of a bias would be rounding errors only.
             keras.layers.Dense(4, use_bias=False),
             keras.layers.BatchNormalization(name="norm"),
             keras.layers.Dense(1),

@@ -1,4 +1,4 @@
-"""What programs of earlier Keras, and its guides, do with an optimizer's variables."""
+"""Uses of an optimizer's variables in programs for earlier Keras and in its guides."""
 
 import threading
 from pathlib import Path
@@ -26,8 +26,8 @@ def weights_and_gradients() -> tuple[list[Any], list[list[Any]]]:
 def apply_gradients_with_a_zip(RMSprop: Any, folder: Path) -> Any:
     weights, gradients = weights_and_gradients()
     optimizer = RMSprop(0.01)
-    for some in gradients:
-        optimizer.apply_gradients(zip(some, weights, strict=True))
+    for batch in gradients:
+        optimizer.apply_gradients(zip(batch, weights, strict=True))
     return [models.values(weights), models.values(optimizer.variables)[:2]]
 
 
@@ -36,8 +36,8 @@ def apply_without_variables_once_built(RMSprop: Any, folder: Path) -> Any:
     weights, gradients = weights_and_gradients()
     optimizer = RMSprop(0.01)
     optimizer.build(weights)
-    for some in gradients:
-        optimizer.apply(some)
+    for batch in gradients:
+        optimizer.apply(batch)
     return models.values(weights)
 
 
@@ -46,8 +46,8 @@ def variables_are_given_in_any_order_and_number(RMSprop: Any, folder: Path) -> A
     weights, gradients = weights_and_gradients()
     optimizer = RMSprop(0.01, momentum=0.5)
     optimizer.build(weights)
-    for order, some in zip(([2, 0, 1], [1], [0, 2], [1, 0, 2]), gradients, strict=True):
-        optimizer.apply([some[i] for i in order], [weights[i] for i in order])
+    for order, batch in zip(([2, 0, 1], [1], [0, 2], [1, 0, 2]), gradients, strict=True):
+        optimizer.apply([batch[i] for i in order], [weights[i] for i in order])
     return models.values(weights)
 
 
@@ -63,13 +63,13 @@ def state_is_carried_by_set_weights(RMSprop: Any, folder: Path) -> Any:
 
 
 @scenario()
-def an_optimizer_is_reset_by_zeros(RMSprop: Any, folder: Path) -> Any:
+def an_optimizer_is_reset_to_its_start(RMSprop: Any, folder: Path) -> Any:
     weights, gradients = weights_and_gradients()
     optimizer = RMSprop(0.01, momentum=0.5)
     optimizer.build(weights)
     start = models.values(optimizer.variables)
-    for some in gradients:
-        optimizer.apply(some, weights)
+    for batch in gradients:
+        optimizer.apply(batch, weights)
     for variable, value in zip(optimizer.variables, start, strict=True):
         variable.assign(value)
     optimizer.apply(gradients[0], weights)
@@ -106,8 +106,8 @@ def a_weight_decays_unless_it_is_excluded(RMSprop: Any, folder: Path) -> Any:
     weights, gradients = weights_and_gradients()
     optimizer = RMSprop(0.01, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=[weights[1]])
-    for some in gradients:
-        optimizer.apply(some, weights)
+    for batch in gradients:
+        optimizer.apply(batch, weights)
     return models.values(weights)
 
 
@@ -151,8 +151,8 @@ def a_target_network_follows_the_trained_one(RMSprop: Any, folder: Path) -> Any:
 def two_optimizers_share_the_weights(RMSprop: Any, folder: Path) -> Any:
     weights, gradients = weights_and_gradients()
     first, second = RMSprop(0.01), RMSprop(0.001, momentum=0.9)
-    for i, some in enumerate(gradients):
-        (first, second)[i % 2].apply(some, weights)
+    for i, batch in enumerate(gradients):
+        (first, second)[i % 2].apply(batch, weights)
     return models.values(weights)
 
 
@@ -162,8 +162,8 @@ def each_thread_has_an_optimizer_of_its_own(RMSprop: Any, folder: Path) -> Any:
 
     def run(weights: Any, gradients: Any) -> None:
         optimizer = RMSprop(0.01)
-        for some in gradients * 3:
-            optimizer.apply(some, weights)
+        for batch in gradients * 3:
+            optimizer.apply(batch, weights)
 
     threads = [threading.Thread(target=run, args=pair) for pair in made]
     for thread in threads:
@@ -177,8 +177,8 @@ def each_thread_has_an_optimizer_of_its_own(RMSprop: Any, folder: Path) -> Any:
 def one_step_in_a_thread_and_the_next_in_another(RMSprop: Any, folder: Path) -> Any:
     weights, gradients = weights_and_gradients()
     optimizer = RMSprop(0.01)
-    for some in gradients:
-        thread = threading.Thread(target=optimizer.apply, args=(some, weights))
+    for batch in gradients:
+        thread = threading.Thread(target=optimizer.apply, args=(batch, weights))
         thread.start()
         thread.join()
     return [models.values(weights), int(optimizer.iterations)]

@@ -1,4 +1,4 @@
-"""Subclasses that override what Keras documents, and what people override besides."""
+"""Subclasses that override what Keras documents, and other methods that people override."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.tools import models
 
 
 def counting(RMSprop: Any) -> Any:
-    """A subclass whose `update_step` counts in a variable of its own."""
+    """A subclass whose `update_step` counts its calls in a variable of its own."""
 
     class Counting(RMSprop):
         def build(self, variables: Any) -> None:
@@ -57,7 +57,7 @@ def an_update_step_runs_once_for_each_step_in_fit(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_gives_the_rate_through_keras_s_private_method(RMSprop, folder):
+def a_subclass_overrides_the_private_method_for_the_rate(RMSprop, folder):
     class Halved(RMSprop):
         def _get_current_learning_rate(self) -> Any:
             return super()._get_current_learning_rate() * 0.5
@@ -76,7 +76,7 @@ def a_subclass_makes_the_rate_a_property(RMSprop, folder):
 
 
 @scenario()
-def an_object_is_given_another_way_to_its_rate(RMSprop, folder):
+def an_instance_replaces_the_private_method_for_the_rate(RMSprop, folder):
     optimizer = RMSprop(0.1)
     optimizer._get_current_learning_rate = lambda: 0.025
     return _steps(optimizer)
@@ -94,7 +94,7 @@ def a_subclass_changes_gradients_in_apply(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_watches_what_is_assigned(RMSprop, folder):
+def a_subclass_records_what_is_assigned(RMSprop, folder):
     seen = []
 
     class Watching(RMSprop):
@@ -109,7 +109,7 @@ def a_subclass_watches_what_is_assigned(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_keeps_weights_from_moving_backwards(RMSprop, folder):
+def a_subclass_prevents_weights_from_decreasing(RMSprop, folder):
     class Upwards(RMSprop):
         def assign_sub(self, variable: Any, value: Any) -> None:
             super().assign_sub(variable, ops.minimum(value, 0.0))
@@ -120,7 +120,7 @@ def a_subclass_keeps_weights_from_moving_backwards(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_of_keras_s_guide_is_trained_and_loaded(RMSprop, folder):
+def a_subclass_as_in_the_keras_guide_is_trained_and_loaded(RMSprop, folder):
     @keras.saving.register_keras_serializable("scenarios", name=f"Noisy{RMSprop.__module__}")
     class Noisy(RMSprop):
         def __init__(self, *args: Any, scale: float = 0.5, **kwargs: Any) -> None:
@@ -160,7 +160,7 @@ def a_subclass_adds_a_slot_for_each_variable(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_makes_itself_from_all_that_its_config_holds(RMSprop, folder):
+def a_subclass_passes_its_whole_config_to_its_constructor(RMSprop, folder):
     class Plain(RMSprop):
         @classmethod
         def from_config(cls, config: dict[str, Any]) -> Any:
@@ -176,7 +176,7 @@ def a_subclass_makes_itself_from_all_that_its_config_holds(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_clips_in_a_way_of_its_own(RMSprop, folder):
+def a_subclass_overrides_the_clipping(RMSprop, folder):
     class Clipping(RMSprop):
         def _clip_gradients(self, grads: Any) -> Any:
             return [ops.clip(g, -0.1, 0.1) for g in grads]
@@ -186,7 +186,7 @@ def a_subclass_clips_in_a_way_of_its_own(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_decays_in_a_way_of_its_own(RMSprop, folder):
+def a_subclass_overrides_the_weight_decay(RMSprop, folder):
     class Decaying(RMSprop):
         def _apply_weight_decay(self, variables: Any) -> None:
             for variable in variables:
@@ -196,7 +196,7 @@ def a_subclass_decays_in_a_way_of_its_own(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_updates_all_variables_in_a_way_of_its_own(RMSprop, folder):
+def a_subclass_overrides_the_update_of_all_variables(RMSprop, folder):
     class Doubled(RMSprop):
         def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
             super()._backend_update_step(grads, variables, learning_rate * 2.0)
@@ -205,7 +205,7 @@ def a_subclass_updates_all_variables_in_a_way_of_its_own(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_looks_at_the_slots_by_keras_s_names(RMSprop, folder):
+def a_subclass_reads_the_slots_by_the_names_of_keras(RMSprop, folder):
     seen = []
 
     class Looking(RMSprop):
@@ -244,7 +244,7 @@ def a_hyperparameter_is_a_property_of_the_subclass(RMSprop, folder):
 
 
 @scenario()
-def a_subclass_filters_gradients_itself(RMSprop, folder):
+def a_subclass_overrides_the_filter_of_gradients(RMSprop, folder):
     class Filtering(RMSprop):
         def _filter_empty_gradients(self, grads: Any, trainable_variables: Any) -> Any:
             return [0.5 * gradient for gradient in grads], trainable_variables

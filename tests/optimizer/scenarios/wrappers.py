@@ -1,4 +1,4 @@
-"""Optimizers around this one, and the functions of `keras.optimizers`."""
+"""Optimizers that wrap this one, and the functions of `keras.optimizers`."""
 
 import pickle
 from pathlib import Path
@@ -10,8 +10,8 @@ from tests.optimizer.scenarios import scenario
 from tests.tools import models
 
 
-def around(RMSprop: Any) -> Any:
-    """A MultiOptimizer with one of the class for each layer."""
+def multi_optimizer(RMSprop: Any) -> Any:
+    """A MultiOptimizer with one optimizer of the class for each layer."""
     choice = keras.optimizers.OptimizerMap(RMSprop(0.01))
     choice[".*hidden/.*"] = RMSprop(0.02, momentum=0.5)
     return keras.optimizers.MultiOptimizer(choice)
@@ -19,13 +19,13 @@ def around(RMSprop: Any) -> Any:
 
 @scenario()
 def each_layer_has_an_optimizer_of_its_own(RMSprop: Any, folder: Path) -> Any:
-    return models.fit(models.model(), around(RMSprop))
+    return models.fit(models.model(), multi_optimizer(RMSprop))
 
 
 @scenario()
 def a_model_with_several_optimizers_is_saved_and_goes_on(RMSprop: Any, folder: Path) -> Any:
     network = models.model()
-    models.fit(network, around(RMSprop))
+    models.fit(network, multi_optimizer(RMSprop))
     network.save(folder / "model.keras")
     other = keras.models.load_model(folder / "model.keras")
     return [models.go_on(network), models.go_on(other)]

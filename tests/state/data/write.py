@@ -1,8 +1,8 @@
-"""What is in the files beside this one, and the script that wrote them.
+"""The content of the files beside this one, and the script that wrote them.
 
 They were written by version 0.1.0 (Keras 3.15.1, TensorFlow 2.21, TensorFlow backend), and are
-kept so that every later version can be held to reading them. Run `python -m tests.state.data.write
-FOLDER` for files of the present version; never write over the old ones.
+kept to test that every later version can read them. Run `python -m tests.state.data.write FOLDER`
+for files of the present version; never overwrite the old ones.
 """
 
 import sys
