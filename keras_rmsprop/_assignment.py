@@ -12,6 +12,7 @@ other numbers of a step, which belong to the settings.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from keras_rmsprop import _state
 from keras_rmsprop._execution import _interrupts, engine
 from keras_rmsprop._math._step import Numbers
+from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._settings import _groups, _plan, _validation
 from keras_rmsprop._settings._groups import HeldGroups
 from keras_rmsprop._variables._gate import Gate
@@ -66,17 +68,25 @@ def assign(optimizer: Optimizer, name: str, value: Any, store: Callable[[Any], N
     if optimizer.built:
         _check_slots_follow(optimizer, name, settings[name], value, concerned)
     _groups.check_together({**settings, name: value}, optimizer._held_groups.own)
-    if name == "rho" and settings[name] != value:
-        _settle(optimizer, concerned)
-    with _numbers_follow(optimizer, name, stacklevel=5):
-        store(value)
+    with _between_steps(optimizer):
+        if name == "rho" and settings[name] != value:
+            _settle(optimizer, concerned)
+        with _numbers_follow(optimizer, name, stacklevel=5):
+            store(value)
 
 
 def assign_to_group(optimizer: Optimizer, pattern: str, name: str, value: Any) -> None:
     """Assign a setting of a group."""
     value = _groups.checked(pattern, name, value)
-    with contextlib.nullcontext() if engine.is_capturing_python() else optimizer._gate.read():
+    with _between_steps(optimizer):
         _assign_to_group(optimizer, pattern, name, value)
+
+
+def _between_steps(optimizer: Optimizer) -> AbstractContextManager[Any]:
+    """Return a context in which no other thread makes a step or an assignment."""
+    if engine.is_capturing_python() or not optimizer.built:
+        return contextlib.nullcontext()
+    return optimizer._gate.read()
 
 
 def _assign_to_group(optimizer: Optimizer, pattern: str, name: str, value: Any) -> None:
@@ -127,23 +137,32 @@ def _settle(optimizer: Optimizer, positions: Sequence[int]) -> None:
 @contextlib.contextmanager
 def _numbers_follow(optimizer: Optimizer, name: str, stacklevel: int) -> Iterator[None]:
     """Return a context for a change of a setting, which the copy of the numbers then follows."""
-    copy = optimizer._roster.group_numbers
-    if copy is None:
+    roster = optimizer._roster
+    if roster.counters.rates is None:
         yield
         return
-    if name in NUMBERS:
-        _array_outside_trace(copy.variable, name)
-    plan = optimizer._derive().plan()
+    copy = roster.group_numbers
+    if copy is not None and name in NUMBERS:
+        _array_outside_trace(copy, name)
+    before = optimizer._derive()
+    plan, numbers = before.plan(), before.numbers
     with _interrupts.deferred():
         yield
         derived = optimizer._derive()
-        if name in NUMBERS:
-            copy.variable.assign(_plan.table_of(derived.numbers))
-    if copy.is_in_traces and derived.plan() != plan:
+        if copy is not None and name in NUMBERS:
+            copy.follow(_plan.table_of(derived.numbers))
+    acts = not roster.was_traced_before
+    if roster.traced_plan is not None:
+        if copy is not None:
+            # Those of the groups act at once.
+            numbers = numbers._replace(groups=derived.numbers.groups)
+        acts = numbers == derived.numbers and (
+            derived.plan() == plan or _plan.covers(roster.traced_plan, derived.plan())
+        )
+    if not acts:
         warnings.warn(
-            f"The assignment of `{name}` changes which operations a step consists of. Functions "
-            "that have been traced, such as that of `fit`, go on without it until they are traced "
-            "again; call `model.compile` to have `fit` do so.",
+            f"The new `{name}` does not act yet in functions that have been traced, such as that "
+            "of `fit`: it does once they are traced again, as after `model.compile`.",
             stacklevel=stacklevel,
         )
 
@@ -153,14 +172,21 @@ def _array_outside_trace(variable: Any, name: str) -> Any:
 
     Raises: RuntimeError in a function that is being traced, where there is none yet.
     """
+    reason = (
+        f"`{name}` of an optimizer with groups cannot be assigned while a function is being "
+        "traced, in a stateless scope, or while `fit` on JAX holds the optimizer's variables. "
+        "Assign it between steps; in a callback of Keras's, to `self.model.optimizer` or its "
+        "groups."
+    )
+    if in_stateless_scope():
+        raise RuntimeError(reason)
     try:
         return _state.array_of(variable)
+    except Warning:
+        raise
     except Exception as error:
         # Each backend has an error of its own for this.
-        raise RuntimeError(
-            f"`{name}` of an optimizer with groups cannot be assigned in a traced function. Assign "
-            "it between steps; in a callback of Keras's, to `self.model.optimizer` or its groups."
-        ) from error
+        raise RuntimeError(reason) from error
 
 
 def numbers_in_trace(optimizer: Optimizer, numbers: Numbers) -> Numbers:
@@ -168,12 +194,14 @@ def numbers_in_trace(optimizer: Optimizer, numbers: Numbers) -> Numbers:
 
     Anywhere else, and without groups, they are returned unchanged.
     """
-    copy = optimizer._roster.group_numbers
-    if copy is None or not engine.is_traced(copy.variable):
+    roster = optimizer._roster
+    has_groups, captures = roster.counters.rates is not None, engine.TRACED_VARIABLES == "captured"
+    if not (has_groups or captures) or not engine.is_traced(roster.counters.calls):
         return numbers
-    copy.is_in_traces = True
-    plan = optimizer._derive().plan()
-    return _plan.from_table(plan, numbers, engine.read(copy.variable))
+    roster.traced_plan, roster.was_traced_before = optimizer._derive().plan(), False
+    if roster.group_numbers is None:
+        return numbers
+    return _plan.from_table(roster.traced_plan, numbers, engine.read(roster.group_numbers))
 
 
 def rate_of_group(optimizer: Optimizer, pattern: str) -> Any:

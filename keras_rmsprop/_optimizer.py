@@ -17,7 +17,7 @@ from keras_rmsprop import _assignment, _state, _subclasses
 from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rule, _step
-from keras_rmsprop._math._rule import Tensor
+from keras_rmsprop._math._rule import Coefficients, Tensor
 from keras_rmsprop._settings import _describe, _groups, _plan, _validation
 from keras_rmsprop._settings._groups import Groups, HeldGroups
 from keras_rmsprop._variables import (
@@ -36,6 +36,7 @@ from keras_rmsprop._variables._roster import (
     CounterVariables,
     ProgressVariables,
     Roster,
+    flat_without_none,
     is_fixed,
     is_overwritten,
 )
@@ -328,9 +329,16 @@ class RMSprop(keras.optimizers.Optimizer):
             self._model_variables_moving_average if self.use_ema else [],
         )
         group_numbers = None
-        if rates is not None and not self._computes_settings:
+        passed = engine.TRACED_VARIABLES
+        if rates is not None and passed is not None and not self._computes_settings:
             numbers = _plan.numbers_of(self, list(self._own_groups().values()))
-            group_numbers = _building.group_numbers(self, variables, _plan.table_of(numbers))
+            group_numbers = _building.group_numbers(
+                self,
+                variables,
+                _plan.table_of(numbers),
+                self._roster.group_numbers,
+                is_tracked=passed == "passed",
+            )
         self._roster = Roster(parameters, progress, counters, members, group_numbers)
         self._derived = None
         if self.use_ema and hasattr(self, "_distribution_strategy"):
@@ -384,25 +392,36 @@ class RMSprop(keras.optimizers.Optimizer):
             if groups:
                 # The updates that rows have missed were made with the old settings.
                 self.settle()
+            before = self._roster
             self._held_groups = HeldGroups(own)
             self._build_again([together[key] for key in order])
+            if engine.TRACED_VARIABLES == "captured":
+                was_traced = before.traced_plan is not None or before.was_traced_before
+                self._roster.was_traced_before = was_traced
             for key in new:
                 parameter = self._roster.parameters[self._get_variable_index(together[key])]
                 if parameter.average is not None:
                     # As on the first step, the average starts as a copy.
                     weight = engine.copy(engine.read(parameter.weight))
                     parameter.average.assign(ops.cast(weight, parameter.average.dtype))
+        if not new and self._roster.was_traced_before:
+            warnings.warn(
+                "Functions that have been traced, such as that of `fit`, go on with the groups "
+                "that there were, and do not see assignments. Call `model.compile` afterwards.",
+                stacklevel=2,
+            )
 
     def _build_again(self, variables: list[Any]) -> None:
         """Build with these variables, reusing those that the optimizer has created."""
-        before = list(self._variables)
+        before, roster = list(self._variables), self._roster
+        slots = flat_without_none(*roster.parameters, *filter(None, roster.progress))
         tracked = set(map(id, before))
         _ledger.track_in(self, [v for v in self._ledger.before_build or () if id(v) in tracked])
         self._trainable_variables_indices: dict[Any, int] = {}
         self.built = False
         self.build(variables)
         # Variables that were added after the build.
-        for variable in self._ledger.remaining(before, self._variables, vars(self).values()):
+        for variable in self._ledger.remaining(before, self._variables, vars(self).values(), slots):
             self._track_variable(variable)
 
     def _why_not_lazy(self) -> str | None:
@@ -430,11 +449,7 @@ class RMSprop(keras.optimizers.Optimizer):
             learning_rate: the rate of this step, a float or a scalar tensor.
         """
         index = self._position(variable)
-        settings = self._settings_of(index)
-        form, coefficients = _plan.form_of(settings), _plan.coefficients_of(settings)
-        if self._roster.group_numbers is not None:
-            numbers = _assignment.numbers_in_trace(self, self._derive().numbers)
-            coefficients = numbers.groups[self._roster.members[index]].coefficients
+        form, coefficients = _plan.form_of(self._settings_of(index)), self._coefficients_of(index)
         _tables.settle(self._roster, index, coefficients)
         owners = self._roster.parameters[index]._replace(accumulator=None, average=None)
         before = owners.read(engine.read)
@@ -641,8 +656,8 @@ class RMSprop(keras.optimizers.Optimizer):
                 "before the optimizer is built. Make a step, or call `optimizer.build(variables)`."
             )
         position = self._position(variable)
-        settings = self._settings_of(position)
-        averages, _ = _tables.settled(self._roster, position, _plan.coefficients_of(settings))
+        settings, coefficients = self._settings_of(position), self._coefficients_of(position)
+        averages, _ = _tables.settled(self._roster, position, coefficients)
         square_average = averages.square_average
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
@@ -652,7 +667,8 @@ class RMSprop(keras.optimizers.Optimizer):
         if group:
             factors = engine.read(self._roster.counters.rates)
             rate = rate * _rule.number_in(factors[group - 1], dtype)
-        return rate / _rule.root(_plan.form_of(settings), square_average, settings.epsilon)
+        epsilon = _rule.number_in(coefficients.epsilon, dtype)
+        return rate / _rule.root(_plan.form_of(settings), square_average, epsilon)
 
     @property
     def groups(self) -> Groups:
@@ -668,7 +684,7 @@ class RMSprop(keras.optimizers.Optimizer):
         functions once they are traced again, which a warning says.
         """
         # A subclass may have an attribute of this name.
-        held: Groups = self.__dict__.get("groups") or self._own_groups()
+        held: Groups = self.__dict__["groups"] if "groups" in self.__dict__ else self._own_groups()
         return held
 
     @groups.setter
@@ -679,6 +695,12 @@ class RMSprop(keras.optimizers.Optimizer):
                 "`optimizer.groups[pattern].rho = 0.9`, or pass further groups to `add_variables`."
             )
         self.__dict__["groups"] = value
+
+    @groups.deleter
+    def groups(self) -> None:
+        if "groups" not in self.__dict__:
+            raise AttributeError("`groups` cannot be deleted.")
+        del self.__dict__["groups"]
 
     @property
     def skipped_steps(self) -> int:
@@ -783,6 +805,13 @@ class RMSprop(keras.optimizers.Optimizer):
         (settings,) = self._settings_in([self._roster.members[position]])
         return settings
 
+    def _coefficients_of(self, position: int) -> Coefficients:
+        """Return the numbers in the equations of a variable; in a trace those of groups vary."""
+        if self._roster.group_numbers is None:
+            return _plan.coefficients_of(self._settings_of(position))
+        numbers = _assignment.numbers_in_trace(self, self._derive().numbers)
+        return numbers.groups[self._roster.members[position]].coefficients
+
     def _settings_in(self, members: Iterable[int]) -> list[Any]:
         """Return the settings in effect for variables of these groups, as attributes."""
         of_groups = (self, *self._own_groups().values())
@@ -791,15 +820,12 @@ class RMSprop(keras.optimizers.Optimizer):
     def _own_groups(self) -> Groups:
         """Return the groups, also where a subclass has other `groups`."""
         rate = functools.partial(_assignment.rate_of_group, self)
-        return Groups(
-            self._held_groups, self, rate, functools.partial(_assignment.assign_to_group, self)
-        )
+        return Groups(self, rate, functools.partial(_assignment.assign_to_group, self))
 
     def _settle(self, position: int) -> None:
         """Bring every row of a variable up to date."""
         if self._roster.progress[position] is not None:
-            coefficients = _plan.coefficients_of(self._settings_of(position))
-            _tables.settle(self._roster, position, coefficients)
+            _tables.settle(self._roster, position, self._coefficients_of(position))
 
     def _parts(self) -> _state.OptimizerParts:
         """Return the parts of this optimizer that its state is read from and loaded into."""

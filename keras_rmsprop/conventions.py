@@ -44,7 +44,7 @@ import logging
 import math
 import numbers
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -697,7 +697,8 @@ def _param_groups(
 
 def _pattern_of(params: Any, group: Mapping[str, Any]) -> str:
     """Return one pattern for the variables of a param group."""
-    each: list[Any] = list(params) if isinstance(params, list | tuple) else [params]
+    several = isinstance(params, list | tuple | Iterator)
+    each: list[Any] = list(params) if several else [params]
     # Whether it is a pattern, and what it is; a raw backend variable has only a name.
     words: list[tuple[bool, Any]] = [
         (True, x) if isinstance(x, str) else (False, getattr(x, "path", getattr(x, "name", None)))

@@ -203,3 +203,10 @@ def test_a_global_norm_is_that_of_all_groups_and_in_keras_that_of_each_part(floa
     # Keras's optimizer has no rate that could be scheduled or read.
     with pytest.raises(AttributeError, match="Learning rate cannot be accessed"):
         keras_parts().learning_rate  # noqa: B018
+
+
+def test_the_parameters_of_a_group_may_come_from_an_iterator() -> None:
+    variables = [keras.Variable([1.0], name=name) for name in "ab"]
+    optimizer = conventions.torch(lr=0.1, params=[{"params": iter(variables), "lr": 0.01}])
+    optimizer.build(variables)
+    assert optimizer._roster.members == (1, 1)

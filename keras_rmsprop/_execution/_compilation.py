@@ -1,6 +1,13 @@
 """Whether a step can be compiled: what the engines share."""
 
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._math._rule import Tensor
+from keras_rmsprop._math._step import Plan, Transform
 
 # The dtypes of weights and slots that every backend can compile.
 FLOATING_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -20,6 +27,50 @@ def why_op_by_op(step: Step) -> str | None:
         if constraint is not None and not type(constraint).__module__.startswith("keras.src."):
             return f"the constraint {type(constraint).__name__} is not one of Keras's own"
     return None
+
+
+class NotTraceableError(ValueError):
+    """A transform cannot be part of a compiled step.
+
+    Attributes:
+        cause: the error that the transform raised, to be raised where a step must be compiled.
+    """
+
+    def __init__(self, function: Transform, cause: Exception) -> None:
+        name = getattr(function, "__name__", repr(function))
+        words = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+        super().__init__(f"the transform `{name}` cannot be traced ({words:.200})")
+        self.cause = cause
+        cause.add_note(
+            f"The transform `{name}` raised this while the step was being compiled. With "
+            '`jit_compile="auto"`, steps whose transform cannot be compiled run op by op.'
+        )
+
+
+def with_traceable_transforms(plan: Plan, scope: Callable[[], AbstractContextManager[Any]]) -> Plan:
+    """Return the plan with transforms that raise a NotTraceableError if they fail.
+
+    Args:
+        plan: the plan of a step that is being compiled.
+        scope: makes a context in which to call a transform.
+    """
+
+    def traceable(function: Transform) -> Transform:
+        @functools.wraps(function)
+        def call(gradient: Tensor, weight: Tensor) -> Tensor:
+            try:
+                with scope():
+                    return function(gradient, weight)
+            except Exception as error:
+                raise NotTraceableError(function, error) from error
+
+        return call
+
+    groups = [
+        group if group.transform is None else group._replace(transform=traceable(group.transform))
+        for group in plan.groups
+    ]
+    return plan._replace(groups=tuple(groups))
 
 
 def raise_not_compilable(reason: str) -> None:

@@ -86,6 +86,9 @@ class Engine(Protocol):
     SPARSE_GRADIENTS: bool
     # Whether a step inside a graph can change variables without running Python.
     STEPS_IN_GRAPHS: bool
+    # How a traced function sees changes of variables: those that it read ("captured"), or those in
+    # `optimizer.variables`, which are passed to it ("passed"). None if steps are not traced.
+    TRACED_VARIABLES: Literal["captured", "passed", None]
 
     def run(self, step: Step, gradients: Sequence[Tensor | None], /) -> None:
         """Make one step; `gradients` has one entry per variable of the roster."""

@@ -180,13 +180,18 @@ class Groups(Mapping[str, Group]):
 
     def __init__(
         self,
-        held: "HeldGroups",
         optimizer: Any,
         rate: Callable[[str], float],
         assign: Callable[[str, str, Any], None],
     ) -> None:
-        self.held, self.optimizer = held, optimizer
+        self.optimizer = optimizer
         self.rate, self.assign = rate, assign
+
+    @property
+    def held(self) -> "HeldGroups":
+        """The groups' own settings; `add_variables` replaces them."""
+        held: HeldGroups = self.optimizer._held_groups
+        return held
 
     def __getitem__(self, pattern: str) -> Group:
         if pattern not in self.held.own:

@@ -1,5 +1,6 @@
 """Derive the plan and the numbers of a step from the settings."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,13 +64,34 @@ def from_table(plan: Plan, numbers: Numbers, table: Tensor) -> Numbers:
     def group(form: Form) -> GroupNumbers:
         coefficients = Coefficients(*(next(flat) for _ in Coefficients._fields))
         if not form.guards_zero_root:
-            # The epsilon may become 0 later, when the plan no longer can change.
+            # The epsilon may become 0 later, when the plan can no longer change. Then this keeps
+            # steps below the learning rate where the average of squares has underflowed.
+            least = _rule.SMALLEST_EPSILON
+            least = least if form.epsilon_inside_sqrt else math.sqrt(least)
             epsilon = coefficients.epsilon
-            least = ops.full_like(epsilon, _rule.SMALLEST_EPSILON)
+            least = ops.full_like(epsilon, least)
             coefficients = coefficients._replace(epsilon=ops.where(epsilon < least, least, epsilon))
         return GroupNumbers(coefficients, *(next(flat) for _ in GroupNumbers._fields[1:]))
 
     return numbers._replace(groups=tuple([group(each.form) for each in plan.groups]))
+
+
+def covers(traced: Plan, plan: Plan) -> bool:
+    """Whether a function traced with one plan makes the steps of another, given its numbers.
+
+    An operation that has been switched off goes on with the number 0.
+    """
+    groups = tuple(
+        [
+            now._replace(
+                l2=now.l2 or then.l2,
+                form=now.form._replace(guards_zero_root=then.form.guards_zero_root),
+            )
+            for now, then in zip(plan.groups, traced.groups, strict=False)
+        ]
+    )
+    decayed = tuple([a or b for a, b in zip(plan.decayed, traced.decayed, strict=False)])
+    return plan._replace(groups=groups, decayed=decayed) == traced
 
 
 def _group_plan(settings: Settings) -> GroupPlan:

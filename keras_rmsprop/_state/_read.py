@@ -135,7 +135,7 @@ def subclass_variables_by_label(parts: OptimizerParts) -> dict[tuple[int | None,
     """
     entries = {id(entry.variable): entry for entry in parts.entries}
     numbers = parts.roster.group_numbers
-    known = [*parts.roster.counters, parts.rate, numbers and numbers.variable]
+    known = [*parts.roster.counters, parts.rate, numbers]
     known += [v for slots in slots_of(parts) for v in slots.values()]
     known_ids = set(map(id, known))
     found: dict[tuple[int | None, str], Any] = {}

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import backend, ops
 
 from keras_rmsprop._math import _lazy, _step
+from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._gradients import name_of
 from keras_rmsprop._variables._roster import (
-    GroupNumbersVariable,
     ParameterVariables,
     ProgressVariables,
     Variable,
@@ -84,31 +85,68 @@ def group_rates(optimizer: Any, factors: Sequence[float]) -> Variable | None:
     """Create the variable that holds the groups' learning rate factors; None without groups."""
     if not factors:
         return None
-    return _added(optimizer, np.array(factors), backend.floatx(), "group_learning_rates")
+    variable: Variable = optimizer.add_variable(
+        (len(factors),),
+        lambda _, dtype: ops.convert_to_tensor(np.asarray(factors, dtype)),
+        dtype=backend.floatx(),
+        aggregation="only_first_replica",
+        name="group_learning_rates",
+    )
+    return variable
+
+
+class GroupNumbersVariable(keras.Variable):  # type: ignore[misc, unused-ignore]
+    """A copy of the groups' numbers, which traced functions read.
+
+    Its shape is (groups, numbers of a group); the first group is that of the variables that no
+    pattern matches. It holds what the settings say, whatever is assigned to it: state that is
+    restored or copied variable by variable must not make the two disagree.
+    """
+
+    def __init__(self, table: np.ndarray[Any, Any], dtype: str) -> None:
+        self.table = table
+        super().__init__(
+            lambda _, dtype: ops.convert_to_tensor(np.asarray(table, dtype)),
+            table.shape,
+            dtype,
+            trainable=False,
+            aggregation="only_first_replica",
+            name="group_numbers",
+        )
+
+    def follow(self, table: np.ndarray[Any, Any]) -> None:
+        """Take the numbers of changed settings."""
+        self.table = table
+        self.assign(table)
+
+    def assign(self, value: Any) -> Any:
+        """Assign inside a stateless scope; elsewhere, assign the numbers of the settings."""
+        return super().assign(value if in_stateless_scope() else self.table)
 
 
 def group_numbers(
-    optimizer: Any, variables: Sequence[Variable], table: np.ndarray[Any, Any]
+    optimizer: Any,
+    variables: Sequence[Variable],
+    table: np.ndarray[Any, Any],
+    earlier: GroupNumbersVariable | None,
+    is_tracked: bool,
 ) -> GroupNumbersVariable:
-    """Create the variable that holds a copy of the groups' numbers.
+    """Return the variable that holds a copy of the groups' numbers.
 
     Args:
-        optimizer: the optimizer that it is added to.
+        optimizer: the optimizer.
         variables: the variables being built.
         table: the numbers.
+        earlier: that of an earlier build, which functions may have been traced with.
+        is_tracked: whether it belongs to `optimizer.variables`.
     """
     dtype = _step.widest_dtype(variables)
-    variable = _added(optimizer, table, dtype, "group_numbers")
-    # One that an earlier build created may hold other numbers.
-    variable.assign(table)
-    return GroupNumbersVariable(variable)
-
-
-def _added(optimizer: Any, values: np.ndarray[Any, Any], dtype: str, name: str) -> Variable:
-    return optimizer.add_variable(
-        values.shape,
-        lambda _, dtype: ops.convert_to_tensor(np.asarray(values, dtype)),
-        dtype=dtype,
-        aggregation="only_first_replica",
-        name=name,
-    )
+    if earlier is None or earlier.shape != table.shape or earlier.dtype != dtype:
+        with keras.name_scope(optimizer.name, caller=optimizer):
+            variable = GroupNumbersVariable(table, dtype)
+    else:
+        variable = earlier
+        variable.follow(table)
+    if is_tracked:
+        optimizer._track_variable(variable)
+    return variable

@@ -63,7 +63,11 @@ class Ledger:
         self.entries.append(Entry(variable, weight, name))
 
     def remaining(
-        self, before: Sequence[Any], now: Sequence[Any], attributes: Iterable[Any]
+        self,
+        before: Sequence[Any],
+        now: Sequence[Any],
+        attributes: Iterable[Any],
+        slots: Iterable[Any],
     ) -> list[Any]:
         """Return the variables that a rebuild has neither reused nor replaced.
 
@@ -71,12 +75,14 @@ class Ledger:
             before: all variables tracked before the rebuild.
             now: all variables tracked after it.
             attributes: the values of the optimizer's attributes.
+            slots: the slots of the earlier build, which are dropped if no longer needed.
         """
         tracked = set(map(id, now))
         # A variable not made by `add_variable` was replaced unless an attribute still holds it.
         known = {id(entry.variable) for entry in self.entries}
         kept = {id(entry.variable) for entry in self._reusable or ()}
         kept |= {id(value) for value in attributes} - known
+        kept -= set(map(id, slots))
         left = [v for v in before if id(v) not in tracked and id(v) in kept]
         tracked |= set(map(id, left))
         self.entries = [entry for entry in self.entries if id(entry.variable) in tracked]

@@ -120,8 +120,13 @@ class Members:
         """
         if not patterns:
             return (0,) * len(variables)
+        # Layers that were frozen when a loaded optimizer was built may come later.
+        config = self._of_config(variables)
         if before is None:
-            before = self._of_config(variables)
+            before = config
+        else:
+            known = [*before.known, *(p for p in config.known if p not in before.known)]
+            before = EarlierGroups({**config.found, **before.found}, known)
         paths = [_pairing.path_of(v) for v in variables]
         matches = {pattern: _matches(pattern, paths) for pattern in patterns}
         members = []

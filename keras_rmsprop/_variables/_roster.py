@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._lazy import Progress
 from keras_rmsprop._math._rule import Parameter, Tensor
-from keras_rmsprop._math._step import Counters
+from keras_rmsprop._math._step import Counters, Plan
 
 # A keras.Variable, or a raw backend variable.
 Variable = Any
@@ -58,17 +58,6 @@ class CounterVariables(NamedTuple):
         return Counters(*_read_each(self, read))
 
 
-class GroupNumbersVariable:
-    """The variable that holds a copy of the groups' numbers, which traced functions read."""
-
-    def __init__(self, variable: Variable) -> None:
-        # float64 if a weight is, else float32; shape (groups, numbers of a group), with the
-        # variables that no pattern matches as the first group.
-        self.variable = variable
-        # Whether a function has been traced that reads it.
-        self.is_in_traces = False
-
-
 def _read_each(variables: Iterable[Variable | None], read: Read) -> list[Tensor | None]:
     return [None if variable is None else read(variable) for variable in variables]
 
@@ -103,7 +92,7 @@ class Roster:
         progress: Iterable[ProgressVariables | None],
         counters: CounterVariables,
         members: Iterable[int] = (),
-        group_numbers: GroupNumbersVariable | None = None,
+        group_numbers: Variable | None = None,
     ) -> None:
         self.parameters = tuple(parameters)
         self.progress = tuple(progress)
@@ -112,8 +101,12 @@ class Roster:
         self.weights = [p.weight for p in self.parameters]
         # The group of each parameter: 0 if no pattern matches it, otherwise counted from 1.
         self.members = tuple(members) or (0,) * len(self.parameters)
-        # None without groups.
+        # A `_building.GroupNumbersVariable`, or None.
         self.group_numbers = group_numbers
+        # The plan of the last step that was traced in a function of the user's, with groups.
+        self.traced_plan: Plan | None = None
+        # Whether such functions were traced with an earlier build, and none since.
+        self.was_traced_before = False
         # The weights with their slots, and the counters: all that a step may change except the
         # progress of rows.
         self.variables = flat_without_none(*self.parameters, counters)

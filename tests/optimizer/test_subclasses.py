@@ -39,10 +39,17 @@ def test_a_subclass_may_have_an_attribute_named_groups() -> None:
             super().__init__(0.1, groups={".*": {"learning_rate": 0.5}})
             self.groups = ["mine"]
 
+        def empty(self) -> None:
+            self.groups = []
+
     optimizer, weights = Grouped(), two_weights()
     before = values_of(weights)
     optimizer.apply(ones_like(weights), weights)
     assert optimizer.groups == ["mine"]
+    optimizer.empty()
+    assert optimizer.groups == []
+    del optimizer.groups
+    assert list(optimizer.groups) == [".*"]
     for new, old in zip(values_of(weights), before, strict=True):
         np.testing.assert_allclose(new, old - 0.05 / np.sqrt(0.1), rtol=1e-5)
 

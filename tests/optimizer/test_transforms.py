@@ -243,3 +243,73 @@ def test_rows_of_a_table_that_is_not_lazy_are_transformed_as_a_whole_gradient(mo
         dense[1] = [4.0, 1.0]
         reference.apply([dense], 0.001)
     np.testing.assert_allclose(numpy(table), reference.weights[0], rtol=1e-6)
+
+
+BROKEN: dict[str, Any] = {
+    "float": lambda g, _: g / float(ops.max(ops.abs(g))),
+    "if": lambda g, _: g if ops.max(g) > 0.0 else -g,
+    "NumPy": lambda g, _: ops.convert_to_tensor(np.asarray(g)),
+}
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch runs transforms without tracing them")
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_transform_that_cannot_be_traced_runs_op_by_op(kind: str) -> None:
+    function = keras.saving.register_keras_serializable("tests", f"untraceable_{kind}")(
+        lambda g, w: BROKEN[kind](g, w)
+    )
+    weights = []
+    for mode in ("auto", False):
+        weight = keras.Variable([1.0, 2.0])
+        optimizer = RMSprop(0.1, transform=function, jit_compile=mode)
+        for _ in range(3):
+            optimizer.apply([ops.convert_to_tensor([2.0, 4.0])], [weight])
+        weights.append(weight.numpy())
+    np.testing.assert_array_equal(*weights)
+    optimizer = RMSprop(0.1, transform=function, jit_compile=True)
+    with pytest.raises((TypeError, ValueError, NotImplementedError)) as error:
+        optimizer.apply([ops.convert_to_tensor([2.0, 4.0])], [weight])
+    assert "raised this while the step was being compiled" in error.value.__notes__[-1]
+
+
+GENERATORS: list[keras.random.SeedGenerator] = []
+
+
+@keras.saving.register_keras_serializable("tests")
+def noisy(gradient: Any, _: Any) -> Any:
+    """Replace a gradient by noise."""
+    dtype = keras.backend.standardize_dtype(gradient.dtype)
+    return keras.random.uniform(gradient.shape, 1.0, 2.0, dtype, GENERATORS[0])
+
+
+def test_a_transform_with_a_seed_generator_draws_new_numbers_at_each_step() -> None:
+    GENERATORS[:] = [keras.random.SeedGenerator(1)]
+    weight = keras.Variable([0.0])
+    optimizer = RMSprop(1.0, rho=0.999999, transform=noisy)
+    positions = []
+    for _ in range(6):
+        optimizer.apply([ops.ones(1)], [weight])
+        positions.append(float(weight.numpy()[0]))
+    moves = np.diff(positions)
+    assert len(np.unique(moves.round(3))) > 2
+    # The generator goes on working.
+    keras.random.normal((1,), seed=GENERATORS[0])
+
+
+@keras.saving.register_keras_serializable("tests")
+def the_weight(_: Any, weight: Any) -> Any:
+    """Use the weight in place of the gradient."""
+    return weight
+
+
+@pytest.mark.parametrize("mode", [False, "auto", True], ids="jit_compile={}".format)
+def test_a_transform_may_return_the_weight_itself(mode: Any, float64: None) -> None:
+    start = np.array([1.0, -2.0])
+    options: dict[str, Any] = {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}
+    reference = Reference([start], transform=the_weight, **options)
+    weight = keras.Variable(start, dtype="float64")
+    optimizer = RMSprop(0.1, transform=the_weight, jit_compile=mode, **options)
+    for _ in range(5):
+        optimizer.apply([ops.ones(2, "float64")], [weight])
+        reference.apply([np.ones(2)], 0.1)
+    np.testing.assert_allclose(weight.numpy(), reference.weights[0], rtol=1e-13)

@@ -1,5 +1,7 @@
 """The engine of the JAX backend."""
 
+from typing import Literal
+
 from keras_rmsprop._execution._interface import (
     do_not_convert,
     is_capturing_python,
@@ -14,6 +16,7 @@ from keras_rmsprop._execution.jax._values import copy, dense, is_traced, read, s
 __all__ = [
     "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
+    "TRACED_VARIABLES",
     "copy",
     "dense",
     "do_not_convert",
@@ -30,5 +33,6 @@ __all__ = [
 
 SPARSE_GRADIENTS = False
 STEPS_IN_GRAPHS = False
+TRACED_VARIABLES: Literal["captured", "passed", None] = "passed"
 
 _derivatives.install()

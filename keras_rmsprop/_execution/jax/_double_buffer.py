@@ -88,6 +88,8 @@ class _DoubleBuffer:
         self.made: list[jax.Array] = []
         # Those of the step before it, at most one list; no variable holds them any more.
         self.retired: list[list[jax.Array]] = []
+        # Why a step cannot be compiled, once that is known.
+        self.not_traceable: str | None = None
         # The counter's array after the last step, if it is known to be above zero.
         self.calls: jax.Array | None = None
 
@@ -145,6 +147,8 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
     # Keras's `fit` clears the variables and keeps their values in a stateless scope.
     values = [read(owner) for owner in owners] if scoped else snapshot(owners)
     double_buffer = _double_buffer_of(step, gradients, values)
+    if double_buffer.not_traceable is not None and step.jit_compile is not True:
+        return double_buffer.not_traceable
     flagged = sum(gradient is None for gradient in gradients) > len(double_buffer.without_gradient)
     flags: list[Any] = []
     if flagged:
@@ -169,6 +173,11 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
             )
     except _step.TransformError:
         raise
+    except _compilation.NotTraceableError as error:
+        if step.jit_compile is True:
+            raise error.cause from None
+        double_buffer.not_traceable = str(error)
+        return str(error)
     except ValueError as error:
         # For example, arrays on different devices. With deleted arrays, op by op fails as well.
         if any(is_deleted(value) for value in values):
@@ -198,8 +207,8 @@ def _call_donating(
     reuses = bool(double_buffer.retired)
     try:
         return compiled_step(static, double_buffer.spare(values), values, *rest)
-    except (ValueError, jax.errors.JaxRuntimeError):
-        if not reuses:
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        if not reuses or isinstance(error, _compilation.NotTraceableError):
             raise
         # Perhaps one of the values is a hidden alias of a retired array, made by JAX.
         return compiled_step(static, allocated(double_buffer.of_reused(values)), values, *rest)

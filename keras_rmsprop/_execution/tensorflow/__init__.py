@@ -1,5 +1,7 @@
 """The engine of the TensorFlow backend."""
 
+from typing import Literal
+
 import tensorflow as tf
 
 from keras_rmsprop._execution import _interface
@@ -18,6 +20,7 @@ from keras_rmsprop._execution.tensorflow._values import (
 __all__ = [
     "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
+    "TRACED_VARIABLES",
     "copy",
     "dense",
     "do_not_convert",
@@ -34,6 +37,7 @@ __all__ = [
 
 SPARSE_GRADIENTS = True
 STEPS_IN_GRAPHS = True
+TRACED_VARIABLES: Literal["captured", "passed", None] = "captured"
 is_capturing_python = _interface.is_capturing_python
 # AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing: the
 # code never branches on a tensor.

@@ -1,5 +1,6 @@
 """Compiled steps, shared by all optimizers with the same shapes and options."""
 
+import contextlib
 import functools
 import logging
 import math
@@ -226,6 +227,12 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
             with tf.init_scope(), tf.device(None):
                 program = _Program(inputs, key)
         program.call(inputs, given)
+    except _compilation.NotTraceableError as error:
+        if step.jit_compile is True:
+            raise error.cause from None
+        _remember(inputs.programs, key, None)
+        _log.debug("%s runs op by op: %s", step.name, error)
+        return False
     except _NOT_COMPILABLE as error:
         if not key.xla:
             raise
@@ -290,7 +297,7 @@ class _Program:
             write(
                 changes_of_step(
                     state,
-                    key.plan,
+                    _compilation.with_traceable_transforms(key.plan, contextlib.nullcontext),
                     tf.nest.pack_sequence_as(like, tf.unstack(packed)),
                     rate,
                     gradients,

@@ -1,5 +1,7 @@
 """The engine of the torch backend."""
 
+from typing import Literal
+
 import torch
 
 from keras_rmsprop._execution._interface import (
@@ -16,6 +18,7 @@ from keras_rmsprop._execution.torch._values import copy, dense, read, write
 __all__ = [
     "SPARSE_GRADIENTS",
     "STEPS_IN_GRAPHS",
+    "TRACED_VARIABLES",
     "copy",
     "dense",
     "do_not_convert",
@@ -32,4 +35,5 @@ __all__ = [
 
 SPARSE_GRADIENTS = False
 STEPS_IN_GRAPHS = False
+TRACED_VARIABLES: Literal["captured", "passed", None] = None
 is_capturing_python = torch.compiler.is_compiling

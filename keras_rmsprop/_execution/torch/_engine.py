@@ -122,6 +122,8 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
             batch = accumulate(plan, owners, batch, writes=False)
         scales = clip_scales(plan, numbers, batch)
         batch = transform(plan, numbers, layout.parameters, selection.present, batch, scales)
+        # A transform may return the weight itself.
+        batch = layout.unaliased(list(batch))
     taken = {
         i: _step.take_as_value(layout.parameters[i], value, completes)
         for i, value in values.items()
