@@ -8,6 +8,9 @@ squares repeated ids before summing them, the legacy class has epsilon outside t
 kernel lets the averages of untouched rows go stale. They are timed nevertheless, and their
 deviation is reported.
 
+Two rows are models with `keras.layers.Embedding` in `fit`, with batches of one size and of changing
+sizes.
+
 On 2 cores, milliseconds per step for 1,024 ids and 1,000,000 rows (see benchmarks/published):
 
              lazy    dense rule    keras    tf_keras    tf_keras legacy    TF1 kernel
@@ -24,6 +27,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +43,7 @@ from benchmarks.problems import (
 )
 from benchmarks.registry import Row
 from benchmarks.results import OURS, Line
+from benchmarks.training import TOLERANCE as FIT_TOLERANCE
 from keras_rmsprop.reference import Reference
 from yardsticks import peers
 
@@ -59,6 +64,10 @@ LARGE, SMALL = 4_000_000, 100_000
 ON_SMALL = f"ours, {SMALL:,} rows"
 FLAT = 1.0 / 1.5
 
+# Models: the rows of the table, the ids in a basket, and the baskets in the batches of one `fit`.
+FITTED, ITEMS = 1_000_000, 8
+BASKETS = {"1,024 ids": [128] * 10, "700 to 1,100 ids": list(range(88, 138, 5))}
+
 EXACT = (OURS, ON_SMALL, "dense rule", "tf_keras")
 
 Array = NDArray[Any]
@@ -76,6 +85,10 @@ def rows(backend: str) -> Iterator[Row]:
             quick=(size, ids) == (10_000, 1024),
             size=size,
         )  # fmt: skip
+    if backend == "tensorflow":
+        for case, baskets in BASKETS.items():
+            measure = functools.partial(_measure_fit, baskets)
+            yield Row("embeddings", "fit", case, f"{FITTED:,}", measure, quick=False)
 
 
 class Embedding:
@@ -203,3 +216,52 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "tf_keras legacy": functools.partial(_tf_keras, "tf_keras_legacy"),
     "TF1 kernel": _Kernel,
 }
+
+
+def _measure_fit(baskets: Sequence[int], settings: Settings) -> list[Line]:
+    """Time the steps of `fit` for a model with an embedding, against Keras's optimizer."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    data = [(rng.integers(0, FITTED, (n, ITEMS)), rng.normal(size=(n, 1))) for n in baskets]
+    touched = np.unique(np.concatenate([x.ravel() for x, _ in data]))
+    signature = tf.TensorSpec([None, ITEMS], tf.int64), tf.TensorSpec([None, 1], tf.float64)
+    batches = tf.data.Dataset.from_generator(lambda: iter(data), output_signature=signature)
+    start: list[Array] = []
+    exact: list[Array] = []
+
+    def weights(model: keras.Model) -> list[Array]:
+        table = tf.convert_to_tensor(model.layers[0].embeddings)
+        return [tf.gather(table, touched).numpy(), *model.layers[-1].get_weights()]
+
+    def build(optimizer: keras.optimizers.Optimizer) -> Contender:
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Embedding(FITTED, WIDTH), keras.layers.GlobalAveragePooling1D()]
+        model = keras.Sequential([keras.Input((ITEMS,)), *layers, keras.layers.Dense(1)])
+        model.compile(optimizer, loss="mse", jit_compile=False)
+        start[:] = weights(model)
+        return Contender(
+            lambda: model.fit(batches, verbose=0),
+            lambda: None,  # `fit` ends by reading the loss
+            lambda: weights(model),
+            len(baskets),
+        )
+
+    def check(name: str, contender: Contender) -> float:
+        assert contender.weights is not None
+        contender.step()
+        got = list(contender.weights())
+        exact[:] = exact or got
+        deviation = largest_deviation(got, exact, start, len(baskets))
+        return held_to(deviation, FIT_TOLERANCE) if name == "dense rule" else deviation
+
+    return compare(
+        {
+            OURS: lambda: build(optimizer_of(OURS, lazy=True)),
+            "dense rule": lambda: build(optimizer_of(OURS)),
+            "keras": lambda: build(optimizer_of("keras")),
+        },
+        check,
+        dataclasses.replace(settings, builds=0, close_seconds=0.0),
+        {"keras": 50.0},
+    )

@@ -11,11 +11,7 @@ squares the gradients of repeated items before summing them; if no batch repeats
 the same steps.
 
 A step is then timed for tables of 10,000 to 1,000,000 items: the time depends on the items in a
-batch with `lazy=True`, on the vocabulary with the other two. This requires reading the table with
-`tf.gather` from its variable, as `GatheredEmbedding` does: keras.layers.Embedding reads the whole
-table, which TensorFlow copies on such a read after rows have been written in place (not with
-`jit_compile=True`, which reads only the rows). The time of `lazy=True` with Keras's own layer is
-shown as well.
+batch with `lazy=True`, on the vocabulary with the other two.
 """
 
 import os
@@ -51,22 +47,6 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 COLOURS = {LAZY: RMSPROP, DENSE: OTHER, KERAS: PEER}
 
-
-class GatheredEmbedding(keras.layers.Embedding):
-    """An embedding whose forward pass reads only the rows that it needs."""
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Return the rows of the ids."""
-        # Gather from the variable; its value would be the whole table.
-        return tf.gather(self.embeddings.value, inputs)
-
-
-# The timed pairs of optimizer and layer.
-PLAIN = f"{LAZY}, Keras's layer"
-TIMED_PAIRS: dict[str, tuple[str, type[keras.layers.Embedding]]] = {
-    **{name: (name, GatheredEmbedding) for name in OPTIMIZERS},
-    PLAIN: (LAZY, keras.layers.Embedding),
-}
 
 # Vocabulary and steps of the comparison of weights, vocabularies of the timing.
 TRAINED, STEPS = 10_000, 200
@@ -119,13 +99,8 @@ def priced(ids: NDArray[Any], vocabulary: int) -> list[Batch]:
 class Training:
     """A model of `vocabulary` items, always with the same initial weights, and its optimizer."""
 
-    def __init__(
-        self,
-        vocabulary: int,
-        optimizer: Any,
-        layer: type[keras.layers.Embedding] = GatheredEmbedding,
-    ) -> None:
-        self.table = layer(
+    def __init__(self, vocabulary: int, optimizer: Any) -> None:
+        self.table = keras.layers.Embedding(
             vocabulary, WIDTH, embeddings_initializer=keras.initializers.RandomUniform(seed=0)
         )
         head = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=0))
@@ -184,10 +159,9 @@ def compare(vocabulary: int, batches: list[Batch], names: Iterable[str]) -> Comp
     )
 
 
-def milliseconds(vocabulary: int, pair: str, seconds: float) -> float:
+def milliseconds(vocabulary: int, name: str, seconds: float) -> float:
     """Return the median time of a step, including forward and backward pass."""
-    name, layer = TIMED_PAIRS[pair]
-    training = Training(vocabulary, OPTIMIZERS[name](), layer)
+    training = Training(vocabulary, OPTIMIZERS[name]())
     batches = itertools.cycle(zipf_batches(vocabulary, 8))
     for _ in range(WARM_UP):
         training.step(next(batches))
@@ -227,9 +201,9 @@ def main(report: Report) -> None:
     check_weights(report, zipf, even)
 
     timed, seconds = (QUICK_TIMED, QUICK_SECONDS) if report.quick else (TIMED, SECONDS)
-    times: dict[str, list[float]] = {pair: [] for pair in TIMED_PAIRS}
-    for size, pair in report.track(list(itertools.product(timed, times)), "taking the times"):
-        times[pair].append(milliseconds(size, pair, seconds))
+    times: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
+    for size, name in report.track(list(itertools.product(timed, times)), "taking the times"):
+        times[name].append(milliseconds(size, name, seconds))
     report.table(
         "Milliseconds per step, median",
         ["optimizer", *(f"{size:,}" for size in timed)],
@@ -275,9 +249,8 @@ def draw(
     """Draw the times by vocabulary, and the differences by step."""
     figure, (speed, weights) = plt.subplots(1, 2, figsize=(11, 4.8))
     figure.suptitle("Embeddings: the dense rule's weights at the cost of the rows touched")
-    for pair, row in times.items():
-        style = "o:" if pair == PLAIN else "o-"
-        speed.loglog(timed, row, style, color=COLOURS[TIMED_PAIRS[pair][0]], label=pair)
+    for name, row in times.items():
+        speed.loglog(timed, row, "o-", color=COLOURS[name], label=name)
     speed.set(
         title=f"A step with {BASKETS * ITEMS:,} items in the batch, {WIDTH} wide",
         xlabel="vocabulary (rows of the table)",

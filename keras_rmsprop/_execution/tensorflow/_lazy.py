@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_rmsprop._execution.tensorflow._rows import Rows, is_sparse, sum_rows
+from keras_rmsprop._execution.tensorflow._table_access import gather_rows
 from keras_rmsprop._execution.tensorflow._values import tf_variable
 from keras_rmsprop._math._lazy import ROW_FIELDS, Progress, catch_up, count
 from keras_rmsprop._math._rule import Coefficients, Form, Parameter
@@ -91,4 +92,4 @@ def _read_rows(owner: Any, ids: tf.Tensor | None) -> tf.Tensor | None:
     """Read a whole variable, or only the rows with these ids."""
     if owner is None:
         return None
-    return tf.convert_to_tensor(owner) if ids is None else tf.gather(tf_variable(owner), ids)
+    return tf.convert_to_tensor(owner) if ids is None else gather_rows(tf_variable(owner), ids)

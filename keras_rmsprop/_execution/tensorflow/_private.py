@@ -129,14 +129,15 @@ class Caller:
     def __init__(self, concrete: Any) -> None:
         self._concrete = concrete
         self._captured = concrete.captured_inputs
+        self._results = len(concrete.outputs)
         self._function = getattr(concrete, "_inference_function", None)
         if self._function is None:
             _missing("_inference_function", "programs are called as any concrete function is")
 
     def __call__(
         self, given: list[tf.Tensor], variables: list[tf.Variable], handles: list[tf.Tensor]
-    ) -> None:
-        """Call the function.
+    ) -> list[tf.Tensor]:
+        """Call the function and return its results in a flat list.
 
         Args:
             given: its tensor arguments.
@@ -145,13 +146,17 @@ class Caller:
         """
         function = self._function
         if function is None or _context is None:
-            self._concrete(given, variables)
-            return
+            results: list[tf.Tensor] = tf.nest.flatten(
+                self._concrete(*given) if not variables else self._concrete(given, variables)
+            )
+            return results
+        arguments = [*given, *handles, *self._captured]
         if tf.executing_eagerly():
             # Without the checks of each argument against the function's definition.
-            _context.context().call_function(function.name, [*given, *handles, *self._captured], 0)
+            results = _context.context().call_function(function.name, arguments, self._results)
         else:
-            function.call_flat(*given, *handles, *self._captured)
+            results = function.call_flat(*arguments)
+        return results
 
 
 def is_on_default_device() -> bool:

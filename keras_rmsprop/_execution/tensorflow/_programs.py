@@ -18,6 +18,11 @@ from keras_rmsprop._execution import _compilation
 from keras_rmsprop._execution._compilation import FLOATING_DTYPES
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.tensorflow._changes import StepVariables, changes_of_step
+from keras_rmsprop._execution.tensorflow._devices import (
+    NOT_COMPILABLE,
+    default_device,
+    has_xla,
+)
 from keras_rmsprop._execution.tensorflow._private import (
     Caller,
     EagerTensor,
@@ -50,15 +55,6 @@ CAPACITY = 32
 # Zeros that stand in for missing gradients are cached up to this number of elements.
 KEPT_ZEROS = 2**16
 
-# The errors that TensorFlow raises if XLA does not support a graph, a dtype or a device.
-_NOT_COMPILABLE = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.UnimplementedError,
-    tf.errors.NotFoundError,
-    tf.errors.InternalError,
-    tf.errors.FailedPreconditionError,
-)
-
 
 class _ProgramInputs:
     """An optimizer's variables as arguments of compiled programs, and the programs it uses."""
@@ -74,7 +70,7 @@ class _ProgramInputs:
             _log.debug("%s runs op by op: %s", step.name, error.message)
             return
         # None for the default device, so that a graph can be exported to another machine.
-        self.device = None if device == _default_device() else device
+        self.device = None if device == default_device() else device
         state = tf.nest.map_structure(
             lambda v: None if v is None else tf_variable(v), StepVariables.of(step)
         )
@@ -233,7 +229,7 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
         _remember(inputs.programs, key, None)
         _log.debug("%s runs op by op: %s", step.name, error)
         return False
-    except _NOT_COMPILABLE as error:
+    except NOT_COMPILABLE as error:
         if not key.xla:
             raise
         # XLA compiles before it runs anything, so the variables are unchanged.
@@ -410,24 +406,6 @@ def _placement(step: Step) -> str:
     if len(devices) > 1:
         raise tf.errors.UnimplementedError(None, None, f"its variables are on {sorted(devices)}")
     device = devices.pop()
-    if not _has_xla(device):
+    if not has_xla(device):
         raise tf.errors.UnimplementedError(None, None, f"there is no XLA compiler for {device}")
     return device
-
-
-@functools.cache
-def _default_device() -> str:
-    """Return the device on which ops run by default."""
-    with tf.init_scope(), tf.device(None):
-        return tf.zeros(()).device
-
-
-@functools.cache
-def _has_xla(device: str) -> bool:
-    """Whether XLA can compile for the device; a step in a graph would fail only when it runs."""
-    try:
-        with tf.device(device):
-            tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
-    except _NOT_COMPILABLE:
-        return False
-    return True

@@ -18,6 +18,7 @@ from keras_rmsprop._execution.tensorflow._rows import (
     is_sparse,
     shape_of_rows,
 )
+from keras_rmsprop._execution.tensorflow._table_access import gather_rows, scatter_rows
 from keras_rmsprop._private import in_stateless_scope
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
@@ -88,7 +89,7 @@ class _Target(NamedTuple):
         """Return the current value; a tensor does not change when the variable does."""
         variable = tf_variable(self.variable)
         if self.ids is not None:
-            return tf.IndexedSlices(tf.gather(variable, self.ids), self.ids)
+            return tf.IndexedSlices(gather_rows(variable, self.ids), self.ids)
         if is_distributed(variable):
             return variable.read_value()
         return read_variable_op(variable.handle, variable.dtype)
@@ -138,7 +139,7 @@ def tf_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
 def assign(variable: keras.Variable | tf.Variable, value: tf.Tensor | tf.IndexedSlices) -> None:
     """Assign a value, or rows in place; equal ids must have equal rows."""
     if is_sparse(value):
-        tf_variable(variable).scatter_update(value)
+        scatter_rows(tf_variable(variable), value)
     else:
         variable.assign(value)
 

@@ -49,7 +49,7 @@ def test_nothing_is_compiled_under_op_determinism(float64):
 @pytest.fixture
 def without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the placement check find no compiler, as on a device without one."""
-    monkeypatch.setattr(_programs, "_has_xla", lambda _: False)
+    monkeypatch.setattr(_programs, "has_xla", lambda _: False)
 
 
 def test_a_step_that_cannot_be_compiled_runs_op_by_op_and_logs_once(float64, without_xla, caplog):
