@@ -1,15 +1,21 @@
-"""Are the rows of large tables read and written without copies, and the same to the bit?"""
+"""Test that rows of large tables are read and written without copies, with the same results."""
 
 from collections.abc import Iterator
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_rmsprop
-from keras_rmsprop._execution.tensorflow import _table_access
+from tests.conftest import BACKEND
 from tests.tools.rows import COMPILED, MODES
+
+if BACKEND != "tensorflow":
+    pytest.skip(f"tests TensorFlow, not {BACKEND}", allow_module_level=True)
+
+import tensorflow as tf
+
+from keras_rmsprop._execution.tensorflow import _table_access
 
 ROWS, WIDTH = 300, 2
 
