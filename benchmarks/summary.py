@@ -75,8 +75,8 @@ TABLES: tuple[tuple[str, dict[str, str], list[Row]], ...] = (
             Row("eager", "tensorflow/embeddings/eager/1,024 ids/*"),
             Row("`tf.function`", "tensorflow/embeddings/graph/1,024 ids/*"),
             Row("XLA", "tensorflow/embeddings/xla/1,024 ids/*"),
-            Row("`fit`, `keras.layers.Embedding`", "tensorflow/embeddings/fit/1,024 ids/*"),
-            Row("the same, changing batches", "tensorflow/embeddings/fit/700 to 1,100 ids/*"),
+            Row("training, `keras.layers.Embedding`", "tensorflow/embeddings/training/1,024 ids/*"),
+            Row("the same, changing batches", "tensorflow/embeddings/training/700 to 1,100 ids/*"),
         ],
     ),
     (

@@ -46,7 +46,9 @@ class Optimizer(Protocol):
     def _settle(self, position: int) -> None: ...
 
 
-def assign(optimizer: Optimizer, name: str, value: Any, store: Callable[[Any], None]) -> None:
+def assign_setting(
+    optimizer: Optimizer, name: str, value: Any, store: Callable[[Any], None]
+) -> None:
     """Assign a hyperparameter of the optimizer.
 
     Args:

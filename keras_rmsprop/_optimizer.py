@@ -784,7 +784,7 @@ class RMSprop(keras.optimizers.Optimizer):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _validation.HYPERPARAMETERS:
             store = functools.partial(super().__setattr__, name)
-            _assignment.assign(self, name, value, store)
+            _assignment.assign_setting(self, name, value, store)
             return
         if name == "learning_rate":
             value = _validation.checked_assigned_learning_rate(value, self._learning_rate)
