@@ -329,15 +329,15 @@ class RMSprop(keras.optimizers.Optimizer):
             self._model_variables_moving_average if self.use_ema else [],
         )
         group_numbers = None
-        passed = engine.TRACED_VARIABLES
-        if rates is not None and passed is not None and not self._computes_settings:
+        traced = engine.TRACED_VARIABLES
+        if rates is not None and traced is not None and not self._computes_settings:
             numbers = _plan.numbers_of(self, list(self._own_groups().values()))
             group_numbers = _building.group_numbers(
                 self,
                 variables,
                 _plan.table_of(numbers),
                 self._roster.group_numbers,
-                is_tracked=passed == "passed",
+                is_tracked=traced == "passed",
             )
         self._roster = Roster(parameters, progress, counters, members, group_numbers)
         self._derived = None
@@ -601,7 +601,7 @@ class RMSprop(keras.optimizers.Optimizer):
         kind is `square_average`, `gradient_average`, `momentum`, `accumulator` or `average`; with
         `lazy=True` also its counts. A subclass's own variables have the names that they were
         added with, prefixed by their weight's path if they were added for one. Unlike files, the
-        dict does not record the options that change the derived of the arrays (`lr_in_momentum`,
+        dict does not record the options that change the meaning of the arrays (`lr_in_momentum`,
         `gradient_accumulation_steps`).
         """
         return _state.to_dict(_state.state_of(self._parts()))
@@ -680,8 +680,8 @@ class RMSprop(keras.optimizers.Optimizer):
 
         Numbers act at the next step, also in functions that have been traced, such as that of
         `fit`; so do the optimizer's own `rho`, `momentum`, `epsilon`, `l2` and `weight_decay` if
-        there are groups. What switches an operation on or off (such as `l2` from 0) acts in such
-        functions once they are traced again, which a warning says.
+        there are groups. What switches an operation on (such as `l2` from 0) acts in such functions
+        once they are traced again, which a warning says.
         """
         # A subclass may have an attribute of this name.
         held: Groups = self.__dict__["groups"] if "groups" in self.__dict__ else self._own_groups()
@@ -843,7 +843,7 @@ class RMSprop(keras.optimizers.Optimizer):
             variables=self._variables,
             entries=self._ledger.entries,
             gate=self._gate,
-            steps_in_graphs=engine.STEPS_IN_GRAPHS,
+            steps_in_graphs=engine.TRACED_VARIABLES == "captured",
         )
 
     def _load(self, state: _state.State) -> None:

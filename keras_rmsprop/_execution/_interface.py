@@ -84,10 +84,9 @@ class Engine(Protocol):
 
     # Whether a gradient can be sparse: some rows of a table and their ids.
     SPARSE_GRADIENTS: bool
-    # Whether a step inside a graph can change variables without running Python.
-    STEPS_IN_GRAPHS: bool
-    # How a traced function sees changes of variables: those that it read ("captured"), or those in
-    # `optimizer.variables`, which are passed to it ("passed"). None if steps are not traced.
+    # How a traced function sees changes of variables: those that it read ("captured"), which it can
+    # also change without running Python, or those in `optimizer.variables`, which are passed to it
+    # ("passed"). None if steps are not traced.
     TRACED_VARIABLES: Literal["captured", "passed", None]
 
     def run(self, step: Step, gradients: Sequence[Tensor | None], /) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from keras_rmsprop import RMSprop
 from keras_rmsprop._settings._groups import OF_A_GROUP
 from keras_rmsprop.reference import Reference
 from tests.conftest import BACKEND
+from tests.tools.traced import traced_step
 from yardsticks.agreement import (
     RANKS,
     TOLERANCE,
@@ -219,31 +220,12 @@ def test_an_epsilon_of_zero_assigned_after_tracing_divides_by_no_zero() -> None:
     weight = keras.Variable([1.0, 2.0], name="w")
     optimizer = RMSprop(0.1, groups={"w": {"epsilon": 1e-3}})
     optimizer.build([weight])
-    step = compiled(optimizer, weight)
+    step = traced_step(optimizer, weight)
     step(np.array([1.0, 0.0], "float32"))
     optimizer.groups["w"].epsilon = 0.0
     step(np.array([1.0, 0.0], "float32"))
     first, second = 0.1 / np.sqrt(0.1 + 1e-3), 0.1 / np.sqrt(0.19)
     np.testing.assert_allclose(weight.numpy(), [1.0 - first - second, 2.0], rtol=1e-6)
-
-
-def compiled(optimizer: RMSprop, weight: keras.Variable) -> Callable[[Any], None]:
-    """Return a user's compiled function that makes a step with a gradient."""
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(lambda g: optimizer.apply([g], [weight]))
-    import jax
-
-    stateless = jax.jit(lambda g, state, w: optimizer.stateless_apply(state, [g], w))
-
-    def step(gradient: Any) -> None:
-        state = [v.value for v in optimizer.variables]
-        weights, state = stateless(gradient, state, [weight.value])
-        for variable, value in zip([weight, *optimizer.variables], [*weights, *state], strict=True):
-            variable.assign(value)
-
-    return step
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="no function is traced on torch")
@@ -252,7 +234,7 @@ def test_an_operation_can_be_switched_off_and_on_again_after_tracing(name: str) 
     weight = keras.Variable([1.0], name="w")
     optimizer = RMSprop(0.1, rho=0.0, epsilon=0.0, groups={"w": {name: 0.5}})
     optimizer.build([weight])
-    step = compiled(optimizer, weight)
+    step = traced_step(optimizer, weight)
     gradient = np.array([2.0], "float32")
     steps = []
     with warnings.catch_warnings():
@@ -282,7 +264,7 @@ def test_a_setting_that_a_subclass_computes_warns_after_tracing() -> None:
     weight = keras.Variable([1.0], name="w")
     optimizer = Computes(0.1, groups={"w": {}})
     optimizer.build([weight])
-    compiled(optimizer, weight)(np.array([2.0], "float32"))
+    traced_step(optimizer, weight)(np.array([2.0], "float32"))
     with pytest.warns(UserWarning, match="The new `epsilon` does not act yet"):
         optimizer.groups["w"].epsilon = 100.0
 
@@ -292,13 +274,13 @@ def test_functions_traced_before_groups_are_added_are_warned_of() -> None:
     weights = [keras.Variable([1.0], name=name) for name in "ab"]
     optimizer = RMSprop(0.1, groups={"a": {}})
     optimizer.build(weights)
-    step = compiled(optimizer, weights[0])
+    step = traced_step(optimizer, weights[0])
     step(np.array([2.0], "float32"))
     with pytest.warns(UserWarning, match="go on with the groups that there were"):
         optimizer.add_variables(weights, groups={"b": {"rho": 0.5}})
     with pytest.warns(UserWarning, match="The new `learning_rate` does not act yet"):
         optimizer.groups["a"].learning_rate = 0.0
-    compiled(optimizer, weights[0])(np.array([2.0], "float32"))
+    traced_step(optimizer, weights[0])(np.array([2.0], "float32"))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         optimizer.groups["a"].learning_rate = 0.5
@@ -327,7 +309,7 @@ def test_state_that_is_copied_variable_by_variable_leaves_the_numbers_of_the_set
     if BACKEND == "torch":
         second.apply([ops.full((1,), 2.0)], [weight])
     else:
-        compiled(second, weight)(np.array([2.0], "float32"))
+        traced_step(second, weight)(np.array([2.0], "float32"))
     # With rho 0 the root is the gradient's size.
     np.testing.assert_allclose(weight.numpy(), [0.9], rtol=1e-6)
     assert second.groups["w"].rho == 0.0
@@ -347,7 +329,7 @@ def test_a_checkpoint_of_tensorflow_leaves_the_numbers_of_the_settings(tmp_path:
     path = tf.train.Checkpoint(optimizer=saved).save(tmp_path / "checkpoint")
     weight, optimizer = made(0.0)
     tf.train.Checkpoint(optimizer=optimizer).restore(path).assert_consumed()
-    compiled(optimizer, weight)(np.array([2.0], "float32"))
+    traced_step(optimizer, weight)(np.array([2.0], "float32"))
     np.testing.assert_allclose(weight.numpy(), [0.9], rtol=1e-6)
 
 

@@ -10,6 +10,7 @@ from keras import ops
 from keras_rmsprop import RMSprop
 from keras_rmsprop.reference import Reference
 from tests.optimizer.scenarios.subclasses import counting
+from tests.tools.traced import traced_step
 
 START = [np.array([1.0, -2.0, 3.0]), np.array([[0.5, 0.25]])]
 BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "square_overflows": 1e200}
@@ -161,7 +162,7 @@ def test_a_call_without_effect_leaves_the_variables_of_a_subclass(
     variable = keras.Variable([1.0, 2.0])
     optimizer = counting(RMSprop)(0.1, **options)
     optimizer.build([variable])
-    call = _traced(optimizer, variable) if traced else _eager(optimizer, variable)
+    call = traced_step(optimizer, variable) if traced else _eager(optimizer, variable)
     effects = [True, False, True] if "skip_nonfinite" in options else [False, True, False]
     for t, has_effect in enumerate(effects):
         before = [int(optimizer.updates), *values([variable])]
@@ -173,24 +174,3 @@ def test_a_call_without_effect_leaves_the_variables_of_a_subclass(
 
 def _eager(optimizer: Any, variable: Any) -> Any:
     return lambda gradient: optimizer.apply([gradient], [variable])
-
-
-def _traced(optimizer: Any, variable: Any) -> Any:
-    """A call of `apply` that is traced, where the backend traces."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(_eager(optimizer, variable), autograph=False)
-    if keras.backend.backend() == "torch":
-        return _eager(optimizer, variable)
-    import jax
-
-    step = jax.jit(lambda state, g, weights: optimizer.stateless_apply(state, [g], weights))
-
-    def call(gradient: Any) -> None:
-        state = [v.value for v in optimizer.variables]
-        weights, state = step(state, gradient, [variable.value])
-        for owner, value in zip([variable, *optimizer.variables], [*weights, *state], strict=True):
-            owner.assign(value)
-
-    return call

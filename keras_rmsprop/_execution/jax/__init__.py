@@ -15,7 +15,6 @@ from keras_rmsprop._execution.jax._values import copy, dense, is_traced, read, s
 
 __all__ = [
     "SPARSE_GRADIENTS",
-    "STEPS_IN_GRAPHS",
     "TRACED_VARIABLES",
     "copy",
     "dense",
@@ -32,7 +31,6 @@ __all__ = [
 ]
 
 SPARSE_GRADIENTS = False
-STEPS_IN_GRAPHS = False
 TRACED_VARIABLES: Literal["captured", "passed", None] = "passed"
 
 _derivatives.install()

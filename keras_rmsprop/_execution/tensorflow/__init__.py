@@ -19,7 +19,6 @@ from keras_rmsprop._execution.tensorflow._values import (
 
 __all__ = [
     "SPARSE_GRADIENTS",
-    "STEPS_IN_GRAPHS",
     "TRACED_VARIABLES",
     "copy",
     "dense",
@@ -36,7 +35,6 @@ __all__ = [
 ]
 
 SPARSE_GRADIENTS = True
-STEPS_IN_GRAPHS = True
 TRACED_VARIABLES: Literal["captured", "passed", None] = "captured"
 is_capturing_python = _interface.is_capturing_python
 # AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing: the

@@ -146,9 +146,7 @@ class Caller:
         """
         function = self._function
         if function is None or _context is None:
-            results: list[tf.Tensor] = tf.nest.flatten(
-                self._concrete(*given) if not variables else self._concrete(given, variables)
-            )
+            results: list[tf.Tensor] = tf.nest.flatten(self._concrete(given, variables))
             return results
         arguments = [*given, *handles, *self._captured]
         if tf.executing_eagerly():

@@ -32,7 +32,7 @@ def gather_rows(variable: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
     if not _is_large(variable):
         return tf.gather(variable, ids)
     function = _compiled(_gather, variable.dtype, ids.dtype)
-    (rows,) = _call(function, variable, [_padded(ids, variable.shape[0], tf.size(ids))])
+    (rows,) = _call(function, variable, [_padded(ids, variable.shape[0], _missing(ids))])
     rows.set_shape([None, *variable.shape[1:]])
     return rows[: tf.size(ids)]
 
@@ -44,8 +44,9 @@ def scatter_rows(variable: tf.Variable, slices: tf.IndexedSlices) -> None:
         return
     ids, values = slices.indices, slices.values
     function = _compiled(_scatter, variable.dtype, ids.dtype)
-    count = tf.size(ids)
-    _call(function, variable, [_padded(ids, variable.shape[0], count), _padded(values, 0, count)])
+    missing = _missing(ids)
+    given = [_padded(ids, variable.shape[0], missing), _padded(values, 0, missing)]
+    _call(function, variable, given)
 
 
 def _is_large(variable: tf.Variable) -> bool:
@@ -58,19 +59,25 @@ def _is_large(variable: tf.Variable) -> bool:
     )
 
 
-def _padded(tensor: tf.Tensor, value: int, count: tf.Tensor) -> tf.Tensor:
-    """Append rows of a value to `count` rows, up to the next size of `SIZES`."""
-    sizes = tf.constant(SIZES)
-    missing = tf.reduce_min(tf.where(sizes >= count, sizes, sizes[-1])) - count
+def _missing(ids: tf.Tensor) -> tf.Tensor:
+    """Return how many ids are missing to the next size of `SIZES`."""
+    count, sizes = tf.size(ids), tf.constant(SIZES)
+    return tf.reduce_min(tf.where(sizes >= count, sizes, sizes[-1])) - count
+
+
+def _padded(tensor: tf.Tensor, value: int, missing: tf.Tensor) -> tf.Tensor:
+    """Append the missing rows, filled with a value."""
     paddings = [[0, missing]] + [[0, 0]] * (len(tensor.shape) - 1)
     return tf.pad(tensor, paddings, constant_values=tf.cast(value, tensor.dtype))
 
 
-def _gather(variable: tf.Tensor, ids: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+def _gather(arguments: list[tf.Tensor], _: list[Any], dtype: tf.DType) -> tf.Tensor:
+    variable, ids = arguments
     return tf.raw_ops.ResourceGather(resource=variable, indices=ids, dtype=dtype)
 
 
-def _scatter(variable: tf.Tensor, ids: tf.Tensor, values: tf.Tensor) -> None:
+def _scatter(arguments: list[tf.Tensor], _: list[Any]) -> None:
+    variable, ids, values = arguments
     tf.raw_ops.ResourceScatterUpdate(resource=variable, indices=ids, updates=values)
 
 
@@ -87,7 +94,7 @@ def _compiled(function: Callable[..., Any], dtype: tf.DType, id_dtype: tf.DType)
         specs.append(tf.TensorSpec(None, dtype))
     compiled = tf.function(function, jit_compile=True, autograph=False)
     with tf.init_scope(), tf.device(None):
-        return Caller(compiled.get_concrete_function(*specs))
+        return Caller(compiled.get_concrete_function(specs, []))
 
 
 def _call(function: Caller, variable: tf.Variable, given: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -17,7 +17,6 @@ from keras_rmsprop._execution.torch._values import copy, dense, read, write
 
 __all__ = [
     "SPARSE_GRADIENTS",
-    "STEPS_IN_GRAPHS",
     "TRACED_VARIABLES",
     "copy",
     "dense",
@@ -34,6 +33,5 @@ __all__ = [
 ]
 
 SPARSE_GRADIENTS = False
-STEPS_IN_GRAPHS = False
 TRACED_VARIABLES: Literal["captured", "passed", None] = None
 is_capturing_python = torch.compiler.is_compiling
