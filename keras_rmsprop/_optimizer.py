@@ -485,32 +485,22 @@ class RMSprop(keras.optimizers.Optimizer):
                 number or shape, or if a variable is unknown or occurs twice. Nothing has changed
                 then.
         """
-        # Dispatch on the type: asking a TensorFlow tensor for its shape takes a microsecond.
-        gradients = [
-            _gradients.as_tensor(g) if type(g) in _gradients.PYTHON_TYPES else g for g in grads
-        ]
-        if not gradients:
-            return
-        if self._overrides(*_subclasses.KERAS_STAGES):
-            self._apply_as_keras(gradients, trainable_variables)
-            return
-        positions = self._positions_of(gradients, trainable_variables)
-        aligned: list[Tensor | None] = [None] * len(self._roster.parameters)
-        for gradient, position in zip(gradients, positions, strict=True):
-            aligned[position] = gradient
-        # Keras's own list is tracked, which makes every access several times slower.
-        variables = self._roster.weights
-        if any(gradient is None for gradient in gradients):
-            # Gives Keras's own warning about variables without a gradient.
-            self._filter_empty_gradients(gradients, [variables[i] for i in positions])
-        for i in self._roster.fixed:
-            aligned[i] = None
-        for i, (gradient, variable) in enumerate(zip(aligned, variables, strict=True)):
-            # The engine handles rows, depending on how the step runs.
-            if gradient is not None and not engine.is_sparse(gradient):
-                aligned[i] = engine.dense(gradient, variable)
+        is_plain = not self._overrides(*_subclasses.METHODS)
+        if is_plain and self._are_ready(grads, trainable_variables):
+            aligned = list(grads)
+        else:
+            # Dispatch on the type: asking a TensorFlow tensor for its shape takes a microsecond.
+            gradients = [
+                _gradients.as_tensor(g) if type(g) in _gradients.PYTHON_TYPES else g for g in grads
+            ]
+            if not gradients:
+                return
+            if self._overrides(*_subclasses.KERAS_STAGES):
+                self._apply_as_keras(gradients, trainable_variables)
+                return
+            aligned = self._aligned(gradients, trainable_variables)
         with contextlib.nullcontext() if engine.is_capturing_python() else self._gate.step():
-            engine.run(self._next_step(), aligned)
+            engine.run(self._next_step(is_plain), aligned)
 
     def _apply_as_keras(
         self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
@@ -856,11 +846,15 @@ class RMSprop(keras.optimizers.Optimizer):
         if words is not None:
             warnings.warn(words, stacklevel=3)
 
-    def _derive(self) -> _plan.Derived:
-        """Return the plan and numbers of the current settings, cached until one changes."""
+    def _derive(self, is_plain: bool = False) -> _plan.Derived:
+        """Return the plan and numbers of the current settings, cached until one changes.
+
+        Args:
+            is_plain: whether it is known that no method that takes part in a step is overridden.
+        """
         if (
             self._computes_settings
-            or self._overrides("_use_weight_decay")
+            or (not is_plain and self._overrides("_use_weight_decay"))
             # A captured step must depend on the settings, not on a cached result.
             or engine.is_capturing_python()
         ):
@@ -876,25 +870,25 @@ class RMSprop(keras.optimizers.Optimizer):
             self._derived = derived
         return derived
 
-    def _next_step(self) -> Step:
-        """Return all that the engine needs for the next step."""
-        derived = self._derive()
-        return Step(
-            plan=derived.plan(),
-            numbers=_assignment.numbers_in_trace(self, derived.numbers),
-            roster=self._roster,
-            rate=self._rate(),
-            hook=_subclasses.hook_of(self, RMSprop, self._roster, derived.plan().decayed),
-            jit_compile=self.jit_compile,
-            name=self.name,
-        )
+    def _next_step(self, is_plain: bool = False) -> Step:
+        """Return all that the engine needs for the next step.
+
+        Args:
+            is_plain: whether it is known that no method that takes part in a step is overridden.
+        """
+        derived, roster = self._derive(is_plain), self._roster
+        plan = derived.plan()
+        numbers = _assignment.numbers_in_trace(self, derived.numbers)
+        if is_plain:
+            rate, hook = Rate(self._next_learning_rate, self._learning_rate, False), None
+        else:
+            rate, hook = self._rate(), _subclasses.hook_of(self, RMSprop, roster, plan.decayed)
+        return Step(plan, numbers, roster, rate, hook, self.jit_compile, self.name)
 
     def _rate(self) -> Rate:
         """Return the source of the next step's learning rate."""
         return Rate(
-            self._next_learning_rate,
-            self._learning_rate,
-            self._overrides("learning_rate", "_get_current_learning_rate"),
+            self._next_learning_rate, self._learning_rate, self._overrides(*_subclasses.RATES)
         )
 
     def _next_learning_rate(self) -> Any:
@@ -914,6 +908,42 @@ class RMSprop(keras.optimizers.Optimizer):
     def _overwrite_variable_with_gradient(self, variable: Any) -> bool:
         """Whether a variable needs no slots (called by Keras's `build`)."""
         return is_overwritten(variable) or is_fixed(variable)
+
+    def _are_ready(self, gradients: Any, variables: Any) -> bool:
+        """Whether a step can take these gradients as they are, so that nothing needs a closer look.
+
+        This is the usual case, checked without Python code for each variable.
+        """
+        roster = self._roster
+        return (
+            self.built
+            and not engine.is_capturing_python()
+            and not roster.fixed
+            and isinstance(gradients, (list, tuple))
+            and (variables is None or (isinstance(variables, list) and roster.matches(variables)))
+            and engine.are_ready(gradients, roster.shapes)
+        )
+
+    def _aligned(
+        self, gradients: Sequence[Tensor | None], variables: Iterable[keras.Variable] | None
+    ) -> list[Tensor | None]:
+        """Check gradients, and return a dense or sparse one or None for each built variable."""
+        positions = self._positions_of(gradients, variables)
+        aligned: list[Tensor | None] = [None] * len(self._roster.parameters)
+        for gradient, position in zip(gradients, positions, strict=True):
+            aligned[position] = gradient
+        # Keras's own list is tracked, which makes every access several times slower.
+        weights = self._roster.weights
+        if any(gradient is None for gradient in gradients):
+            # Gives Keras's own warning about variables without a gradient.
+            self._filter_empty_gradients(gradients, [weights[i] for i in positions])
+        for i in self._roster.fixed:
+            aligned[i] = None
+        for i, (gradient, variable) in enumerate(zip(aligned, weights, strict=True)):
+            # The engine handles rows, depending on how the step runs.
+            if gradient is not None and not engine.is_sparse(gradient):
+                aligned[i] = engine.dense(gradient, variable)
+        return aligned
 
     def _positions_of(
         self, gradients: Sequence[Tensor | None], variables: Iterable[keras.Variable] | None

@@ -28,6 +28,12 @@ KERAS_STAGES = (
 # Methods whose overrides run once per variable and step.
 HOOKS = ("update_step", "assign", "assign_sub")
 
+# Methods that give the learning rate.
+RATES = ("learning_rate", "_get_current_learning_rate")
+
+# All methods that take part in a step.
+METHODS = (*KERAS_STAGES, *HOOKS, *RATES, "_use_weight_decay")
+
 
 def check_names(optimizer: Any, base: type) -> None:
     """Refuse methods of a subclass that have the name of a setting, which would hide them.

@@ -31,6 +31,7 @@ TENSORFLOW = [
     "_datatype_enum",
     "GraphOrParentsInXlaContext",
     "__internal__",
+    "autograph_info__",
 ]
 
 # Hides a module or an attribute from the package only, trains in several ways, and prints how often

@@ -92,6 +92,12 @@ class Engine(Protocol):
     def run(self, step: Step, gradients: Sequence[Tensor | None], /) -> None:
         """Make one step; `gradients` has one entry per variable of the roster."""
 
+    def are_ready(self, gradients: Sequence[Any], shapes: list[tuple[int, ...]], /) -> bool:
+        """Whether all gradients are dense eager tensors of floating dtype and of these shapes.
+
+        False where that would take long to find out: `run` gets the gradients after a closer look.
+        """
+
     def read(self, variable: Any, /) -> Tensor:
         """Return the variable's current value; on torch, a tensor that shares its memory."""
 

@@ -141,7 +141,15 @@ def plan_of(
 
 
 def _constraints(roster: Roster) -> tuple[Any, ...]:
-    return tuple([getattr(v, "constraint", None) for v in roster.weights])
+    try:
+        return tuple(map(_get_constraint, roster.weights))
+    except AttributeError:
+        # A raw backend variable has none.
+        return tuple([getattr(v, "constraint", None) for v in roster.weights])
+
+
+# In C, as each step asks all variables.
+_get_constraint = operator.attrgetter("constraint")
 
 
 class Derived:

@@ -11,11 +11,20 @@ from keras_rmsprop._execution._interface import (
 )
 from keras_rmsprop._execution.jax import _derivatives
 from keras_rmsprop._execution.jax._engine import run
-from keras_rmsprop._execution.jax._values import copy, dense, is_traced, read, shape_of, write
+from keras_rmsprop._execution.jax._values import (
+    are_ready,
+    copy,
+    dense,
+    is_traced,
+    read,
+    shape_of,
+    write,
+)
 
 __all__ = [
     "SPARSE_GRADIENTS",
     "TRACED_VARIABLES",
+    "are_ready",
     "copy",
     "dense",
     "do_not_convert",

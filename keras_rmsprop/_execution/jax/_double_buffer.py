@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import keras
 import numpy as np
 from jax import numpy as jnp
 
@@ -45,7 +46,6 @@ from keras_rmsprop._execution.jax._values import (
     write,
 )
 from keras_rmsprop._math import _step
-from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._roster import Roster
 
 _log = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ class _DoubleBuffer:
         self.not_traceable: str | None = None
         # The counter's array after the last step, if it is known to be above zero.
         self.calls: jax.Array | None = None
+        self._numbers: _step.Numbers | None = None
+        self._packed: Any = None
 
     def fits(self, plan: _step.Plan, without_gradient: tuple[int, ...]) -> bool:
         """Whether a step has the same options."""
@@ -104,6 +106,16 @@ class _DoubleBuffer:
     def of_reused(self, all_of: list[Any]) -> list[Any]:
         """Select, from all variables or their arrays, those whose memory is reused."""
         return self.of_changed(all_of)[: self.reused]
+
+    def packed(self, numbers: _step.Numbers) -> jax.Array:
+        """Return the numbers as one array, the same one until one of them changes."""
+        dtype = widest_float()
+        if numbers != self._numbers or self._packed.dtype != dtype:
+            # A concrete array, even under an enclosing trace.
+            with jax.ensure_compile_time_eval():
+                self._packed = jnp.array(jax.tree.leaves(numbers), dtype)
+            self._numbers = numbers
+        return self._packed
 
     def spare(self, values: list[jax.Array]) -> list[jax.Array]:
         """Return the arrays to donate, one for each that is reused; empty if none are kept.
@@ -138,18 +150,26 @@ class _DoubleBuffer:
 double_buffers: "weakref.WeakKeyDictionary[Roster, _DoubleBuffer]" = weakref.WeakKeyDictionary()
 
 
-def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
+def run_compiled(step: Step, gradients: Gradients, rate: Any, scoped: bool) -> str | None:
     """Make the step as one compiled call.
+
+    Args:
+        step: the step to make.
+        gradients: a gradient or None for each variable.
+        rate: the result of `step.rate.get_next()`.
+        scoped: whether a stateless scope holds the values of the variables, as in Keras's `fit`.
 
     Returns: None, or the reason why the step cannot be compiled; nothing has changed then.
     """
-    owners, scoped = step.roster.variables, in_stateless_scope()
-    # Keras's `fit` clears the variables and keeps their values in a stateless scope.
+    owners = step.roster.variables
     values = [read(owner) for owner in owners] if scoped else snapshot(owners)
-    double_buffer = _double_buffer_of(step, gradients, values)
+    lacking = type(None) in map(type, gradients)
+    double_buffer = _double_buffer_of(step, gradients if lacking else (), values)
     if double_buffer.not_traceable is not None and step.jit_compile is not True:
         return double_buffer.not_traceable
-    flagged = sum(gradient is None for gradient in gradients) > len(double_buffer.without_gradient)
+    flagged = lacking and (
+        sum(gradient is None for gradient in gradients) > len(double_buffer.without_gradient)
+    )
     flags: list[Any] = []
     if flagged:
         gradients, flags = _with_dummies(
@@ -159,8 +179,8 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
         values,
         list(gradients),
         flags,
-        as_array(_op_by_op.tensor_of(rate, read)),
-        np.array(jax.tree.leaves(step.numbers), widest_float()),
+        as_array(_value_of(rate, scoped)),
+        double_buffer.packed(step.numbers),
     )
     compiled = compilations()
     start = time.perf_counter()
@@ -200,6 +220,13 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> str | None:
     return None
 
 
+def _value_of(rate: Any, scoped: bool) -> Any:
+    if isinstance(rate, keras.Variable) and not scoped:
+        # The property `value` would first look for a scope.
+        return rate._value
+    return _op_by_op.tensor_of(rate, read)
+
+
 def _call_donating(
     double_buffer: _DoubleBuffer, static: StaticArgument, values: list[jax.Array], *rest: Any
 ) -> list[jax.Array]:
@@ -217,15 +244,21 @@ def _call_donating(
 def _double_buffer_of(
     step: Step, gradients: Gradients, values: Sequence[jax.Array]
 ) -> _DoubleBuffer:
-    """Return the shared state of these variables' steps, new if the options have changed."""
+    """Return the shared state of these variables' steps, new if the options have changed.
+
+    Args:
+        step: the step.
+        gradients: for each variable a gradient or None; empty if none is missing.
+        values: the variables' current arrays.
+    """
     plan, weights = step.plan, step.roster.weights
-    without_gradient: tuple[int, ...] = ()
-    if any(gradient is None for gradient in gradients):
-        without_gradient = tuple(
+    without_gradient = tuple(
+        [
             i
-            for i, (g, v) in enumerate(zip(gradients, weights, strict=True))
+            for i, (g, v) in enumerate(zip(gradients, weights, strict=False))
             if g is None and _takes_no_gradient(v)
-        )
+        ]
+    )
     if any(plan.constraints):
         plan = plan._replace(constraints=tuple(c and Constraint(c) for c in plan.constraints))
     double_buffer = double_buffers.get(step.roster)

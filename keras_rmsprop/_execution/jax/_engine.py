@@ -25,7 +25,8 @@ _logged: "weakref.WeakSet[Roster]" = weakref.WeakSet()
 def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
     must_compile = step.jit_compile is True
-    if _is_traced(step, gradients) or (in_stateless_scope() and not must_compile):
+    scoped = in_stateless_scope()
+    if _is_traced(step, gradients, scoped) or (scoped and not must_compile):
         # The surrounding code decides how the step runs.
         _run_op_by_op(step, gradients, step.rate.get_next())
         return
@@ -34,7 +35,7 @@ def run(step: Step, gradients: Gradients) -> None:
         _compilation.raise_not_compilable(reason)
     rate = step.rate.get_next()
     if reason is None and (must_compile or _compiles_by_default(step, gradients)):
-        reason = run_compiled(step, gradients, rate)
+        reason = run_compiled(step, gradients, rate, scoped)
         if reason is None:
             return
         if must_compile:
@@ -45,10 +46,11 @@ def run(step: Step, gradients: Gradients) -> None:
     _run_op_by_op(step, gradients, rate)
 
 
-def _is_traced(step: Step, gradients: Gradients) -> bool:
+def _is_traced(step: Step, gradients: Gradients, scoped: bool) -> bool:
     """Whether the step is being traced, for example by a user's `jit`."""
-    given = (read(step.roster.counters.calls), *gradients)
-    return any(isinstance(x, jax.core.Tracer) for x in given)
+    calls = step.roster.counters.calls
+    types = {type(read(calls) if scoped else calls._value), *map(type, gradients)}
+    return any(issubclass(type_, jax.core.Tracer) for type_ in types)
 
 
 def _why_op_by_op(step: Step) -> str | None:
@@ -85,7 +87,7 @@ def _gains_by_compiling(roster: Roster, gradients: Gradients) -> bool:
     Op by op, a step processes only the variables with a gradient, at about eight times the cost
     of each.
     """
-    if all(gradient is not None for gradient in gradients):
+    if type(None) not in map(type, gradients):
         return True
     # Passing a small tensor costs as much as computing this many elements.
     work = [math.prod(shape) + 16384 for shape in roster.shapes]

@@ -18,6 +18,18 @@ from keras_rmsprop._private import in_stateless_scope
 Gradients = Sequence[jax.Array | None]
 
 
+def are_ready(gradients: Sequence[Any], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether all gradients are arrays, not tracers, of these shapes."""
+    return all(map(is_array, set(map(type, gradients)))) and (
+        list(map(_get_shape, gradients)) == shapes
+    )
+
+
+def is_array(type_: type) -> bool:
+    """Whether this is the type of arrays with values."""
+    return issubclass(type_, jax.Array) and not issubclass(type_, jax.core.Tracer)
+
+
 def read(variable: keras.Variable) -> jax.Array:
     """Return the variable's current value; inside a stateless scope, the scope's."""
     return variable.value
@@ -73,6 +85,7 @@ def dense(gradient: Any, variable: keras.Variable) -> jax.Array:
 
 
 _VALUE = operator.attrgetter("_value")
+_get_shape = operator.attrgetter("shape")
 IS_DELETED = operator.methodcaller("is_deleted")
 
 

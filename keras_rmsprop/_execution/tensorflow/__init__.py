@@ -7,8 +7,10 @@ import tensorflow as tf
 from keras_rmsprop._execution import _interface
 from keras_rmsprop._execution.tensorflow._averages import swapping_strategy
 from keras_rmsprop._execution.tensorflow._engine import run
+from keras_rmsprop._execution.tensorflow._private import do_not_convert
 from keras_rmsprop._execution.tensorflow._rows import is_sparse
 from keras_rmsprop._execution.tensorflow._values import (
+    are_ready,
     copy,
     dense,
     is_traced,
@@ -20,6 +22,7 @@ from keras_rmsprop._execution.tensorflow._values import (
 __all__ = [
     "SPARSE_GRADIENTS",
     "TRACED_VARIABLES",
+    "are_ready",
     "copy",
     "dense",
     "do_not_convert",
@@ -37,7 +40,4 @@ __all__ = [
 SPARSE_GRADIENTS = True
 TRACED_VARIABLES: Literal["captured", "passed", None] = "captured"
 is_capturing_python = _interface.is_capturing_python
-# AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing: the
-# code never branches on a tensor.
-do_not_convert = tf.autograph.experimental.do_not_convert
 outside_trace = tf.init_scope

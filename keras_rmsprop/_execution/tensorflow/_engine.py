@@ -19,6 +19,7 @@ from keras_rmsprop._execution.tensorflow._rows import (
 )
 from keras_rmsprop._execution.tensorflow._values import (
     Gradients,
+    are_eager,
     assign,
     is_distributed,
     read,
@@ -36,11 +37,13 @@ NESTED_TENSORS = 2
 
 def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
-    in_replica = tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
-    # A stateless scope holds whole values, and a sum over replicas is dense.
-    keeps_rows = not (in_replica or in_stateless_scope())
-    compiles = _is_to_compile(step, gradients)
-    gradients, checks = _take_rows(step, gradients, keeps_rows)
+    has_strategy, scoped = tf.distribute.has_strategy(), in_stateless_scope()
+    in_replica = has_strategy and tf.distribute.get_replica_context() is not None
+    compiles = _is_to_compile(step, gradients, has_strategy, scoped)
+    checks: list[tf.Operation] = []
+    if not are_eager(gradients):
+        # A stateless scope holds whole values, and a sum over replicas is dense.
+        gradients, checks = _take_rows(step, gradients, keeps_rows=not (in_replica or scoped))
     if in_replica:
         with tf.control_dependencies(checks):
             run_in_replica(step, gradients)
@@ -91,7 +94,7 @@ def _run_op_by_op(step: Step, gradients: Gradients, rate: Any) -> None:
         write(changes_op_by_op(step, gradients, rate))
 
 
-def _is_to_compile(step: Step, gradients: Gradients) -> bool:
+def _is_to_compile(step: Step, gradients: Gradients, has_strategy: bool, scoped: bool) -> bool:
     """Whether to run this step as one compiled call.
 
     This depends only on the configuration and the saved state, never on the process's history:
@@ -101,7 +104,7 @@ def _is_to_compile(step: Step, gradients: Gradients) -> bool:
     """
     if step.jit_compile is False or is_inside_xla():
         return False
-    reason = _why_op_by_op(step)
+    reason = _why_op_by_op(step, has_strategy, scoped)
     if reason is None and (step.jit_compile is True or _gains_by_compiling(step, gradients)):
         reason = inputs_of(step).why_op_by_op
         if reason is None:
@@ -111,15 +114,15 @@ def _is_to_compile(step: Step, gradients: Gradients) -> bool:
     return False
 
 
-def _why_op_by_op(step: Step) -> str | None:
+def _why_op_by_op(step: Step, has_strategy: bool, scoped: bool) -> str | None:
     """Return why this step cannot be compiled, for reasons that can change between steps."""
-    if tf.distribute.has_strategy() or is_distributed(step.roster.counters.calls._value):
+    if has_strategy or is_distributed(step.roster.counters.calls._value):
         return STRATEGY_REASON
     if tf.config.functions_run_eagerly():
         return "`tf.config.run_functions_eagerly` is on"
     if is_op_determinism_enabled():
         return "op determinism is on"
-    if in_stateless_scope():
+    if scoped:
         return "the step is made in a stateless scope"
     return _compilation.why_op_by_op(step)
 

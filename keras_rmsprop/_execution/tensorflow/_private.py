@@ -4,15 +4,17 @@ If a release lacks one, the package still imports, and steps take the slower pub
 here. tests/test_private_names.py removes each name in turn.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 
 __all__ = [
     "Caller",
     "EagerTensor",
+    "do_not_convert",
     "dtype_number_of_eager",
     "is_graph_inside_xla",
     "is_on_default_device",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _missing(name: str, instead: str) -> None:
@@ -90,11 +94,8 @@ def merge_call(do: Callable[..., Any], arguments: Sequence[Any]) -> Any:
 
 
 if hasattr(EagerTensor, "_shape_tuple"):
-
-    def shape_of_eager(tensor: Any) -> tuple[int, ...]:
-        """Return the shape without creating a TensorShape."""
-        shape: tuple[int, ...] = tensor._shape_tuple()
-        return shape
+    # Return the shape without creating a TensorShape. Methods in C, which `map` calls directly.
+    shape_of_eager: Callable[[Any], tuple[int, ...]] = EagerTensor._shape_tuple
 
 else:
     _missing("EagerTensor._shape_tuple", "shapes are asked for by `shape`")
@@ -105,11 +106,8 @@ else:
 
 
 if hasattr(EagerTensor, "_datatype_enum"):
-
-    def dtype_number_of_eager(tensor: Any) -> int:
-        """Return the dtype's enum number; integers are fast to compare."""
-        number: int = tensor._datatype_enum()
-        return number
+    # Return the dtype's enum number; integers are fast to compare.
+    dtype_number_of_eager: Callable[[Any], int] = EagerTensor._datatype_enum
 
 else:
     _missing("EagerTensor._datatype_enum", "dtypes are asked for by `dtype`")
@@ -117,6 +115,27 @@ else:
     def dtype_number_of_eager(tensor: Any) -> int:
         """Return the dtype's enum number."""
         return int(tensor.dtype.as_datatype_enum)
+
+
+def do_not_convert(function: _Function) -> _Function:
+    """Return the function, protected from AutoGraph, without a delay outside of traces.
+
+    AutoGraph would spend seconds on rewriting the whole package at the first trace, for nothing:
+    the code never branches on a tensor. TensorFlow's own wrapper takes 10 microseconds to enter and
+    leave a context, in which only what is traced differs.
+    """
+    protected: _Function = tf.autograph.experimental.do_not_convert(function)
+    if not hasattr(protected, "autograph_info__"):
+        _missing("autograph_info__", "calls outside of traces go through AutoGraph's wrapper")
+        return protected
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (function if tf.executing_eagerly() else protected)(*args, **kwargs)
+
+    # Tells AutoGraph that it may call this as it is.
+    call.autograph_info__ = protected.autograph_info__  # type: ignore[attr-defined]
+    return cast(_Function, call)
 
 
 class Caller:

@@ -1,5 +1,6 @@
 """Read, convert and assign TensorFlow variables and gradients."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras_rmsprop._execution import _op_by_op
 from keras_rmsprop._execution.tensorflow._private import (
     EagerTensor,
+    dtype_number_of_eager,
     read_variable_op,
     shape_of_eager,
 )
@@ -25,6 +27,25 @@ Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
 
 # Variables with their new values, or with new values for some of their rows.
 Pairs = list[tuple[Any, tf.Tensor | tf.IndexedSlices]]
+
+
+def are_ready(gradients: Sequence[Any], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether all gradients are dense eager tensors of floating dtype and of these shapes."""
+    return (
+        are_eager(gradients)
+        and list(map(shape_of_eager, gradients)) == shapes
+        and all(map(_is_floating, set(map(dtype_number_of_eager, gradients))))
+    )
+
+
+def are_eager(gradients: Sequence[Any]) -> bool:
+    """Whether all gradients are dense eager tensors."""
+    return set(map(type, gradients)) == {EagerTensor}
+
+
+@functools.cache
+def _is_floating(dtype_number: int) -> bool:
+    return bool(tf.as_dtype(dtype_number).is_floating)
 
 
 def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:

@@ -13,11 +13,12 @@ from keras_rmsprop._execution._interface import (
     swapping_strategy,
 )
 from keras_rmsprop._execution.torch._engine import run
-from keras_rmsprop._execution.torch._values import copy, dense, read, write
+from keras_rmsprop._execution.torch._values import are_ready, copy, dense, read, write
 
 __all__ = [
     "SPARSE_GRADIENTS",
     "TRACED_VARIABLES",
+    "are_ready",
     "copy",
     "dense",
     "do_not_convert",

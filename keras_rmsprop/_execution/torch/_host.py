@@ -15,17 +15,17 @@ from keras_rmsprop._variables._roster import Roster
 def learning_rate(step: Step, calls: int) -> float:
     """Return the learning rate of this step as a Python number."""
     rate = step.rate.source
-    if step.rate.is_overridden or not isinstance(rate, _Source):
+    if step.rate.is_overridden or not isinstance(rate, _SOURCES):
         return float(tensor_of(step.rate.get_next(), read))
     if isinstance(rate, keras.Variable):
-        return float(value_of(step.roster, "learning_rate", read(rate)))
+        return float(value_of(step.roster, "learning_rate", rate._value))
     # On the CPU, from the known counter: a schedule on the device would force a synchronization.
     with keras.device("cpu"):
         return float(rate(keras.ops.convert_to_tensor(calls)))
 
 
 # The sources of a rate that can be evaluated without asking the optimizer.
-_Source = keras.Variable | keras.optimizers.schedules.LearningRateSchedule
+_SOURCES = (keras.Variable, keras.optimizers.schedules.LearningRateSchedule)
 
 
 class _CachedValue(NamedTuple):

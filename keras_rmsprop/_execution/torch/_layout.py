@@ -102,8 +102,9 @@ class Layout(NamedTuple):
     tensors: list[torch.Tensor]
     # Needed because `module.to(...)` gives the same tensors new memory.
     addresses: list[int]
-    # The tensors by parameter.
+    # The tensors by parameter, and the positions of all of them.
     parameters: list[Parameter]
+    all_positions: tuple[int, ...]
     groups: tuple[int, ...]
     decayed: tuple[bool, ...]
     constraints: tuple[Any, ...]
@@ -125,7 +126,7 @@ class Layout(NamedTuple):
         """Whether the layout is still valid, and sorts the tensors as this plan needs."""
         if self.decayed != plan.decayed or self.groups != plan.members:
             return False
-        tensors = [v._value for v in self.variables]
+        tensors = list(map(_get_value, self.variables))
         return (
             all(map(operator.is_, tensors, self.tensors))
             and list(map(torch.Tensor.data_ptr, tensors)) == self.addresses
@@ -179,6 +180,8 @@ class Layout(NamedTuple):
                 self.tried[i] = settings
 
 
+_get_value = operator.attrgetter("_value")
+
 # Grouping the tensors of a large model takes as long as a step of its smaller ones.
 _layouts: "weakref.WeakKeyDictionary[Roster, Layout]" = weakref.WeakKeyDictionary()
 
@@ -200,7 +203,7 @@ def layout_of(roster: Roster, plan: _step.Plan) -> Layout:
 
 def _make_layout(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
     variables = flat_without_none(*owners)
-    parameters = [p.read(operator.attrgetter("_value")) for p in owners]
+    parameters = [p.read(_get_value) for p in owners]
     tensors = flat_without_none(itertools.chain.from_iterable(parameters))
     cut = [t for t in tensors if t.numel() > PIECE]
     return Layout(
@@ -208,6 +211,7 @@ def _make_layout(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layo
         tensors,
         addresses=[t.data_ptr() for t in tensors],
         parameters=parameters,
+        all_positions=tuple(range(len(parameters))),
         groups=plan.members,
         decayed=plan.decayed,
         constraints=plan.constraints,

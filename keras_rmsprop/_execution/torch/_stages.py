@@ -1,6 +1,7 @@
 """The stages of an in-place step, named as in `_math._step` and `_math._rule`."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from keras_rmsprop._execution.torch._layout import Block, Tensors, pieces_of
-from keras_rmsprop._execution.torch._values import WIDE
+from keras_rmsprop._execution.torch._values import WIDE, dtype_of
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Form, Parameter, StepCoefficients
 
@@ -22,8 +23,9 @@ NORM_BLOCK = 2**14
 
 def unscale(plan: _step.Plan, numbers: _step.Numbers, gradients: Tensors) -> Tensors:
     """Widen gradients to float32, and divide them by the loss scale."""
-    wide = [g if g.dtype in WIDE else _step.widen(g) for g in gradients]
-    return torch._foreach_div(wide, numbers.loss_scale) if plan.scaled_loss else wide
+    if not WIDE.issuperset(map(dtype_of, gradients)):
+        gradients = [g if g.dtype in WIDE else _step.widen(g) for g in gradients]
+    return torch._foreach_div(gradients, numbers.loss_scale) if plan.scaled_loss else gradients
 
 
 def accumulate(
@@ -233,8 +235,15 @@ def _scale(tensors: Tensors, factor: float) -> None:
         # torch would convert a number to a tensor once per list element, which takes twice as
         # long as multiplying a small one.
         dtype = torch.promote_types(first.dtype, torch.float32)
-        # The default device may be another one.
-        torch._foreach_mul_(tensors, torch.tensor(factor, dtype=dtype, device=first.device))
+        torch._foreach_mul_(tensors, _scalar(factor, dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
+    """Return the value as a tensor on the CPU, which takes as long to make as a small step."""
+    # The default device may be another one. An inference tensor could not be used elsewhere.
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 def constrain(constraint: Any, parameter: Parameter) -> None:

@@ -1,6 +1,7 @@
 """Read, convert and assign torch variables and gradients."""
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -8,6 +9,16 @@ import torch
 
 from keras_rmsprop._execution._op_by_op import assign
 from keras_rmsprop._math import _step
+
+
+def are_ready(gradients: Sequence[Any], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether all gradients are dense floating tensors of these shapes."""
+    return (
+        _TENSORS.issuperset(map(type, gradients))
+        and list(map(_get_shape, gradients)) == shapes
+        and _FLOATING.issuperset(map(dtype_of, gradients))
+        and _STRIDED.issuperset(map(_get_layout, gradients))
+    )
 
 
 def read(variable: keras.Variable) -> torch.Tensor:
@@ -47,6 +58,12 @@ def dense(gradient: Any, variable: keras.Variable) -> torch.Tensor:
     return gradient
 
 
+# In C, as each step asks all gradients.
+device_of, dtype_of = operator.attrgetter("device"), operator.attrgetter("dtype")
+_get_shape, _get_layout = operator.attrgetter("shape"), operator.attrgetter("layout")
+
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+_STRIDED = frozenset({torch.strided})
 WIDE = frozenset({torch.float32, torch.float64})
 _FLOATING = WIDE | {torch.float16, torch.bfloat16}
 
