@@ -1,12 +1,13 @@
-"""Compiled steps that double-buffer the slots.
+"""Compiled steps that double-buffer weights and slots.
 
 A compiled step never donates a buffer that a variable holds. It reads the variables' arrays and
-donates the arrays that the previous step replaced, if nothing else references them. So an
-interrupt, an error or another thread always finds a readable array in every variable, and all
-variables change at once.
+donates the arrays that the previous step replaced, if nothing else references them or shares their
+memory. So an interrupt, an error or another thread always finds a readable array in every
+variable, and all variables change at once.
 
-The donated arrays amount to a second copy of the slots. It is kept if it takes at most an eighth of
-the device's memory; otherwise each step allocates new arrays, as every step does for the weights.
+The donated arrays amount to a second copy of weights and slots. It is kept if they take at least a
+mebibyte, and at most an eighth of the device's memory; otherwise each step allocates new arrays,
+which takes two to three times as long for large ones, as the system has to clear the memory.
 Keeping the copy or not does not change the results. The environment variable
 `KERAS_RMSPROP_JAX_SECOND_COPY`, read when an optimizer's first step is compiled, overrides the
 choice: `0` never keeps it, `1` always does.
@@ -26,7 +27,12 @@ from jax import numpy as jnp
 
 from keras_rmsprop._execution import _compilation, _op_by_op
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution.jax._memory import SOLE_REFERENCE, allocated, keeps_second_copy
+from keras_rmsprop._execution.jax._memory import (
+    SOLE_REFERENCE,
+    allocated,
+    keeps_second_copy,
+    with_aliases,
+)
 from keras_rmsprop._execution.jax._programs import (
     Constraint,
     StaticArgument,
@@ -79,12 +85,8 @@ class _DoubleBuffer:
         ]
         self.places = self.static_arguments[0].changed()
         self.are_plain = all(map(is_plain, roster.variables))
-        # How many of the arrays that a step changes are donated later. Weights are not: they may
-        # have aliases that Python cannot see, such as the result of `jax.device_put` to the device
-        # they are already on.
-        self.reused = len(set(self.places) - self.static_arguments[0].weights())
-        self.keeps = keeps_second_copy(self.of_reused(list(values)))
-        # The reusable results of the last step, which the variables hold.
+        self.keeps = keeps_second_copy(self.of_changed(list(values)))
+        # The results of the last step, which the variables hold.
         self.made: list[jax.Array] = []
         # Those of the step before it, at most one list; no variable holds them any more.
         self.retired: list[list[jax.Array]] = []
@@ -103,10 +105,6 @@ class _DoubleBuffer:
         """Select, from all variables or their arrays, those that a step changes."""
         return [all_of[place] for place in self.places]
 
-    def of_reused(self, all_of: list[Any]) -> list[Any]:
-        """Select, from all variables or their arrays, those whose memory is reused."""
-        return self.of_changed(all_of)[: self.reused]
-
     def packed(self, numbers: _step.Numbers) -> jax.Array:
         """Return the numbers as one array, the same one until one of them changes."""
         dtype = widest_float()
@@ -118,7 +116,7 @@ class _DoubleBuffer:
         return self._packed
 
     def spare(self, values: list[jax.Array]) -> list[jax.Array]:
-        """Return the arrays to donate, one for each that is reused; empty if none are kept.
+        """Return the arrays to donate, one for each that changes; empty if none are kept.
 
         Args:
             values: the arrays that the step will read.
@@ -128,12 +126,10 @@ class _DoubleBuffer:
         try:
             arrays = self.retired.pop()
         except IndexError:
-            return allocated(self.of_reused(values))
-        # No variable holds these any more, so no new reference can appear while we count.
-        counts = list(map(sys.getrefcount, arrays))
-        if max(counts) > SOLE_REFERENCE or any(map(IS_DELETED, arrays)):
-            lost = [i for i, n in enumerate(counts) if n > SOLE_REFERENCE or IS_DELETED(arrays[i])]
-            like = self.of_reused(values)
+            return allocated(self.of_changed(values))
+        lost = _unusable(arrays)
+        if lost:
+            like = self.of_changed(values)
             for i, fresh in zip(lost, allocated([like[i] for i in lost]), strict=True):
                 arrays[i] = fresh
         return arrays
@@ -144,7 +140,19 @@ class _DoubleBuffer:
         if self.keeps and not isinstance(results[-1], jax.core.Tracer):
             if self.made:
                 self.retired = [self.made]
-            self.made = results[: self.reused]
+            self.made = results
+
+
+def _unusable(arrays: list[jax.Array]) -> list[int]:
+    """Return the indices of arrays that must not be donated, as something else may read them."""
+    # No variable holds these any more, so no new reference can appear while we count.
+    counts = list(map(sys.getrefcount, arrays))
+    if max(counts) <= SOLE_REFERENCE and not any(map(IS_DELETED, arrays)):
+        return sorted(with_aliases(arrays))
+    held = [n > SOLE_REFERENCE or IS_DELETED(a) for n, a in zip(counts, arrays, strict=True)]
+    unheld = [i for i, is_held in enumerate(held) if not is_held]
+    aliased = with_aliases([arrays[i] for i in unheld]) if unheld else ()
+    return [i for i, is_held in enumerate(held) if is_held] + [unheld[i] for i in aliased]
 
 
 double_buffers: "weakref.WeakKeyDictionary[Roster, _DoubleBuffer]" = weakref.WeakKeyDictionary()
@@ -238,7 +246,7 @@ def _call_donating(
         if not reuses or isinstance(error, _compilation.NotTraceableError):
             raise
         # Perhaps one of the values is a hidden alias of a retired array, made by JAX.
-        return compiled_step(static, allocated(double_buffer.of_reused(values)), values, *rest)
+        return compiled_step(static, allocated(double_buffer.of_changed(values)), values, *rest)
 
 
 def _double_buffer_of(

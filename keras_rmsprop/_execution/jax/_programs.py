@@ -44,10 +44,7 @@ class StaticArgument:
         return StaticArgument(*arguments)
 
     def changed(self) -> list[int]:
-        """Return the indices of the arrays in the flat list that a step changes, weights last.
-
-        JAX assigns donated memory to the first outputs that it fits.
-        """
+        """Return the indices of the arrays in the flat list that a step changes."""
         overwrites = self.plan.ema_overwrite_frequency is not None
         moved = {"average"} | ({"weight"} if overwrites else set())
         without_gradient = set(self.without_gradient)
@@ -60,18 +57,7 @@ class StaticArgument:
         counters = zip(_step.Counters._fields, self.fields[-1], strict=True)
         # A step only reads the rates of groups, which another thread may assign meanwhile.
         changes += [name != "rates" for name, is_there in counters if is_there]
-        places = [place for place, changing in enumerate(changes) if changing]
-        return sorted(places, key=self.weights().__contains__)
-
-    def weights(self) -> set[int]:
-        """Return the indices of the weights in the flat list of arrays."""
-        names = [
-            name
-            for there in self.fields[:-1]
-            for name, is_there in zip(Parameter._fields, there, strict=True)
-            if is_there
-        ]
-        return {place for place, name in enumerate(names) if name == "weight"}
+        return [place for place, changing in enumerate(changes) if changing]
 
     def unflatten(self, values: Sequence[jax.Array]) -> tuple[list[Parameter], _step.Counters]:
         """Restore the parameters and counters from a flat list of arrays."""

@@ -30,3 +30,9 @@ def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def nothing_compiled_yet() -> None:
     """Forget what earlier tests compiled, which JAX shares between optimizers."""
     _programs.compiled_step.clear_cache()
+
+
+@pytest.fixture(autouse=True)
+def keeps_second_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reuse memory on small tensors, too, as steps on large ones do by default."""
+    monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", "1")

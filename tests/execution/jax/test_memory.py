@@ -27,9 +27,7 @@ def test_steps_write_alternately_to_two_buffers(compiled_calls):
     for t in range(8):
         training.step(t)
         owners = training.optimizer._roster.variables
-        weights = set(map(id, training.variables))
-        slots = [v.value for v in owners if id(v) not in weights]
-        seen.append([array.unsafe_buffer_pointer() for array in slots])
+        seen.append([v.value.unsafe_buffer_pointer() for v in owners])
     assert seen[4:6] == seen[6:8]
     assert not set(seen[6]) & set(seen[7])
     assert len(compiled_calls) == 6
@@ -55,13 +53,27 @@ def test_without_a_second_copy_nothing_is_kept_and_no_bit_changes(monkeypatch):
 
 
 def test_the_second_copy_is_kept_if_it_takes_at_most_an_eighth_of_the_memory(monkeypatch):
-    arrays = [jnp.ones(1024, "float32")] * 4
-    for memory, keeps in ((8 * 16384, True), (8 * 16384 - 1, False)):
+    arrays = [jnp.ones(2**16, "float32")] * 4
+    monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", "auto")
+    for memory, keeps in ((8 * 2**20, True), (8 * 2**20 - 1, False)):
         monkeypatch.setattr(_memory, "_memory_of", lambda _, memory=memory: memory)
         assert _memory.keeps_second_copy(arrays) is keeps
+    monkeypatch.setattr(_memory, "_memory_of", lambda _: 2**40)
+    assert not _memory.keeps_second_copy(arrays[:3])
     for setting, keeps in (("0", False), ("1", True), ("auto", False)):
         monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", setting)
-        assert _memory.keeps_second_copy(arrays) is keeps
+        assert _memory.keeps_second_copy(arrays[:3]) is keeps
+
+
+def test_an_alias_is_found_although_another_array_is_deleted_meanwhile(monkeypatch):
+    first, second, other = (jnp.ones(8) * n for n in range(3))
+    alias = jax.device_put(second, jax.devices()[0])
+    other.delete()
+    live = jax.live_arrays()
+    monkeypatch.setattr(jax, "live_arrays", lambda _: [other, *live])
+    assert _memory.with_aliases([first, second]) == {1}
+    assert _memory.with_aliases([first]) == set()
+    del alias
 
 
 def test_the_memory_of_the_device_is_found():
