@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.measure import Settings
 from benchmarks.results import SUITES, Line
 
-MODULES = ("steps", "training", "embeddings", "startup", "cliffs", "groups")
+MODULES = ("steps", "training", "embeddings", "startup", "cliffs", "groups", "overhead")
 
 
 @dataclasses.dataclass(frozen=True)

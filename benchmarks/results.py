@@ -33,7 +33,7 @@ COLUMNS = (
 BACKENDS = ("tensorflow", "jax", "torch")
 SUITES = (
     "steps", "training", "tensors", "parameters", "embeddings", "first_calls", "memory", "cliffs",
-    "groups",
+    "groups", "overhead",
 )  # fmt: skip
 
 # What a comparison measures.
@@ -41,8 +41,9 @@ FASTER = "times as fast"
 SMALLER = "times less memory"
 BREAK_EVEN = "steps to break even"
 MORE = "MiB more"
+MICROSECONDS = "µs more"
 # For these, less is better.
-AT_MOST = (BREAK_EVEN, MORE)
+AT_MOST = (BREAK_EVEN, MORE, MICROSECONDS)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ Each backend's module has
 
     MODES                     the ways to run a step: "eager", "graph", "xla", "jit"
     builders(mode, problem)   for each contender's name a function that creates it
+    bare(problem)             likewise for what an eager step runs, called without the optimizer
     device()                  the name of the device that the contenders run on
     forget_peak(), peak()     reset and return the peak of the host's memory in bytes
 """
@@ -16,7 +17,7 @@ from typing import Any
 import keras
 
 import keras_rmsprop
-from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
+from benchmarks.problems import CHECKED_STEPS, EPSILON, LEARNING_RATE, Problem
 from benchmarks.results import OURS
 from yardsticks import peers
 
@@ -50,3 +51,16 @@ def built(name: str, problem: Problem) -> peers.OnKeras:
     peer = peers.OnKeras(optimizer_of(name, **problem.options), problem.start)
     peer.optimizer.build(peer.variables)
     return peer
+
+
+def compiled(problem: Problem) -> tuple[peers.OnKeras, list[Any]]:
+    """Create ours at the start, but with what a step needs prepared, and a batch of gradients."""
+    peer = built(OURS, problem)
+    batch, state = peer.tensors(problem.gradients), peer.optimizer.state_dict()
+    for _ in range(CHECKED_STEPS):
+        # The first one runs op by op, the second compiles.
+        peer.step(batch)
+    peer.optimizer.load_state_dict(state)
+    for variable, start in zip(peer.variables, problem.start, strict=True):
+        variable.assign(start)
+    return peer, batch

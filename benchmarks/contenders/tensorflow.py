@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from benchmarks import limit
-from benchmarks.contenders import OPTIMIZERS, built
+from benchmarks.contenders import OPTIMIZERS, built, compiled
 from benchmarks.measure import Array, Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 from yardsticks import peers
@@ -66,6 +66,33 @@ def builders(mode: str, problem: Problem) -> Builders:
         "tf_keras legacy": functools.partial(tf_keras, "tf_keras_legacy"),
         **limit.bound(problem, copy=None),
         **({limit.TRIAD: functools.partial(limit.triad, problem)} if large else {}),
+    }
+
+
+def bare(problem: Problem) -> Builders:
+    """Return what an eager step runs: its program, called in two ways, and the step under JAX."""
+    from keras_rmsprop._execution.tensorflow import _programs
+
+    def called(*, publicly: bool) -> Contender:
+        peer, batch = compiled(problem)
+        step = peer.optimizer._next_step()
+        inputs = _programs.inputs_of(step)
+        assert inputs.latest is not None
+        run, arguments = inputs.latest.program._run, [inputs.packed(step.numbers), *batch]
+        call = functools.partial(run, arguments, inputs.variables, inputs.handles)
+        if publicly:
+            call = functools.partial(run._concrete, arguments, inputs.variables)
+        return Contender(call, tf.test.experimental.sync_devices, peer.weights)
+
+    def under_jax() -> Contender:
+        from benchmarks.contenders import jax
+
+        return jax.optax_jitted(problem)
+
+    return {
+        "bare call": functools.partial(called, publicly=False),
+        "concrete function": functools.partial(called, publicly=True),
+        "jax.jit": under_jax,
     }
 
 

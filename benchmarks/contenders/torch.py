@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks import limit
-from benchmarks.contenders import OPTIMIZERS, built
+from benchmarks.contenders import OPTIMIZERS, built, compiled
 from benchmarks.measure import Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
 from yardsticks import peers
@@ -35,22 +35,47 @@ def builders(mode: str, problem: Problem) -> Builders:
         peer, batch = built(name, problem), gradients()
         return Contender(lambda: peer.step(batch), _wait, peer.weights)
 
-    def of_torch(*, foreach: bool, compiled: bool = False) -> Contender:
+    def of_torch(*, foreach: bool, compiles: bool = False) -> Contender:
         if problem.options:
             raise NotComparableError("has neither decoupled decay nor clipping nor an average")
         numbers = {"lr": LEARNING_RATE, "alpha": 0.9, "eps": EPSILON}
         peer = peers.Torch(problem.start, device=place, foreach=foreach, **numbers)
         peer.give(gradients())
         step: Any = peer.optimizer.step
-        return Contender(torch.compile(step) if compiled else step, _wait, peer.weights)
+        return Contender(torch.compile(step) if compiles else step, _wait, peer.weights)
 
     return {
         **{name: functools.partial(of_keras, name) for name in OPTIMIZERS},
         "torch": functools.partial(of_torch, foreach=False),
         "torch foreach": functools.partial(of_torch, foreach=True),
-        "torch compiled": functools.partial(of_torch, foreach=True, compiled=True),
+        "torch compiled": functools.partial(of_torch, foreach=True, compiles=True),
         **limit.bound(problem, _device_copy if CUDA else None),
     }
+
+
+def bare(problem: Problem) -> Builders:
+    """Return the multi-tensor operations that an eager step runs."""
+    from keras_rmsprop._execution.torch import _layout, _stages
+    from keras_rmsprop._math import _rule
+
+    def called() -> Contender:
+        peer, batch = compiled(problem)
+        step = peer.optimizer._next_step()
+        layout = _layout.layout_of(step.roster, step.plan)
+        blocks = layout.select(layout.all_positions).blocks
+        pieces = [_layout.pieces_of(g, _layout.PIECE) for g in batch]
+        members = [[pieces[place][k] for place, k in block.sources] for block in blocks]
+        (group,), (own,) = step.plan.groups, step.numbers.groups
+        scalars = _rule.step_coefficients(group.form, own.coefficients, LEARNING_RATE, 1, "float64")
+
+        @torch.no_grad()
+        def call() -> None:
+            for block, gradients in zip(blocks, members, strict=True):
+                _stages.advance(step.plan, step.numbers, scalars, block, gradients)
+
+        return Contender(call, _wait, peer.weights)
+
+    return {"bare call": called}
 
 
 def _wait() -> None:

@@ -6,7 +6,17 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import cliffs, contenders, fresh, limit, problems, registry, startup, training
+from benchmarks import (
+    cliffs,
+    contenders,
+    fresh,
+    limit,
+    overhead,
+    problems,
+    registry,
+    startup,
+    training,
+)
 from benchmarks.measure import Contender, DisagreementError, NotComparableError
 from benchmarks.problems import CASES, CONFIGS, Problem
 from benchmarks.results import MORE, OURS, SUITES
@@ -31,9 +41,9 @@ def test_the_rows_have_names_of_their_own_and_every_suite_has_some():
 
 
 def test_rows_are_picked_by_a_part_of_their_name():
-    mlp = ["steps/eager/plain/mlp", "first_calls/eager/plain/mlp"]
+    mlp = [f"{suite}/eager/plain/mlp" for suite in ("steps", "first_calls", "overhead")]
     assert names(only="eager/plain/mlp") == mlp
-    assert names(only="eager/plain/mlp", quick=True) == mlp[:1]
+    assert names(only="eager/plain/mlp", quick=True) == [mlp[0], mlp[2]]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -52,6 +62,20 @@ def test_every_contender_that_can_make_the_steps_makes_the_right_ones(mode, conf
             problem.check(contender, **contenders.CONVENTIONS.get(name, {}))
             checked += 1
     assert checked >= 2
+
+
+def test_what_an_eager_step_runs_makes_the_right_step():
+    problem = Problem([(), (3,), (2, 5)])
+    bare = contenders.for_backend(BACKEND).bare(problem)
+    assert overhead.BARE in bare
+    for build in bare.values():
+        problem.check(build())
+
+
+def test_the_microseconds_on_top_are_a_difference():
+    ours, peer = overhead.measure_on_top(BACKEND, TINY)
+    assert ours["contender"] == OURS
+    assert peer["ratio"] == pytest.approx(1e3 * (ours["median"] - peer["median"]))
 
 
 @needs_a_compiler
