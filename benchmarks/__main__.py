@@ -4,6 +4,8 @@
     python -m benchmarks --quick              a minute or two, as a smoke test
     python -m benchmarks --backend jax --only steps/eager
     python -m benchmarks --only cliffs --into benchmarks/published
+    python -m benchmarks --busy --only steps/eager      beside two busy processes per core
+    python -m benchmarks --gpu                          the rows that need a GPU
 
 `--into` updates the results of an earlier run: rows measured now are replaced, others kept.
 
@@ -35,17 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", metavar="NAME", help="rows whose suite/mode/config/case has NAME")
     parser.add_argument("--backend", action="append", choices=results.BACKENDS, help="repeatable")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the results")
+    parser.add_argument("--busy", action="store_true", help="beside two busy processes per core")
+    parser.add_argument("--gpu", action="store_true", help="the rows that need a GPU, no others")
     parser.add_argument("--into", type=Path, help="folder of earlier results, to be updated")
     options = parser.parse_args(arguments)
     # Imported here, because the measuring processes import this module but do not need these.
-    from benchmarks import machine, plot, report
+    from benchmarks import busy, machine, plot, report
 
     about = machine.describe()
+    neighbours = busy.count() if options.busy else 0
+    if neighbours:
+        about["busy neighbours"] = str(neighbours)
     lines: list[results.Line] = []
     backends = options.backend or results.BACKENDS
     for backend in backends:
         about[f"{backend} runs on"], measured = measure_all(
-            backend, quick=options.quick, only=options.only
+            backend,
+            quick=options.quick,
+            only=options.only,
+            gpu=options.gpu,
+            neighbours=neighbours,
         )
         lines += measured
 

@@ -33,7 +33,7 @@ COLUMNS = (
 BACKENDS = ("tensorflow", "jax", "torch")
 SUITES = (
     "steps", "training", "tensors", "parameters", "embeddings", "first_calls", "memory", "cliffs",
-    "groups", "overhead",
+    "groups", "overhead", "gpu",
 )  # fmt: skip
 
 # What a comparison measures.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import registry
+from benchmarks import busy, registry
 from benchmarks.fresh import ProcessDiedError, stream
 from benchmarks.measure import QUICK, Settings, describe
 from benchmarks.results import Line, failed
@@ -23,7 +23,9 @@ ENVIRONMENT = {
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def measure_all(backend: str, *, quick: bool, only: str | None) -> tuple[str, list[Line]]:
+def measure_all(
+    backend: str, *, quick: bool, only: str | None, gpu: bool = False, neighbours: int = 0
+) -> tuple[str, list[Line]]:
     """Measure a backend in its own process; return its device and its lines.
 
     If the process dies, for example because it runs out of memory, the failure is recorded for the
@@ -33,7 +35,7 @@ def measure_all(backend: str, *, quick: bool, only: str | None) -> tuple[str, li
     while True:
         begun = None
         try:
-            for kind, told in stream(work, backend, quick, only, done):
+            for kind, told in stream(work, backend, quick, only, done, gpu, neighbours):
                 if kind == "device":
                     device = told
                 elif kind == "begun":
@@ -52,8 +54,18 @@ def measure_all(backend: str, *, quick: bool, only: str | None) -> tuple[str, li
             return device, lines
 
 
-def work(backend: str, quick: bool, only: str | None, skip: int) -> Iterator[tuple[str, Any]]:
+def work(
+    backend: str, quick: bool, only: str | None, skip: int, gpu: bool = False, neighbours: int = 0
+) -> Iterator[tuple[str, Any]]:
     """Measure in this process, skipping the rows that an earlier one has handled.
+
+    Args:
+        backend: the backend.
+        quick: whether to measure little.
+        only: a part of the names of the rows to measure, or None.
+        skip: how many rows have been handled.
+        gpu: whether to measure the rows that need a GPU, and no others.
+        neighbours: how many processes to keep busy meanwhile.
 
     Yields: the device, then for each row its names, and its lines once it is measured.
     """
@@ -64,11 +76,14 @@ def work(backend: str, quick: bool, only: str | None, skip: int) -> Iterator[tup
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     settings = QUICK if quick else Settings()
     yield "device", contenders.for_backend(backend).device()
-    for row in itertools.islice(registry.rows(backend, quick=quick, only=only), skip, None):
+    rows = registry.rows(backend, quick=quick, only=only, gpu=gpu)
+    for row in itertools.islice(rows, skip, None):
         size = {} if row.size is None else {"size": row.size}
         yield "begun", _names(backend, row.suite, row.mode, row.config, row.case) | size
         start = time.perf_counter()
-        yield "done", measure(row, settings)
+        with busy.neighbours(neighbours):
+            lines = measure(row, settings)
+        yield "done", lines
         seconds = time.perf_counter() - start
         print(f"{backend} {row.name}: {seconds:.1f} s", file=sys.stderr, flush=True)
         gc.collect()

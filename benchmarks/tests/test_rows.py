@@ -16,6 +16,7 @@ from benchmarks import (
     registry,
     startup,
     training,
+    worker,
 )
 from benchmarks.measure import Contender, DisagreementError, NotComparableError
 from benchmarks.problems import CASES, CONFIGS, Problem
@@ -35,9 +36,18 @@ def names(**choice):
 def test_the_rows_have_names_of_their_own_and_every_suite_has_some():
     assert len(set(names())) == len(names())
     # Only TensorFlow has gradients of single rows.
-    absent = set() if BACKEND == "tensorflow" else {"embeddings"}
+    absent = {"gpu"} if BACKEND == "tensorflow" else {"gpu", "embeddings"}
     suites = [name.split("/")[0] for name in names()]
     assert list(dict.fromkeys(suites)) == [suite for suite in SUITES if suite not in absent]
+
+
+def test_the_rows_that_need_a_gpu_are_run_alone_and_say_if_there_is_none(monkeypatch):
+    module = contenders.for_backend(BACKEND)
+    monkeypatch.setattr(module, "device", lambda: "cpu")
+    rows = list(registry.rows(BACKEND, quick=False, only=None, gpu=True))
+    assert [row.suite for row in rows] == ["gpu"] * (0 if BACKEND == "tensorflow" else 2)
+    for row in rows:
+        assert worker.measure(row, TINY)[0]["failure"] == "there is no GPU"
 
 
 def test_rows_are_picked_by_a_part_of_their_name():
