@@ -100,7 +100,7 @@ def never_begins(*arguments):
     os._exit(1)
 
 
-def dies_in_the_second_row(backend, quick, only, skip):
+def dies_in_the_second_row(backend, quick, only, skip, *_):
     yield "device", "here"
     for case in ("first", "second", "third")[skip:]:
         yield "begun", worker._names(backend, "suite", "mode", "config", case)
