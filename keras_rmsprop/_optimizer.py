@@ -141,8 +141,11 @@ class RMSprop(keras.optimizers.Optimizer):
         jit_compile: whether an eager step, or one inside a plain `tf.function`, runs as one
             compiled call. "auto" compiles if possible, and otherwise runs op by op with the same
             result; inside a plain `tf.function` it compiles only few and large weights, so that
-            the first batch does not wait. True always compiles, and a step that cannot be
-            compiled raises ValueError with the reason. False never compiles. Default "auto".
+            the first batch does not wait. On torch "auto" runs in place with multi-tensor
+            operations; True compiles the whole step with TorchInductor, which needs a C++ compiler
+            (on GPUs, Triton) and takes seconds, or half a minute for hundreds of tensors. True
+            always compiles, and a step that cannot be compiled raises ValueError with the reason.
+            False never compiles. Default "auto".
 
         groups: None, or settings for single variables: a mapping from path patterns to mappings
             with any of `learning_rate` (a factor >= 0 of the optimizer's rate), `rho`, `momentum`,

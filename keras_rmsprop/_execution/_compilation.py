@@ -3,7 +3,9 @@
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
+
+import keras
 
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._math._rule import Tensor
@@ -73,12 +75,24 @@ def with_traceable_transforms(plan: Plan, scope: Callable[[], AbstractContextMan
     return plan._replace(groups=tuple(groups))
 
 
-def raise_not_compilable(reason: str) -> None:
+class WithoutVariables(keras.StatelessScope):
+    """A scope in which variables are neither read nor assigned: a program would freeze them."""
+
+    def get_current_value(self, variable: Any) -> Any:
+        """Refuse to read."""
+        raise ValueError(f"it uses the variable {variable.path!r}")
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        """Refuse to assign."""
+        raise ValueError(f"it assigns to the variable {update[0].path!r}")
+
+
+def raise_not_compilable(reason: str, cause: Exception | None = None) -> NoReturn:
     """Raise the error for a step that `jit_compile=True` cannot compile.
 
-    Raises: ValueError with the reason.
+    Raises: ValueError with the reason, from the cause.
     """
     raise ValueError(
         f"`jit_compile=True` asks for a compiled step, but {reason}. Nothing has changed. Pass "
         '`jit_compile="auto"` to run such a step op by op.'
-    )
+    ) from cause

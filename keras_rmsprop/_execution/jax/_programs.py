@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import keras
 import numpy as np
 from jax import numpy as jnp
 
-from keras_rmsprop._execution._compilation import with_traceable_transforms
+from keras_rmsprop._execution._compilation import WithoutVariables, with_traceable_transforms
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Parameter
 
@@ -89,7 +88,7 @@ def _whole_step(
         ]
     parameters, counters = static.unflatten(values)
     after, counted = _step.step(
-        with_traceable_transforms(static.plan, _WithoutVariables),
+        with_traceable_transforms(static.plan, WithoutVariables),
         _unpack(numbers, len(static.plan.groups)),
         counters,
         learning_rate,
@@ -100,18 +99,6 @@ def _whole_step(
     )
     results = [x for group in (*after, counted) for x in group if x is not None]
     return [results[place] for place in static.changed()]
-
-
-class _WithoutVariables(keras.StatelessScope):
-    """A scope in which variables are neither read nor assigned: a program would freeze them."""
-
-    def get_current_value(self, variable: Any) -> Any:
-        """Refuse to read."""
-        raise ValueError(f"it uses the variable {variable.path!r}")
-
-    def add_update(self, update: tuple[Any, Any]) -> None:
-        """Refuse to assign."""
-        raise ValueError(f"it assigns to the variable {update[0].path!r}")
 
 
 # JAX caches one compiled step per static argument and input types, shared by all optimizers.

@@ -1,4 +1,4 @@
-"""Run a step on torch: in place with multi-tensor operations, or op by op."""
+"""Run a step on torch: compiled, in place with multi-tensor operations, or op by op."""
 
 import functools
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from keras_rmsprop._execution import _compilation, _interrupts, _op_by_op
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
 from keras_rmsprop._execution.torch import _layout
+from keras_rmsprop._execution.torch._compiled import run_compiled
 from keras_rmsprop._execution.torch._host import cache_value, learning_rate, value_of
 from keras_rmsprop._execution.torch._layout import (
     Layout,
@@ -29,6 +30,7 @@ from keras_rmsprop._execution.torch._stages import (
     unscale,
 )
 from keras_rmsprop._execution.torch._values import (
+    check_devices,
     check_writable,
     copied,
     device_of,
@@ -39,7 +41,6 @@ from keras_rmsprop._execution.torch._values import (
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Form, StepCoefficients
 from keras_rmsprop._private import in_stateless_scope
-from keras_rmsprop._variables._roster import Roster
 
 
 def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
@@ -62,7 +63,7 @@ def _run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     if step.jit_compile is not False:
         reason = _compilation.why_op_by_op(step)
         if reason is None:
-            _run_in_place(step, gradients)
+            (run_compiled if step.jit_compile is True else _run_in_place)(step, gradients)
             return
         if step.jit_compile is True:
             _compilation.raise_not_compilable(reason)
@@ -71,7 +72,7 @@ def _run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
 
 def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Compute a whole step, then write it."""
-    _check_devices(step.roster, gradients)
+    check_devices(step.roster.weights, gradients)
     check_writable(step.roster.variables)
     rate = step.rate.get_next()
     if step.hook is not None:
@@ -80,16 +81,6 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     else:
         pairs = compute_op_by_op(step, gradients, rate, read)
         _op_by_op.write_all_or_nothing(pairs, copied, assign)
-
-
-def _check_devices(roster: Roster, gradients: Sequence[torch.Tensor | None]) -> None:
-    """Refuse gradients that are not on their variables' devices."""
-    for variable, gradient in zip(roster.weights, gradients, strict=True):
-        if gradient is not None and gradient.device != variable.value.device:
-            raise ValueError(
-                f"The gradient of {variable.path!r} is on the device {gradient.device}, but the "
-                f"variable is on {variable.value.device}."
-            )
 
 
 def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
@@ -108,7 +99,7 @@ def _run_in_place(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     else:
         selection = layout.select(layout.all_positions)
     if list(map(device_of, present)) != selection.devices:
-        _check_devices(roster, gradients)
+        check_devices(roster.weights, gradients)
     batch = unscale(plan, numbers, layout.unaliased(present))
     counter = roster.counters.calls._value
     calls = int(value_of(roster, "calls", counter))

@@ -157,7 +157,7 @@ class Layout(NamedTuple):
         Raises: whatever a constraint raises that does not fit its weight.
         """
         if any(self.constraints):
-            self._try_constraints(present)
+            self.try_constraints(present)
         selection = self.selections.get(present)
         if selection is None:
             selection = _selection(self, present)
@@ -167,7 +167,7 @@ class Layout(NamedTuple):
             self.selections[present] = selection
         return selection
 
-    def _try_constraints(self, present: tuple[int, ...]) -> None:
+    def try_constraints(self, present: tuple[int, ...]) -> None:
         """Check that the constraints can be applied, before the step writes anything."""
         for i in present:
             constraint = self.constraints[i]

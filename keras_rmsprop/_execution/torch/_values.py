@@ -101,3 +101,15 @@ def check_writable(variables: list[keras.Variable]) -> None:
                 f"Several elements of {variable.path!r} lie in the same memory, such as those of "
                 "an expanded tensor. Give it memory of its own, as `clone()` does."
             )
+
+
+def check_devices(
+    weights: Iterable[keras.Variable], gradients: Iterable[torch.Tensor | None]
+) -> None:
+    """Refuse gradients that are not on their variables' devices."""
+    for variable, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None and gradient.device != variable.value.device:
+            raise ValueError(
+                f"The gradient of {variable.path!r} is on the device {gradient.device}, but the "
+                f"variable is on {variable.value.device}."
+            )
