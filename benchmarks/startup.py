@@ -23,7 +23,7 @@ from benchmarks.results import BREAK_EVEN, OURS, SMALLER, Line
 FIRST_CALLS = 5
 # The compiled modes are measured with many tensors only.
 CASES_OF = {"eager": ("mlp", "conv160"), "graph": ("conv160",), "xla": ("conv160",)}
-CASES_OF["jit"] = CASES_OF["graph"]
+CASES_OF["jit"] = CASES_OF["compiled"] = CASES_OF["graph"]
 PEERS = {
     "tensorflow": ("keras", "tf_keras"),
     "jax": ("keras", "optax jit"),

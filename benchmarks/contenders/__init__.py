@@ -2,7 +2,7 @@
 
 Each backend's module has
 
-    MODES                     the ways to run a step: "eager", "graph", "xla", "jit"
+    MODES                     the ways to run a step: "eager", "graph", "xla", "jit", "compiled"
     builders(mode, problem)   for each contender's name a function that creates it
     bare(problem)             likewise for what an eager step runs, called without the optimizer
     device()                  the name of the device that the contenders run on

@@ -9,12 +9,14 @@ from benchmarks import limit
 from benchmarks.contenders import OPTIMIZERS, built, compiled
 from benchmarks.measure import Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
+from benchmarks.results import OURS
 from yardsticks import peers
 from yardsticks.resident import forget_peak, peak
 
 __all__ = ["MODES", "builders", "device", "forget_peak", "peak"]
 
-MODES = ("eager",)
+# In "compiled", our step is compiled as well.
+MODES = ("eager", "compiled")
 
 CUDA = torch.cuda.is_available()
 
@@ -33,6 +35,8 @@ def builders(mode: str, problem: Problem) -> Builders:
 
     def of_keras(name: str) -> Contender:
         peer, batch = built(name, problem), gradients()
+        if name == OURS and mode == "compiled":
+            peer.optimizer.jit_compile = True
         return Contender(lambda: peer.step(batch), _wait, peer.weights)
 
     def of_torch(*, foreach: bool, compiles: bool = False) -> Contender:
