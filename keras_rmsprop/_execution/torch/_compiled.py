@@ -18,14 +18,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import torch
 
 from keras_rmsprop._execution import _compilation, _interrupts
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution._op_by_op import tensor_of
 from keras_rmsprop._execution.torch import _private
 from keras_rmsprop._execution.torch._layout import Layout, layout_of
-from keras_rmsprop._execution.torch._values import check_devices, read
+from keras_rmsprop._execution.torch._values import check_devices, device_of, dtype_of, read
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Parameter
 from keras_rmsprop._variables._roster import Roster
@@ -159,9 +159,12 @@ def run_compiled(step: Step, gradients: Gradients) -> None:
         layout.try_constraints(tuple(i for i, g in enumerate(gradients) if g is not None))
         constraints = tuple(c and repr(c.get_config()) for c in plan.constraints)
     given = _given(programs, roster, gradients)
-    if [g.device for g in given.gradients] != given.devices:
+    if list(map(device_of, given.gradients)) != given.devices:
         check_devices(roster.weights, gradients)
-    rate = tensor_of(step.rate.get_next(), read)
+    rate = step.rate.get_next()
+    if isinstance(rate, keras.Variable):
+        # The property `value` would first look for a scope.
+        rate = rate._value
     if not isinstance(rate, torch.Tensor):
         rate = torch.tensor(float(rate), dtype=torch.float64, device="cpu")
     elif rate.ndim or not rate.is_floating_point():
@@ -176,7 +179,7 @@ def run_compiled(step: Step, gradients: Gradients) -> None:
         plan,
         constraints,
         given.takers,
-        tuple([g.dtype for g in given.gradients]),
+        tuple(map(dtype_of, given.gradients)),
         bool(given.flags),
         rate.dtype,
         rate.device,
@@ -207,8 +210,8 @@ class _Given(NamedTuple):
 
 def _given(programs: _Programs, roster: Roster, gradients: Gradients) -> _Given:
     """Return the gradients in the form that a program takes."""
-    present = [g for g in gradients if g is not None]
-    if len(present) == len(gradients):
+    if type(None) not in map(type, gradients):
+        present: Any = gradients
         strides = programs.strides
         if list(map(torch.Tensor.stride, present)) != strides:
             present = list(map(_strided, present, strides))
