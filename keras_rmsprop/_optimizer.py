@@ -16,7 +16,7 @@ from keras import backend, ops
 from keras_rmsprop import _assignment, _state, _subclasses
 from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
-from keras_rmsprop._math import _rule, _step
+from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Tensor
 from keras_rmsprop._settings import _describe, _groups, _plan, _validation
 from keras_rmsprop._settings._groups import Groups, HeldGroups
@@ -160,6 +160,13 @@ class RMSprop(keras.optimizers.Optimizer):
             each variable after clipping, with both tensors dense and in float32 or wider, and is
             compiled with the step. `keras_rmsprop.transforms` provides some and explains how to
             write one. Cannot be combined with `lazy`. Default None.
+        state_dtype: None, or "bfloat16" to store the slots in it, which halves their memory. A step
+            widens them to float32, computes as without this option, and rounds the results up or
+            down at random, such that the mean is exact: rounding to the nearest number would stop
+            an average whose steps are small. The random numbers depend only on the step, the
+            variable's position and the element's index, so a resumed run goes on alike. Slots of
+            float64 variables, accumulators and moving averages of the weights stay as they are.
+            Cannot be combined with `lazy`. Default None.
 
     Raises:
         ValueError: if an argument is unknown, has the wrong type or is out of range, or if two
@@ -215,6 +222,7 @@ class RMSprop(keras.optimizers.Optimizer):
         jit_compile: Literal["auto", True, False] = "auto",
         groups: Mapping[str, Mapping[str, Any]] | None = None,
         transform: Callable[[Tensor, Tensor], Tensor] | str | None = None,
+        state_dtype: Literal["bfloat16"] | None = None,
     ) -> None:
         _subclasses.check_names(self, RMSprop)
         given = {
@@ -242,6 +250,7 @@ class RMSprop(keras.optimizers.Optimizer):
             "skip_nonfinite": skip_nonfinite,
             "jit_compile": jit_compile,
             "transform": transform,
+            "state_dtype": state_dtype,
         }
         settings = {key: _validation.checked(key, value) for key, value in given.items()}
         own = _groups.checked_groups(groups)
@@ -253,6 +262,8 @@ class RMSprop(keras.optimizers.Optimizer):
         )
         self._gate = Gate()
         self._ledger = Ledger()
+        # Whether the variables being added are slots that `state_dtype` is about.
+        self._adds_slots = False
         self._roster = Roster([], [], CounterVariables(self._iterations))
         self._derived: _plan.Derived | None = None
         # Whether a subclass computes hyperparameters in properties, which can change unnoticed.
@@ -299,9 +310,14 @@ class RMSprop(keras.optimizers.Optimizer):
     def _build_slots(self, variables: Sequence[keras.Variable], members: Sequence[int]) -> None:
         """Create the slots that Keras's `build` does not create."""
         initial = self.initial_square_average
-        # A callable, because keras.initializers.Constant would round to float32.
-        start = "zeros" if initial == 0.0 else lambda shape, dtype: np.full(shape, initial, dtype)
-        add = self.add_optimizer_variables
+        start: Any = "zeros"
+        if initial != 0.0:
+            # A callable, because keras.initializers.Constant would round to float32.
+            def start(shape: Any, dtype: str) -> Tensor:
+                wide = _step.accumulator_dtype(dtype)
+                return ops.cast(ops.convert_to_tensor(np.full(shape, initial, wide)), dtype)
+
+        add = self._add_slots
         settings = self._settings_in(members)
         self._square_averages = add(variables, "square_average", start)
         self._momentums = _building.create_where(
@@ -348,6 +364,19 @@ class RMSprop(keras.optimizers.Optimizer):
             self._distribution_strategy = engine.swapping_strategy(
                 self._distribution_strategy, self._roster.parameters
             )
+
+    def _add_slots(
+        self, variables: Sequence[keras.Variable], name: str, start: Any = "zeros"
+    ) -> list[keras.Variable | None]:
+        """Create slots in the `state_dtype`."""
+        self._adds_slots = True
+        try:
+            slots: list[keras.Variable | None] = self.add_optimizer_variables(
+                variables, name, start
+            )
+        finally:
+            self._adds_slots = False
+        return slots
 
     def add_variables(
         self,
@@ -457,9 +486,13 @@ class RMSprop(keras.optimizers.Optimizer):
         owners = self._roster.parameters[index]._replace(accumulator=None, average=None)
         before = owners.read(engine.read)
         t = ops.convert_to_tensor(self.iterations) + 1
-        dtype = _step.dtype_of(before.square_average)
+        dtype = _step.arithmetic_dtype(before)
         step = _rule.step_coefficients(form, coefficients, learning_rate, t, dtype)
-        after = _rule.update(form, step, before, engine.dense(gradient, variable))
+        wide = _rounding.widened(before)
+        after = _rule.update(form, step, wide, engine.dense(gradient, variable))
+        if _rounding.is_narrow(before):
+            key = _rounding.key_of(_rounding.key_of_step(t - 1), index)
+            after = _rounding.narrowed(after, key)
         for owner, value in zip(owners[1:], after[1:], strict=True):
             if owner is not None:
                 self.assign(owner, value)
@@ -654,7 +687,8 @@ class RMSprop(keras.optimizers.Optimizer):
         square_average = averages.square_average
         if square_average is None:
             return ops.full(self._roster.shapes[position], math.nan)
-        dtype = _step.dtype_of(square_average)
+        dtype = _step.arithmetic_dtype(averages)
+        square_average = ops.cast(square_average, dtype)
         rate = _rule.number_in(_op_by_op.tensor_of(self._next_learning_rate(), engine.read), dtype)
         group = self._roster.members[position]
         if group:
@@ -754,7 +788,8 @@ class RMSprop(keras.optimizers.Optimizer):
     ) -> keras.Variable:
         """Add a variable to the optimizer, as in Keras, but never in half precision.
 
-        A bfloat16 average of squares stalls once a step's contribution rounds away.
+        A bfloat16 average of squares stalls once a step's contribution rounds away. Only slots in
+        the `state_dtype`, which are not rounded to the nearest number, are an exception.
         """
         reused = self._ledger.reuse(name, shape)
         if reused is not None:
@@ -763,6 +798,8 @@ class RMSprop(keras.optimizers.Optimizer):
             return reused
         if dtype is not None:
             dtype = _step.accumulator_dtype(backend.standardize_dtype(dtype))
+            if self._adds_slots and dtype == "float32":
+                dtype = self.state_dtype or dtype
         variable = super().add_variable(shape, initializer, dtype, aggregation, layout, name)
         self._ledger.record(variable, name)
         return variable

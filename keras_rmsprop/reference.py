@@ -89,6 +89,8 @@ class Reference:
         constraints: for each weight a function of it, or None.
         transform: a function of (gradient, weight), both after clipping, that returns the
             gradient to use, or None.
+        state_dtype: None, or "bfloat16" to round the slots after each step, up or down with the
+            random numbers of the package. They are rounded to float32 first.
         groups: for each weight a mapping of those settings that it has for itself (the keys are
             `OF_A_WEIGHT`), or None. Its `learning_rate` is a factor of the step's rate.
 
@@ -127,6 +129,7 @@ class Reference:
         gradient_accumulation_steps: int | None = None,
         constraints: Sequence[Callable[[Array], Array] | None] | None = None,
         transform: Callable[[Array, Array], Array] | None = None,
+        state_dtype: str | None = None,
         groups: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> None:
         self.learning_rate = 1.0
@@ -152,6 +155,7 @@ class Reference:
         self.decayed = [True] * len(weights) if decayed is None else list(decayed)
         self.constraints = [None] * len(weights) if constraints is None else list(constraints)
         self.transform = transform
+        self.state_dtype = state_dtype
         self.groups = [group or {} for group in groups or [None] * len(weights)]
         unknown = {name for group in self.groups for name in group} - set(OF_A_WEIGHT)
         if unknown or len(self.groups) != len(weights):
@@ -259,6 +263,12 @@ class Reference:
             b = momentum * b + g / r
             w = w - lr * (momentum * b + g / r if self.nesterov else b)
 
+        if self.state_dtype == "bfloat16":
+            s, m, b = (
+                to_bfloat16(slot, step=t, weight=i, kind=kind)
+                for kind, slot in enumerate((s, m, b))
+            )
+
         parameter.weight = w
         parameter.square_average = s
         parameter.gradient_average = m
@@ -283,6 +293,48 @@ class Reference:
             parameter.average = keep * parameter.average + (1.0 - keep) * parameter.weight
             if overwrite:
                 parameter.weight = parameter.average.copy()
+
+
+def to_bfloat16(array: ArrayLike, *, step: int, weight: int, kind: int) -> Array:
+    """Round an array to bfloat16 at random, without bias.
+
+    The bits of each number in float32, of which bfloat16 is the upper half, are increased by a
+    random integer below 2**16, and the lower half is cut off. The integer is a hash of the four
+    numbers that say which element of the state it is for, and when.
+
+    Args:
+        array: float64, any shape; rounded to float32 first.
+        step: t, 1 for the first.
+        weight: the index of the weight.
+        kind: 0 for the square average, 1 for the gradient average, 2 for the momentum buffer.
+
+    >>> from collections import Counter
+    >>> rounded = to_bfloat16(np.full(1000, 1.001953125), step=1, weight=0, kind=0)
+    >>> sorted(Counter(rounded.tolist()).items())        # a quarter of the way to 1.0078125
+    [(1.0, 744), (1.0078125, 256)]
+    """
+    with np.errstate(over="ignore"):
+        bits = np.asarray(array).astype(np.float32).view(np.uint32)
+    key = _mixed(np.uint64(_mixed(np.uint64(step - 1 + 0x3C6EF372)) + 3 * weight + kind))
+    index = np.arange(bits.size, dtype=np.uint64).reshape(bits.shape)
+    random = _scrambled(index + key) >> np.uint64(16)
+    # Infinity, NaN, and what is beyond the largest bfloat16 number, are not increased.
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    random = np.where(magnitude < 0x7F7F0000, random, 0).astype(np.uint32)
+    kept = (bits + random) & np.uint32(0xFFFF0000)
+    return kept.view(np.float32).astype(np.float64)
+
+
+def _mixed(x: Any) -> Any:
+    x = x % 2**32
+    x = _scrambled(x ^ (x >> 16))
+    return x ^ (x >> 16)
+
+
+def _scrambled(x: Any) -> Any:
+    """A hash of 32 bits, of which the upper 16 are well mixed (C. Wellons, lowbias32, 2018)."""
+    x = x * 0x7FEB352D % 2**32
+    return (x ^ (x >> 15)) * 0x846CA68B % 2**32
 
 
 def norm(array: Array) -> float:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop._math import _rule
+from keras_rmsprop._math import _rounding, _rule
 from keras_rmsprop._math._rule import (
     Coefficients,
     Form,
@@ -223,6 +223,8 @@ def step(
         clipped = clip(plan, numbers, list(present.values()), masks)
         advancing = dict(zip(present, clipped, strict=True))
     advance_one = _advancing(plan, trace_once if update is None else None)
+    rounds = any(_rounding.is_narrow(results[i]) for i in advancing)
+    key = _rounding.key_of_step(done) if rounds else None
     for i, gradient in advancing.items():
         before = results[i]
         group = plan.groups[plan.members[i]]
@@ -230,11 +232,12 @@ def step(
         hook = None if update is None else functools.partial(update, i)
         conditions = [c for c in (completes, flags.get(i)) if c is not None]
         after = advance_one(group._replace(transform=None), plan.decayed[i], hook)(
-            scalars(plan.members[i], dtype_of(before.square_average)),
+            scalars(plan.members[i], arithmetic_dtype(before)),
             # Passed through the trace, these would be written back.
             before._replace(accumulator=None, average=None),
             gradient,
             conditions,
+            _rounding.key_of(key, i) if _rounding.is_narrow(before) else None,
         )
         results[i] = after._replace(accumulator=before.accumulator, average=before.average)
     if plan.use_ema:
@@ -300,7 +303,7 @@ def all_finite(
     verdict: Tensor = True
     for g, parameter in zip(gradients, parameters, strict=True):
         # A gradient may have a wider dtype than its square average.
-        dtypes = {dtype_of(g), dtype_of(parameter.square_average)}
+        dtypes = {dtype_of(g), arithmetic_dtype(parameter)}
         limit = math.sqrt(min(float(np.finfo(dtype).max) for dtype in dtypes))
         if parameter.gradient_average is not None:
             # The deviation from the mean can be twice as large as any gradient.
@@ -393,7 +396,7 @@ def transform(group: GroupPlan, parameter: Parameter, gradient: Tensor) -> Tenso
     """
     if group.transform is None:
         return gradient
-    dtype = dtype_of(parameter.square_average)
+    dtype = arithmetic_dtype(parameter)
     gradient = ops.cast(gradient, dtype)
     transformed = group.transform(gradient, ops.cast(parameter.weight, dtype))
     check_transformed(group.transform, transformed, gradient)
@@ -463,13 +466,26 @@ def advance(
     before: Parameter,
     gradient: Tensor,
     conditions: Sequence[Tensor],
+    key: Slot = None,
 ) -> Parameter:
     """Take one parameter through negation, penalty, decay and update.
 
     If one of the conditions is false, the parameter is unchanged. Everything here, including the
-    rule, is elementwise: element i of the output depends only on the elements i of the inputs. The
-    torch engine relies on this when it cuts large tensors into pieces and joins small ones.
+    rule, is elementwise: element i of the output depends only on the elements i of the inputs, and,
+    if slots are rounded, on i and the key. The torch engine relies on this when it cuts large
+    tensors into pieces and joins small ones.
+
+    Args:
+        group: what the step does with the variable's group.
+        decayed: whether weight decay applies.
+        hook: updates the parameter; by default `_rule.update`.
+        scalars: the scalars of the step.
+        before: the parameter.
+        gradient: its gradient, clipped and transformed.
+        conditions: scalar bools.
+        key: what the rounding of bfloat16 slots depends on (see `_rounding`); None without them.
     """
+    stored, before = before, _rounding.widened(before)
     dtype = dtype_of(before.square_average)
     gradient = ops.cast(gradient, dtype)
     weight = before.weight
@@ -486,8 +502,10 @@ def advance(
     update = hook or functools.partial(_rule.update, group.form)
     after = update(scalars.step, before._replace(weight=weight), gradient)
     after = after._replace(weight=ops.cast(after.weight, dtype_of(before.weight)))
+    if key is not None:
+        after = _rounding.narrowed(after, key)
     for condition in conditions:
-        after = select(condition, after, before)
+        after = select(condition, after, stored)
     return after
 
 
@@ -543,8 +561,16 @@ def dtype_of(tensor: Tensor) -> str:
     return backend.standardize_dtype(tensor.dtype)
 
 
+def arithmetic_dtype(parameter: Parameter) -> str:
+    """Return the dtype that the rule computes in: that of the slots, but at least float32."""
+    return accumulator_dtype(dtype_of(parameter.square_average))
+
+
 def accumulator_dtype(dtype: str) -> str:
-    """Return the dtype of the slots of a variable of `dtype`: at least float32."""
+    """Return the dtype of the slots of a variable of `dtype`: at least float32.
+
+    Without `state_dtype`; accumulators and moving averages are never narrower.
+    """
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 

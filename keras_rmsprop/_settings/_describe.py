@@ -56,6 +56,9 @@ def _start(config: Mapping[str, Any]) -> Iterator[Line]:
         yield "m = 0", "gradient average: running mean of gradients"
     if config["momentum"] > 0.0:
         yield "b = 0", "momentum buffer"
+    if config["state_dtype"] is not None:
+        slots = "s" + ", m" * config["centered"] + ", b" * (config["momentum"] > 0.0)
+        yield "", f"{slots} rounded to {config['state_dtype']} at random after each step"
     if config["gradient_accumulation_steps"] is not None:
         yield "total = 0", "accumulator"
     if config["use_ema"]:

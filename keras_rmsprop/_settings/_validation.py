@@ -118,6 +118,19 @@ def _auto_or_flag(value: Any) -> str | bool:
     return "auto" if isinstance(value, str) and value == "auto" else _flag(value)
 
 
+def _bfloat16_or_none(value: Any) -> str | None:
+    """Accept "bfloat16", None, and dtypes of that name."""
+    if value is None:
+        return None
+    try:
+        name = backend.standardize_dtype(value)
+    except (ValueError, TypeError):
+        raise _RefusedError from None
+    if name != "bfloat16":
+        raise _RefusedError
+    return str(name)
+
+
 def _transform(value: Any) -> Any:
     """Accept a registered function or its name."""
     if value is None:
@@ -211,6 +224,11 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
     "lazy": Hyperparameter("True or False", _flag, "TF1's sparse update leaves averages stale."),
     "use_ema": Hyperparameter("True or False", _flag_of_keras),
     "skip_nonfinite": Hyperparameter("True or False", _flag),
+    "state_dtype": Hyperparameter(
+        "None or 'bfloat16'",
+        _bfloat16_or_none,
+        "None keeps the state in each weight's dtype, but at least float32.",
+    ),
     "jit_compile": Hyperparameter("'auto', True or False", _auto_or_flag),
     "transform": Hyperparameter(
         "None, a function of (gradient, weight) that is registered, or the name that it is "
@@ -231,6 +249,7 @@ STRUCTURAL: dict[str, str] = {
     "initial_square_average": "the square average has already started",
     "lazy": "the counts of rows are variables of their own",
     "lr_in_momentum": "the momentum buffer holds steps in one case and directions in the other",
+    "state_dtype": "the slots are stored in it",
 }
 
 # Options that move weights without a gradient, which `lazy` rules out.
@@ -347,6 +366,12 @@ def check_together(settings: Mapping[str, Any]) -> None:
             "both exist to tame the first steps."
         )
     if settings["lazy"]:
+        if settings["state_dtype"] is not None:
+            raise ValueError(
+                "`lazy=True` decays rows when they are next touched, and `state_dtype` rounds "
+                f"whole tables at every step, received state_dtype={settings['state_dtype']!r}. "
+                "Leave one of the two out."
+            )
         for name, reason in MOVES_EVERY_ROW.items():
             if settings[name]:
                 raise ValueError(

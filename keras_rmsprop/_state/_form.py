@@ -94,7 +94,7 @@ def arrays_in(state: State) -> dict[str, Array]:
     }
     # Labels may be any string; names of arrays in a file may not.
     return slots | {
-        f"own.{i}": _storable(variable.value) for i, variable in enumerate(state.subclass_variables)
+        f"own.{i}": storable(variable.value) for i, variable in enumerate(state.subclass_variables)
     }
 
 
@@ -116,6 +116,9 @@ def bytes_of(array: Array) -> memoryview:
     return native.reshape(-1).view("u1").data
 
 
-def _storable(value: Array) -> Array:
-    """Convert a subclass's array to a native NumPy dtype, which every kind of file supports."""
+def storable(value: Array) -> Array:
+    """Convert an array to a native NumPy dtype, which every kind of file supports.
+
+    bfloat16 becomes float32, without a change of value.
+    """
     return value if value.dtype.kind in "iuf" else value.astype(np.float32)

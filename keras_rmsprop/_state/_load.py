@@ -43,8 +43,8 @@ class LoadReport(_Entries):
     """The result of a load, by the names of `state_dict`.
 
     A tuple of `restored`, `initialized` and `dropped`. In addition, the sentences in `notes` say
-    which variables were matched by name or shape, because the saved variables differed, and which
-    shapes did not fit.
+    which variables were matched by name or shape, because the saved variables differed, which
+    shapes did not fit, and which slots were rounded to bfloat16.
     """
 
     notes: tuple[str, ...]
@@ -88,6 +88,7 @@ def plan_load(parts: OptimizerParts, state: State) -> LoadPlan:
     restored: list[str] = []
     initialized: list[str] = []
     notes = _notes(pairs, names)
+    rounded: list[str] = []
     used: set[str] = set()
 
     def assign(variable: Any, name: str, value: Any, fresh: Callable[[], Any]) -> None:
@@ -135,9 +136,13 @@ def plan_load(parts: OptimizerParts, state: State) -> LoadPlan:
             value = _fitting(slots.get(kind), variable)
             if value is not None:
                 used.add(f"{source}.{kind}")
+                if _is_rounded(value, variable):
+                    rounded.append(f"{name}/{kind}")
             fresh = functools.partial(_fresh, parts, kind, parameter)
             assign(variable, f"{name}/{kind}", value, fresh)
     notes += _misfits(state, pairs, names, parts)
+    if rounded:
+        notes.append(f"these were rounded to bfloat16: {abbreviated(rounded)}")
 
     saved_by_label = {(v.position, v.label): v for v in state.subclass_variables}
     for (position, label), variable in subclass_variables_by_label(parts).items():
@@ -239,9 +244,19 @@ def _fitting(value: Array | None, variable: Any) -> Array | None:
     """Cast an array to the variable's dtype; None if the shapes differ."""
     if value is None or value.shape != tuple(variable.shape):
         return None
+    if backend.standardize_dtype(variable.dtype) == "bfloat16":
+        # NumPy has no bfloat16; the assignment rounds to the nearest number.
+        return value.astype(np.float32, copy=False)
     # Values that overflow a narrower dtype become infinite, as in training.
     with np.errstate(over="ignore", invalid="ignore"):
         return value.astype(backend.standardize_dtype(variable.dtype), copy=False)
+
+
+def _is_rounded(value: Array, variable: Any) -> bool:
+    """Whether some number has more digits than a bfloat16 variable can hold."""
+    if backend.standardize_dtype(variable.dtype) != "bfloat16":
+        return False
+    return bool(np.any(np.ascontiguousarray(value, np.float32).view(np.uint32) & 0xFFFF))
 
 
 def message(report: LoadReport) -> str | None:

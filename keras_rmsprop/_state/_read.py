@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_rmsprop._state._form import KINDS, Array, State, SubclassVariable, arrays_in, checksum_of
+from keras_rmsprop._state._form import (
+    KINDS,
+    Array,
+    State,
+    SubclassVariable,
+    arrays_in,
+    checksum_of,
+    storable,
+)
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._gate import Gate
 from keras_rmsprop._variables._ledger import Entry
@@ -88,7 +96,9 @@ def _read(parts: OptimizerParts) -> State:
         lr_in_momentum=parts.lr_in_momentum,
         rho=tuple(parts.rho),
         names=names_of(parts),
-        slots=tuple({kind: array_of(v) for kind, v in slots.items()} for slots in slots_of(parts)),
+        slots=tuple(
+            {kind: storable(array_of(v)) for kind, v in slots.items()} for slots in slots_of(parts)
+        ),
         subclass_variables=tuple(
             SubclassVariable(label, i, array_of(v))
             for (i, label), v in subclass_variables_by_label(parts).items()

@@ -167,6 +167,13 @@ def test_half_precision_gradients_are_summed_in_float32(mirrored: Results) -> No
 
 
 @on_tensorflow
+def test_replicas_round_narrow_slots_alike(mirrored: Results) -> None:
+    result = mirrored["narrow slots/eager"]
+    assert result["dtypes"] == ["bfloat16", "bfloat16"]
+    assert result["two"] == [result["one"]] * 2
+
+
+@on_tensorflow
 @pytest.mark.parametrize("name", ["all", "lazy"])
 @pytest.mark.parametrize("to_two", [False, True], ids=["to_one_device", "to_two_replicas"])
 def test_a_saved_training_goes_on_elsewhere(mirrored: Results, name: str, to_two: bool) -> None:

@@ -54,7 +54,7 @@ def test_the_config_makes_the_same_optimizer_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(_validation.HYPERPARAMETERS) - {"jit_compile", "transform"})
+    "name", sorted(set(_validation.HYPERPARAMETERS) - {"jit_compile", "transform", "state_dtype"})
 )
 def test_an_assigned_hyperparameter_is_in_the_config(name: str) -> None:
     optimizer = RMSprop(momentum=0.5 if name == "nesterov" else 0.0)

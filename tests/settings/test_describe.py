@@ -111,6 +111,7 @@ VISIBLE = {
     "global_clipnorm": ({"global_clipnorm": 2.0}, "g = g * min(1, 2 / norm(all_g)) "),
     "maximize": ({"maximize": True}, "g = -g "),
     "transform": ({"transform": "centralize"}, "g = centralize(g, w) "),
+    "state_dtype": ({"state_dtype": "bfloat16"}, "s rounded to bfloat16 at random after each step"),
     "l2": ({"l2": 0.01}, "g = g + 0.01 * w "),
     "weight_decay": ({"weight_decay": 0.004}, "w = w - lr * 0.004 * w "),
     "rho": ({"rho": 0.99}, "s = 0.99 * s + 0.01 * g**2"),

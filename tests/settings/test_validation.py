@@ -69,7 +69,7 @@ def built(**arguments: Any) -> RMSprop:
 
 
 def test_the_tables_of_this_file_name_every_hyperparameter() -> None:
-    own = {*NUMBERS_OUTSIDE, *FLAGS, "jit_compile", "transform"}
+    own = {*NUMBERS_OUTSIDE, *FLAGS, "jit_compile", "transform", "state_dtype"}
     arguments = set(inspect.signature(RMSprop).parameters) - {"learning_rate", "name", "groups"}
     assert set(NUMBERS_AT_THE_EDGE) == set(NUMBERS_OUTSIDE)
     assert own == arguments == set(_validation.HYPERPARAMETERS)
@@ -406,6 +406,7 @@ def test_settings_that_decide_the_slots_can_change_before_build(name: str) -> No
     optimizer = RMSprop()
     old = getattr(optimizer, name)
     new = (not old) if isinstance(old, bool) else 2 if old is None else 0.5
+    new = "bfloat16" if name == "state_dtype" else new
     setattr(optimizer, name, new)
     assert getattr(optimizer, name) == new
 

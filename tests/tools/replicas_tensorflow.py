@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import keras_rmsprop
@@ -206,6 +207,37 @@ def half_precision(strategy: tf.distribute.Strategy) -> dict[str, Any]:
     }
 
 
+def narrow_slots(strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    """Make steps with slots in bfloat16; return the slots of one device and of each replica."""
+
+    def weight() -> keras.Variable:
+        return keras.Variable(np.ones(100), dtype="float32", name="weight")
+
+    gradients = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
+    one, make = weight(), ours(state_dtype="bfloat16", momentum=0.9, jit_compile=False)
+    alone = make()
+    for gradient in gradients:
+        alone.apply([tf.constant(gradient)], [one])
+    with strategy.scope():
+        two, optimizer = weight(), make()
+        optimizer.build([two])
+    for gradient in gradients:
+        # Two halves, whose sum is exact, as tensors of their own.
+        half = gradient / 2
+        strategy.run(lambda half=half: optimizer.apply([tf.constant(half)], [two]))
+
+    def slots(owner: Any) -> list[tf.Variable]:
+        (parameter,) = owner._roster.parameters
+        return [parameter.square_average.value, parameter.momentum.value]
+
+    copies = zip(*(v.values for v in slots(optimizer)), strict=True)
+    return {
+        "dtypes": [v.dtype.name for v in slots(optimizer)],
+        "one": [tf.cast(v, tf.float32).numpy().tolist() for v in slots(alone)],
+        "two": [[tf.cast(v, tf.float32).numpy().tolist() for v in each] for each in copies],
+    }
+
+
 def main(path: pathlib.Path) -> None:
     """Run all trainings."""
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -240,6 +272,7 @@ def main(path: pathlib.Path) -> None:
                 strategy, path.parent, to_two, **OPTIONS[name], jit_compile=False
             )
     found["half precision/eager"] = half_precision(strategy)
+    found["narrow slots/eager"] = narrow_slots(strategy)
     path.write_text(json.dumps(found))
 
 

@@ -1,10 +1,12 @@
-"""Give the rule a square root that is differentiable at zero."""
+"""Make the rule differentiable: its square root at zero, and the rounding of slots."""
+
+from typing import Any
 
 import jax
 import keras
 from jax import numpy as jnp
 
-from keras_rmsprop._math import _rule
+from keras_rmsprop._math import _rounding, _rule
 
 _differentiable_sqrt = jax.custom_jvp(keras.ops.sqrt)
 
@@ -25,6 +27,21 @@ def _sqrt(x: jax.Array) -> jax.Array:
     return root
 
 
+# The derivative of the mean over the random numbers, which is the number that is rounded.
+_differentiable_rounding = jax.custom_jvp(_rounding.to_bfloat16)
+
+
+@_differentiable_rounding.defjvp
+def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    return _differentiable_rounding(*primals), tangents[0].astype(jnp.bfloat16)
+
+
+def _bitcast(tensor: jax.Array, dtype: str) -> jax.Array:
+    return jax.lax.bitcast_convert_type(tensor, jnp.dtype(dtype))
+
+
 def install() -> None:
-    """Make the rule use this square root."""
+    """Make the rule use these functions."""
     _rule.sqrt = _sqrt
+    _rounding.bitcast = _bitcast
+    _rounding.rounded = _differentiable_rounding

@@ -18,6 +18,7 @@ from keras_rmsprop._execution.tensorflow._values import (
     shape_of,
     write,
 )
+from keras_rmsprop._math import _rounding
 
 __all__ = [
     "SPARSE_GRADIENTS",
@@ -41,3 +42,5 @@ SPARSE_GRADIENTS = True
 TRACED_VARIABLES: Literal["captured", "passed", None] = "captured"
 is_capturing_python = _interface.is_capturing_python
 outside_trace = tf.init_scope
+
+_rounding.bitcast = tf.bitcast

@@ -14,6 +14,8 @@ from keras_rmsprop._execution._interface import (
 )
 from keras_rmsprop._execution.torch._engine import run
 from keras_rmsprop._execution.torch._values import are_ready, copy, dense, read, write
+from keras_rmsprop._execution.torch._values import bitcast as _bitcast
+from keras_rmsprop._math import _rounding
 
 __all__ = [
     "SPARSE_GRADIENTS",
@@ -36,3 +38,5 @@ __all__ = [
 SPARSE_GRADIENTS = False
 TRACED_VARIABLES: Literal["captured", "passed", None] = None
 is_capturing_python = torch.compiler.is_compiling
+
+_rounding.bitcast = _bitcast

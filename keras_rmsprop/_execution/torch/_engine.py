@@ -180,6 +180,7 @@ def _write_step(
 ) -> None:
     """Run the stages that write weights, from gradients that are already accumulated."""
     parameters = layout.parameters
+    done = calls // plan.accumulation_steps
     if (calls + 1) % plan.accumulation_steps == 0:
         pieces = {place: pieces_of(batch[place], _layout.PIECE) for place in selection.split}
         for block in selection.blocks:
@@ -193,12 +194,11 @@ def _write_step(
             if plan.clip is not None and plan.groups[kind.group].transform is None:
                 places = [place for place, _ in block.sources]
                 members = clip(plan, numbers, members, places, scales)
-            advance(plan, numbers, steps[kind.group], block, members)
+            advance(plan, numbers, steps[kind.group], block, members, done)
         if plan.accumulation_steps > 1:
             torch._foreach_zero_([parameters[i].accumulator for i in selection.present])
 
     if plan.use_ema:
-        done = calls // plan.accumulation_steps
         for weights, averages in layout.averaged:
             average_weights(plan, numbers, done, weights, averages)
     for i in selection.present:

@@ -10,7 +10,7 @@ import keras
 import torch
 
 from keras_rmsprop._execution.torch._values import check_writable
-from keras_rmsprop._math import _step
+from keras_rmsprop._math import _rounding, _step
 from keras_rmsprop._math._rule import Parameter
 from keras_rmsprop._variables._roster import ParameterVariables, Roster, flat_without_none
 
@@ -22,6 +22,10 @@ PIECE = 2**20
 
 # Small tensors are updated together, about this many elements at a time; each pass costs 0.2 ms.
 BLOCK = 2**22
+
+# On a GPU, where blocks are not limited otherwise, about this many elements of bfloat16 slots are
+# widened at a time: their float32 copies would take more memory than the slots save.
+WIDENED = 2**24
 
 # torch's grain size: larger operations are split among threads, which can wait for milliseconds
 # when other programs occupy the cores. So small tensors are joined up to this size only.
@@ -52,8 +56,10 @@ class _Chunk(NamedTuple):
 class _Kind(NamedTuple):
     """What tensors must have in common to be updated together."""
 
-    # The dtype of the slots and of the arithmetic.
+    # The dtype of the arithmetic, and of the slots unless they are narrow.
     dtype: torch.dtype
+    # Whether the slots are stored in bfloat16.
+    narrow: bool
     # The index of their settings in `Plan.groups`.
     group: int
     decayed: bool
@@ -66,12 +72,17 @@ class _Bundle(NamedTuple):
     members: list[_Member]
     # The same members if they are small; otherwise empty.
     chunks: list[_Chunk]
+    # Memory for the float32 values of narrow slots, shape (3, elements); None if there are none, or
+    # not on the CPU.
+    widened: torch.Tensor | None
 
 
 class Block(NamedTuple):
     """The tensors of a bundle that have a gradient, as lists for multi-tensor operations."""
 
     kind: _Kind
+    # For each tensor, the index of its parameter.
+    positions: list[int]
     # For each tensor, its gradient's index among those present, and the index of the piece.
     sources: list[tuple[int, int]]
     weights: Tensors
@@ -82,6 +93,8 @@ class Block(NamedTuple):
     roots: Tensors
     # The same memory in as few tensors as `GRAIN` allows; empty for large tensors.
     joined: Tensors
+    # The bundle's memory of the same name.
+    widened: torch.Tensor | None
 
 
 class Selection(NamedTuple):
@@ -235,7 +248,8 @@ def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
         # Variables that take their gradient as their value have no slots.
         if p.square_average is not None:
             small = p.weight.numel() <= min(GRAIN, PIECE)
-            kind = _Kind(p.square_average.dtype, group, decays)
+            dtype = getattr(torch, _step.arithmetic_dtype(p))
+            kind = _Kind(dtype, _rounding.is_narrow(p), group, decays)
             # Only some of a group may have buffers, for example if their momentum was 0 at build.
             has_buffer = p.momentum is not None
             common = (p.weight.device, p.weight.dtype, kind, has_buffer, small)
@@ -243,13 +257,17 @@ def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:
     bundles = []
     for (device, _, kind, _, small), members in alike.items():
         if device.type != "cpu":
-            bundles.append(_Bundle(kind, members, []))
+            # Narrow slots are widened a bundle at a time.
+            parts = _split_by_size(members, WIDENED) if kind.narrow else [members]
+            bundles += [_Bundle(kind, part, [], None) for part in parts]
             continue
-        parts = _split_by_size(members, BLOCK if small else PIECE)
-        scratch = torch.zeros(max(map(_elements, parts)), dtype=kind.dtype, device=device)
+        parts = _split_by_size(members, BLOCK if small and not kind.narrow else PIECE)
+        most = max(map(_elements, parts))
+        scratch = torch.zeros(most, dtype=kind.dtype, device=device)
+        wide = torch.zeros(3, most, dtype=kind.dtype, device=device) if kind.narrow else None
         for part in parts:
             rooted = _with_roots(part, scratch)
-            bundles.append(_Bundle(kind, rooted, _chunks(rooted, scratch) if small else []))
+            bundles.append(_Bundle(kind, rooted, _chunks(rooted, scratch) if small else [], wide))
     return bundles
 
 
@@ -333,6 +351,7 @@ def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> B
     parameters = [m.parameter for m in members]
     return Block(
         bundle.kind,
+        positions=[m.position for m in members],
         sources=[(places[m.position], m.piece) for m in members],
         weights=[p.weight for p in parameters],
         square_averages=[p.square_average for p in parameters],
@@ -340,6 +359,7 @@ def _block(bundle: _Bundle, members: list[_Member], places: dict[int, int]) -> B
         momentums=flat_without_none([p.momentum for p in parameters]),
         roots=flat_without_none([m.root for m in members]),
         joined=_joined(bundle.chunks, members, places),
+        widened=bundle.widened,
     )
 
 

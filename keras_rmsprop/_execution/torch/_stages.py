@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from keras_rmsprop._execution.torch._layout import Block, Tensors, pieces_of
+from keras_rmsprop._execution.torch._narrow import update_narrow
 from keras_rmsprop._execution.torch._values import WIDE, dtype_of
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._rule import Form, Parameter, StepCoefficients
@@ -105,12 +106,14 @@ def advance(
     step: StepCoefficients,
     block: Block,
     gradients: Tensors,
+    done: int,
 ) -> None:
-    """Take a block through negation, penalty, decay and update."""
+    """Take a block through negation, penalty, decay and update, after `done` steps."""
     kind = block.kind
     group, own = plan.groups[kind.group], numbers.groups[kind.group]
     narrow = block.weights[0].dtype != kind.dtype
-    weights = [w.to(kind.dtype) for w in block.weights] if narrow else block.weights
+    stored = block.weights
+    weights = [w.to(kind.dtype) for w in stored] if narrow else stored
     if group.maximize:
         gradients = torch._foreach_neg(gradients)
     if group.l2:
@@ -119,9 +122,13 @@ def advance(
         # Not times 1 - decay: rounding that to float32 changes a decay of 4e-6 by 1%.
         decay = step.learning_rate * own.weight_decay
         torch._foreach_add_(weights, weights, alpha=-decay)
-    _update(group.form, step, block._replace(weights=weights), gradients)
+    block = block._replace(weights=weights)
+    if kind.narrow:
+        update_narrow(functools.partial(_update, group.form, step), block, gradients, done)
+    else:
+        _update(group.form, step, block, gradients)
     if narrow:
-        torch._foreach_copy_(block.weights, weights)
+        torch._foreach_copy_(stored, weights)
 
 
 def _update(form: Form, step: StepCoefficients, block: Block, g: Tensors) -> None:

@@ -42,6 +42,11 @@ def copy(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def bitcast(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Return a tensor's bits as another dtype of the same size; it shares the memory."""
+    return tensor.view(getattr(torch, dtype))
+
+
 def dense(gradient: Any, variable: keras.Variable) -> torch.Tensor:
     """Return the gradient as a dense floating-point tensor.
 

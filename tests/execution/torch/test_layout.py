@@ -28,9 +28,9 @@ def test_small_tensors_share_a_block_and_large_ones_fill_several(monkeypatch):
     sizes: list[list[int]] = []
     original = _engine.advance
 
-    def recorded(plan: Any, numbers: Any, step: Any, block: Any, gradients: Any) -> None:
+    def recorded(plan: Any, numbers: Any, step: Any, block: Any, *rest: Any) -> None:
         sizes.append([w.numel() for w in block.weights])
-        original(plan, numbers, step, block, gradients)
+        original(plan, numbers, step, block, *rest)
 
     monkeypatch.setattr(_engine, "advance", recorded)
     counts = (1, 2, 3, 10, 4, 3)
