@@ -75,7 +75,7 @@ def bare(problem: Problem) -> Builders:
         @torch.no_grad()
         def call() -> None:
             for block, gradients in zip(blocks, members, strict=True):
-                _stages.advance(step.plan, step.numbers, scalars, block, gradients)
+                _stages.advance(step.plan, step.numbers, scalars, block, gradients, 1)
 
         return Contender(call, _wait, peer.weights)
 
