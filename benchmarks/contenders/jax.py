@@ -84,14 +84,14 @@ def bare(problem: Problem) -> Builders:
         numbers = buffer.packed(step.numbers)
         # Copies: the program donates them.
         values = [v.value.copy() for v in step.roster.variables]
-        spare = [x.copy() for x in buffer.of_changed(values)] if buffer.keeps else []
+        spare = [x.copy() for x in buffer.of_reused(values)]
         ids = list(map(id, step.roster.variables))
         weights = [ids.index(id(v)) for v in peer.variables]
 
         def call() -> None:
             nonlocal values, spare
             results = compiled_step(static, spare, values, batch, [], rate, numbers)
-            spare = buffer.of_changed(values) if buffer.keeps else []
+            spare = buffer.of_reused(values)
             values = list(values)
             for place, result in zip(buffer.places, results, strict=True):
                 values[place] = result

@@ -29,30 +29,35 @@ def _zeros(avals: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
     return [jnp.zeros(shape, dtype) for shape, dtype in avals]
 
 
-# With fewer bytes, allocating memory for the results takes no longer than checking the old one.
-SECOND_COPY_FROM = 2**20
+# On a CPU the C library returns memory of this many bytes to the system as soon as an array is freed
+# (`DEFAULT_MMAP_THRESHOLD_MAX` of glibc). The system clears it, page by page, when it is allocated
+# again, which takes longer than the rest of a step.
+LARGE = 2**25
 
 
-def keeps_second_copy(arrays: Sequence[jax.Array]) -> bool:
-    """Whether steps over these arrays keep a second copy of them to donate (see `_double_buffer`).
+def reusable(arrays: Sequence[jax.Array]) -> list[int]:
+    """Return the indices of the arrays of which a second copy is kept (see `_double_buffer`).
 
-    Never in a free-threaded Python, where reference counts are not reliable, nor for arrays spread
-    over several devices.
+    None on accelerators, whose memory JAX keeps; in a free-threaded Python, where reference counts
+    are not reliable; and if arrays are spread over several devices.
     """
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return False
+        return []
     if any(len(array.sharding.device_set) > 1 for array in arrays):
-        return False
+        return []
     setting = os.environ.get("KERAS_RMSPROP_JAX_SECOND_COPY", "auto")
     if setting in ("0", "1"):
-        return setting == "1"
+        return list(range(len(arrays))) if setting == "1" else []
+    large = [i for i, array in enumerate(arrays) if array.nbytes >= LARGE]
     needed: dict[Any, int] = {}
-    for array in arrays:
-        for device in array.devices():
-            needed[device] = needed.get(device, 0) + array.nbytes
-    return sum(needed.values()) >= SECOND_COPY_FROM and all(
-        8 * size <= _memory_of(device) for device, size in needed.items()
+    for i in large:
+        for device in arrays[i].devices():
+            needed[device] = needed.get(device, 0) + arrays[i].nbytes
+    pays = all(
+        device.platform == "cpu" and 8 * size <= _memory_of(device)
+        for device, size in needed.items()
     )
+    return large if pays else []
 
 
 def with_aliases(arrays: Sequence[jax.Array]) -> set[int]:

@@ -52,17 +52,17 @@ def test_without_a_second_copy_nothing_is_kept_and_no_bit_changes(monkeypatch):
         np.testing.assert_array_equal(snapshot, value)
 
 
-def test_the_second_copy_is_kept_if_it_takes_at_most_an_eighth_of_the_memory(monkeypatch):
-    arrays = [jnp.ones(2**16, "float32")] * 4
+def test_large_arrays_have_a_second_copy_if_it_takes_at_most_an_eighth_of_the_memory(monkeypatch):
+    large = jnp.ones(_memory.LARGE // 4, "float32")
+    arrays = [large, jnp.ones(_memory.LARGE // 4 - 1, "float32"), large]
     monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", "auto")
-    for memory, keeps in ((8 * 2**20, True), (8 * 2**20 - 1, False)):
+    needed = 2 * _memory.LARGE
+    for memory, reused in ((8 * needed, [0, 2]), (8 * needed - 1, [])):
         monkeypatch.setattr(_memory, "_memory_of", lambda _, memory=memory: memory)
-        assert _memory.keeps_second_copy(arrays) is keeps
-    monkeypatch.setattr(_memory, "_memory_of", lambda _: 2**40)
-    assert not _memory.keeps_second_copy(arrays[:3])
-    for setting, keeps in (("0", False), ("1", True), ("auto", False)):
+        assert _memory.reusable(arrays) == reused
+    for setting, reused in (("0", []), ("1", [0, 1, 2]), ("auto", [])):
         monkeypatch.setenv("KERAS_RMSPROP_JAX_SECOND_COPY", setting)
-        assert _memory.keeps_second_copy(arrays[:3]) is keeps
+        assert _memory.reusable(arrays) == reused
 
 
 def test_an_alias_is_found_although_another_array_is_deleted_meanwhile(monkeypatch):
