@@ -29,7 +29,7 @@ def _zeros(avals: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
     return [jnp.zeros(shape, dtype) for shape, dtype in avals]
 
 
-# On a CPU the C library returns memory of this many bytes to the system as soon as an array is freed
+# On a CPU the C library returns memory of this many bytes to the system when an array is freed
 # (`DEFAULT_MMAP_THRESHOLD_MAX` of glibc). The system clears it, page by page, when it is allocated
 # again, which takes longer than the rest of a step.
 LARGE = 2**25
