@@ -32,5 +32,6 @@ def _engine() -> Engine:
 
 
 engine = _engine()
+engine.install()
 
 __all__ = ["engine"]

@@ -89,6 +89,9 @@ class Engine(Protocol):
     # ("passed"). None if steps are not traced.
     TRACED_VARIABLES: Literal["captured", "passed", None]
 
+    def install(self) -> None:
+        """Set the functions of `_math` that are the engine's: `_rounding.bitcast` at least."""
+
     def run(self, step: Step, gradients: Sequence[Tensor | None], /) -> None:
         """Make one step; `gradients` has one entry per variable of the roster."""
 

@@ -9,7 +9,7 @@ from keras_rmsprop._execution._interface import (
     outside_trace,
     swapping_strategy,
 )
-from keras_rmsprop._execution.jax import _derivatives
+from keras_rmsprop._execution.jax._derivatives import install
 from keras_rmsprop._execution.jax._engine import run
 from keras_rmsprop._execution.jax._values import (
     are_ready,
@@ -28,6 +28,7 @@ __all__ = [
     "copy",
     "dense",
     "do_not_convert",
+    "install",
     "is_capturing_python",
     "is_sparse",
     "is_traced",
@@ -41,5 +42,3 @@ __all__ = [
 
 SPARSE_GRADIENTS = False
 TRACED_VARIABLES: Literal["captured", "passed", None] = "passed"
-
-_derivatives.install()

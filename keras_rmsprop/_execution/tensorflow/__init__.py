@@ -13,12 +13,12 @@ from keras_rmsprop._execution.tensorflow._values import (
     are_ready,
     copy,
     dense,
+    install,
     is_traced,
     read,
     shape_of,
     write,
 )
-from keras_rmsprop._math import _rounding
 
 __all__ = [
     "SPARSE_GRADIENTS",
@@ -27,6 +27,7 @@ __all__ = [
     "copy",
     "dense",
     "do_not_convert",
+    "install",
     "is_capturing_python",
     "is_sparse",
     "is_traced",
@@ -42,5 +43,3 @@ SPARSE_GRADIENTS = True
 TRACED_VARIABLES: Literal["captured", "passed", None] = "captured"
 is_capturing_python = _interface.is_capturing_python
 outside_trace = tf.init_scope
-
-_rounding.bitcast = tf.bitcast

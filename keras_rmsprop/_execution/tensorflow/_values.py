@@ -21,6 +21,7 @@ from keras_rmsprop._execution.tensorflow._rows import (
     shape_of_rows,
 )
 from keras_rmsprop._execution.tensorflow._table_access import gather_rows, scatter_rows
+from keras_rmsprop._math import _rounding
 from keras_rmsprop._private import in_stateless_scope
 
 Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
@@ -51,6 +52,11 @@ def _is_floating(dtype_number: int) -> bool:
 def read(variable: keras.Variable | tf.Variable) -> tf.Tensor:
     """Return the variable's current value; in a replica, the value of its own copy."""
     return tf.convert_to_tensor(variable)
+
+
+def install() -> None:
+    """Make the rounding of slots use TensorFlow's conversion."""
+    _rounding.bitcast = tf.bitcast
 
 
 def is_traced(_: Any) -> bool:

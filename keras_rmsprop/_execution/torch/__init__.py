@@ -13,9 +13,14 @@ from keras_rmsprop._execution._interface import (
     swapping_strategy,
 )
 from keras_rmsprop._execution.torch._engine import run
-from keras_rmsprop._execution.torch._values import are_ready, copy, dense, read, write
-from keras_rmsprop._execution.torch._values import bitcast as _bitcast
-from keras_rmsprop._math import _rounding
+from keras_rmsprop._execution.torch._values import (
+    are_ready,
+    copy,
+    dense,
+    install,
+    read,
+    write,
+)
 
 __all__ = [
     "SPARSE_GRADIENTS",
@@ -24,6 +29,7 @@ __all__ = [
     "copy",
     "dense",
     "do_not_convert",
+    "install",
     "is_capturing_python",
     "is_sparse",
     "is_traced",
@@ -38,5 +44,3 @@ __all__ = [
 SPARSE_GRADIENTS = False
 TRACED_VARIABLES: Literal["captured", "passed", None] = None
 is_capturing_python = torch.compiler.is_compiling
-
-_rounding.bitcast = _bitcast

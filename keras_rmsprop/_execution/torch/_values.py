@@ -8,7 +8,7 @@ import keras
 import torch
 
 from keras_rmsprop._execution._op_by_op import assign
-from keras_rmsprop._math import _step
+from keras_rmsprop._math import _rounding, _step
 
 
 def are_ready(gradients: Sequence[Any], shapes: list[tuple[int, ...]]) -> bool:
@@ -42,7 +42,12 @@ def copy(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def bitcast(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+def install() -> None:
+    """Make the rounding of slots use torch's conversion."""
+    _rounding.bitcast = _bitcast
+
+
+def _bitcast(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     """Return a tensor's bits as another dtype of the same size; it shares the memory."""
     return tensor.view(getattr(torch, dtype))
 
