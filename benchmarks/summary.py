@@ -30,6 +30,8 @@ _STEPS["matrix"] = "one 4096²"
 _SIZES = {"10,000": "10,000 rows"} | {n: n for n in ("100,000", "1,000,000", "4,000,000")}
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
 _LOOP = "fused C loop"
+_BARE = "bare call"
+_OVERHEAD = {backend: f"{backend}/overhead/eager/plain/*" for backend in _BACKENDS}
 
 # For each table its corner cell, its columns and its lines.
 TABLES: tuple[tuple[str, dict[str, str], list[Row]], ...] = (
@@ -61,6 +63,19 @@ TABLES: tuple[tuple[str, dict[str, str], list[Row]], ...] = (
             Row("JAX, `jax.jit` / optax", "jax/steps/jit/plain/*", "optax jit"),
             Row("torch / torch.optim, foreach", "torch/steps/eager/plain/*", "torch foreach"),
             Row("torch / torch.optim, compiled", "torch/steps/eager/plain/*", "torch compiled"),
+            Row("both compiled", "torch/steps/compiled/plain/*", "torch compiled"),
+        ],
+    ),
+    (
+        "an eager step, against the bare call of what it runs",
+        {"scalar": "one scalar", "mlp": "6 tensors", "conv160": "160 tensors", "1,000": "1,000"},
+        [
+            Row("TensorFlow / its concrete function", _OVERHEAD["tensorflow"], "concrete function"),
+            Row("the same, called without any check", _OVERHEAD["tensorflow"], _BARE),
+            Row("TensorFlow / optax under `jit`", _OVERHEAD["tensorflow"], "jax.jit"),
+            Row("JAX / its jitted function", _OVERHEAD["jax"], _BARE),
+            Row("JAX / optax under `jit`, not donated", _OVERHEAD["jax"], "optax jit, rebound"),
+            Row("torch / the multi-tensor operations", _OVERHEAD["torch"], _BARE),
         ],
     ),
     (
