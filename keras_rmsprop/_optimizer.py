@@ -960,6 +960,7 @@ class RMSprop(keras.optimizers.Optimizer):
             and not engine.is_capturing_python()
             and not roster.fixed
             and isinstance(gradients, (list, tuple))
+            and bool(gradients)
             and (variables is None or (isinstance(variables, list) and roster.matches(variables)))
             and engine.are_ready(gradients, roster.shapes)
         )

@@ -81,10 +81,12 @@ def test_gradients_without_variables_before_build_are_refused_with_the_remedy() 
         RMSprop().apply([ops.ones(())])
 
 
-def test_an_empty_list_of_gradients_makes_no_step() -> None:
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_empty_list_of_gradients_makes_no_step(count: int) -> None:
     optimizer, variables = RMSprop(), two_weights()
-    optimizer.build(variables)
+    optimizer.build(variables[:count])
     optimizer.apply([], [])
+    optimizer.apply([])
     assert int(optimizer.iterations) == 0
 
 

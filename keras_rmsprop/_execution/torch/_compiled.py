@@ -13,6 +13,7 @@ All numbers are tensors, so that changing one compiles nothing.
 
 import itertools
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ import torch
 from keras_rmsprop._execution import _compilation, _interrupts
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.torch import _private
-from keras_rmsprop._execution.torch._layout import Layout, layout_of
+from keras_rmsprop._execution.torch._layout import Layout, layout_of, span_of
 from keras_rmsprop._execution.torch._values import check_devices, device_of, dtype_of, read
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Parameter
@@ -74,6 +75,9 @@ class _Programs:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        if layout.overlap is not None:
+            one, other = (layout.variables[i].path for i in layout.overlap)
+            _compilation.raise_not_compilable(f"{one!r} and {other!r} share memory")
         # Without `requires_grad`; they share their memory and version counters with the originals.
         self.values = [t.detach() for t in layout.tensors]
         devices = dict.fromkeys(t.device for t in layout.tensors)
@@ -133,7 +137,7 @@ class _Programs:
         if not self._dummies:
             weights = [p.weight for p in self.layout.parameters]
             # At least 1, as those of empty weights may be negative.
-            spans = [1, *map(_span, weights)]
+            spans = [1, *map(span_of, weights)]
             memory = {
                 dtype: torch.zeros(max(spans), dtype=dtype, device=self.device)
                 for dtype in set(self.weight_dtypes)
@@ -141,6 +145,8 @@ class _Programs:
             self._dummies = [memory[w.dtype].as_strided(w.shape, w.stride()) for w in weights]
         return self._dummies[position]
 
+
+_compiling = threading.RLock()
 
 _programs: "weakref.WeakKeyDictionary[Roster, _Programs]" = weakref.WeakKeyDictionary()
 
@@ -185,7 +191,11 @@ def run_compiled(step: Step, gradients: Gradients) -> None:
         rate.device,
         torch.is_inference_mode_enabled(),
     )
-    program = programs.program(kind) or _make_program(step, kind, programs)
+    program = programs.program(kind)
+    if program is None:
+        # Torch traces with global state.
+        with _compiling:
+            program = programs.program(kind) or _make_program(step, kind, programs)
     counters = [v._value for v in roster.counters if v is not None]
     extra = [rate, programs.numbers(numbers, kind)]
     if given.flags:
@@ -275,11 +285,6 @@ def _with_corrected_numbers(step: Step) -> tuple[_step.Plan, _step.Numbers]:
         numbers.append(own._replace(coefficients=corrected))
         groups.append(group._replace(form=group.form._replace(bias_correction=False)))
     return plan._replace(groups=tuple(groups)), step.numbers._replace(groups=tuple(numbers))
-
-
-def _span(tensor: torch.Tensor) -> int:
-    """Return how many elements of memory the tensor reaches over, unless it is empty."""
-    return 1 + sum((n - 1) * k for n, k in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _make_program(step: Step, kind: _Kind, programs: _Programs) -> _Program:

@@ -17,6 +17,7 @@ from keras_rmsprop._execution.torch._layout import (
     Selection,
     Tensors,
     layout_of,
+    overlap_of,
     pieces_of,
 )
 from keras_rmsprop._execution.torch._stages import (
@@ -74,6 +75,10 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Compute a whole step, then write it."""
     check_devices(step.roster.weights, gradients)
     check_writable(step.roster.variables)
+    if step.hook is None and overlap_of([v._value for v in step.roster.variables]) is not None:
+        # Computed from the old values, one of two updates of the same memory would be lost.
+        _run_in_place(step, gradients)
+        return
     rate = step.rate.get_next()
     if step.hook is not None:
         # A subclass's `update_step` writes variables itself, before the step is complete.

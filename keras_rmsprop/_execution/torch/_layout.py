@@ -123,6 +123,8 @@ class Layout(NamedTuple):
     constraints: tuple[Any, ...]
     # The start addresses of the storages that a step writes to.
     memories: frozenset[int]
+    # Two tensors of which one lies in the memory of the other, at least in part; or None.
+    overlap: tuple[int, int] | None
     # Whether a tensor was made under `torch.inference_mode` and is writable only there.
     for_inference: bool
     # The tensors that are cut into pieces, and their strides, which determine the pieces.
@@ -229,6 +231,7 @@ def _make_layout(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layo
         decayed=plan.decayed,
         constraints=plan.constraints,
         memories=frozenset(t.untyped_storage().data_ptr() for t in tensors if t.numel()),
+        overlap=overlap_of(tensors),
         for_inference=any(t.is_inference() for t in tensors),
         cut=cut,
         strides=[t.stride() for t in cut],
@@ -237,6 +240,24 @@ def _make_layout(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layo
         averaged=_averaged(parameters),
         selections={},
     )
+
+
+def overlap_of(tensors: Sequence[torch.Tensor]) -> tuple[int, int] | None:
+    """Return the indices of two tensors that share memory, if there are any."""
+    ranges = sorted(
+        (str(t.device), t.data_ptr(), t.data_ptr() + span_of(t) * t.element_size(), i)
+        for i, t in enumerate(tensors)
+        if t.numel()
+    )
+    for (device, _, end, i), (other, start, _, k) in itertools.pairwise(ranges):
+        if device == other and start < end:
+            return i, k
+    return None
+
+
+def span_of(tensor: torch.Tensor) -> int:
+    """Return how many elements of memory the tensor reaches over, unless it is empty."""
+    return 1 + sum((n - 1) * k for n, k in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _bundles(parameters: list[Parameter], plan: _step.Plan) -> list[_Bundle]:

@@ -4,6 +4,7 @@ import gc
 import importlib
 import pathlib
 import signal
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_rmsprop
 from tests.conftest import BACKEND
 from tests.tools import models, twins
 from tests.tools.twins import Situation, Training
@@ -304,3 +306,19 @@ def test_a_compiled_run_resumed_in_a_new_process_is_bit_identical(tmp_path: path
     models.assert_identical(
         [after[f"resumed_{i}"] for i in range(len(uninterrupted))], uninterrupted
     )
+
+
+def test_two_threads_may_compile_at_the_same_time() -> None:
+    def train(size: int) -> None:
+        variable = keras.Variable(np.ones(size, "float32"))
+        optimizer = keras_rmsprop.RMSprop(0.01, jit_compile=True)
+        optimizer.apply([torch.ones(size)], [variable])
+        steps.append(int(optimizer.iterations))
+
+    steps: list[int] = []
+    threads = [threading.Thread(target=train, args=(size,)) for size in (3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert steps == [1, 1]

@@ -4,8 +4,11 @@ import gc
 import weakref
 from typing import Any
 
+import keras
+import numpy as np
 import pytest
 
+import keras_rmsprop
 from tests.conftest import BACKEND
 from tests.tools import twins
 from tests.tools.twins import Situation, Training
@@ -92,3 +95,29 @@ def test_a_gradient_may_share_the_memory_that_is_written_to(float64, name):
     options |= {"loss_scale_factor": None, "use_ema": False, "ema_overwrite_frequency": None}
     options |= {"maximize": False, "initial_square_average": 0.5}
     twins.assert_same_trajectory(*trajectories(Situation(lambda: options, begin=begin)))
+
+
+@pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
+def test_variables_that_share_memory_are_both_updated(float64, mode):
+    """As with Keras's class, which updates one after the other."""
+    ends = []
+    for cls in (keras_rmsprop.RMSprop, keras.optimizers.RMSprop):
+        tensor = torch.ones(3, dtype=torch.float64)
+        variables = [keras.Variable(tensor), keras.Variable(tensor)]
+        options = {"jit_compile": mode} if cls is keras_rmsprop.RMSprop else {}
+        optimizer = cls(0.01, **options)
+        for _ in range(4):
+            optimizer.apply([torch.ones(3, dtype=torch.float64)] * 2, variables)
+        ends.append(tensor.numpy().copy())
+    np.testing.assert_allclose(*ends, rtol=1e-12)
+
+
+def test_jit_compile_true_refuses_variables_that_share_memory():
+    tensor = torch.ones(6)
+    variables = [keras.Variable(tensor, name="one"), keras.Variable(tensor[2:], name="other")]
+    assert variables[1].value.data_ptr() == tensor[2:].data_ptr()
+    optimizer = keras_rmsprop.RMSprop(0.01, jit_compile=True)
+    with pytest.raises(ValueError, match="'one' and 'other' share memory"):
+        optimizer.apply([torch.ones(6), torch.ones(4)], variables)
+    assert optimizer.iterations == 0
+    assert bool((tensor == 1.0).all())
