@@ -1,6 +1,5 @@
 """The public `RMSprop` optimizer."""
 
-import contextlib
 import functools
 import logging
 import math
@@ -535,8 +534,13 @@ class RMSprop(keras.optimizers.Optimizer):
                 self._apply_as_keras(gradients, trainable_variables)
                 return
             aligned = self._aligned(gradients, trainable_variables)
-        with contextlib.nullcontext() if engine.is_capturing_python() else self._gate.step():
-            engine.run(self._next_step(is_plain), aligned)
+        if engine.is_capturing_python():
+            self._make_step(aligned, is_plain)
+        else:
+            self._gate.make_step(self._make_step, aligned, is_plain)
+
+    def _make_step(self, gradients: Sequence[Tensor | None], is_plain: bool) -> None:
+        engine.run(self._next_step(is_plain), gradients)
 
     def _apply_as_keras(
         self, gradients: list[Tensor | None], variables: Iterable[keras.Variable] | None
@@ -551,8 +555,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if not given and self.jit_compile is True:
             given = ["jit_compile=True"]
         _subclasses.check_keras_stages_suffice(self, RMSprop, given)
-        with self._gate.step():
-            super().apply(gradients, variables)
+        self._gate.make_step(super().apply, gradients, variables)
 
     @property
     def _velocities(self) -> list[keras.Variable | None]:

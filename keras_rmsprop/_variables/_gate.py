@@ -8,7 +8,7 @@ would deadlock.
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Longer than any step or read, in seconds. A thread that has waited this long proceeds anyway.
@@ -23,50 +23,55 @@ class Gate:
 
     def __init__(self) -> None:
         self._mutex = threading.RLock()
-        # How many nested steps hold the mutex; 0 if a reader holds it.
-        self._steps = 0
+        # Whether a reader holds the mutex, rather than a step.
+        self._reads = False
         # The threads that make a step without the mutex, while another thread's step holds it.
         self._loose: set[int] = set()
 
-    def enter(self) -> bool:
-        """Let a step in; return whether it holds the gate."""
-        if not self._mutex.acquire(blocking=False):
-            waited, me = 0.0, threading.get_ident()
+    def make_step(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Call `step(*arguments)` while no other thread reads."""
+        if self._mutex.acquire(blocking=False):
+            # A Ctrl-C can arrive at every call of Python code, but not within the lock's own
+            # context, which is C code. So the lock is never left behind.
+            with self._mutex:
+                self._mutex.release()
+                step(*arguments)
+        else:
+            self._make_step_beside(step, *arguments)
+
+    def _make_step_beside(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Make a step once the other thread has left, or at once if it makes a step as well."""
+        waited, me = 0.0, threading.get_ident()
+        try:
             while not self._mutex.acquire(timeout=POLL):
                 waited += POLL
                 # Registered before checking: a reader that enters after the other step has left
                 # must see this one.
                 self._loose.add(me)
-                if self._steps or waited > PATIENCE:
-                    return False
+                if not self._reads or waited > PATIENCE:
+                    step(*arguments)
+                    return
                 self._loose.discard(me)
-        self._steps += 1
-        return True
-
-    def leave(self, held: bool) -> None:
-        """Leave the gate after a step."""
-        if held:
-            self._steps -= 1
+        finally:
+            self._loose.discard(me)
+        with self._mutex:
             self._mutex.release()
-        else:
-            self._loose.discard(threading.get_ident())
-
-    def step(self) -> "_Passage":
-        """Return a context in which to make a step."""
-        return _Passage(self)
+            step(*arguments)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[None]:
         """Return a context in which no other thread makes a step."""
         held = self._mutex.acquire(timeout=PATIENCE)
+        waited, is_nested = 0.0, self._reads
         try:
-            waited = 0.0
+            self._reads = held or is_nested
             while self._loose - {threading.get_ident()} and waited < PATIENCE:
                 time.sleep(POLL)
                 waited += POLL
             yield
         finally:
             if held:
+                self._reads = is_nested
                 self._mutex.release()
 
     def __deepcopy__(self, _: Any) -> "Gate":
@@ -74,18 +79,3 @@ class Gate:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Gate, ()
-
-
-class _Passage:
-    """The context of one step. A generator would take three times as long."""
-
-    __slots__ = ("_gate", "_held")
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-
-    def __enter__(self) -> None:
-        self._held = self._gate.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._gate.leave(self._held)

@@ -351,11 +351,14 @@ def test_the_copy_of_the_numbers_widens_with_the_weights(float64: None) -> None:
 def test_an_assignment_waits_for_a_step_of_another_thread() -> None:
     optimizer = RMSprop(0.1)
     optimizer.build([keras.Variable([1.0])])
-    with optimizer._gate.step():
-        thread = threading.Thread(target=setattr, args=[optimizer, "rho", 0.5])
+    thread = threading.Thread(target=setattr, args=[optimizer, "rho", 0.5])
+
+    def step() -> None:
         thread.start()
         thread.join(0.05)
         assert optimizer.rho == 0.9
+
+    optimizer._gate.make_step(step)
     thread.join()
     assert optimizer.rho == 0.5
 

@@ -1,6 +1,7 @@
 """Test that the state that another thread reads is that of one step."""
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,25 +94,24 @@ def test_a_state_dict_read_by_another_thread_is_of_one_step(graph):
 
 def test_steps_of_two_threads_do_not_wait_for_each_other():
     gate = Gate()
-    assert gate.enter()
-    entered: list[bool] = []
-    thread = threading.Thread(target=lambda: entered.append(gate.enter()))
-    thread.start()
-    thread.join(5.0)
-    assert entered == [False]
-    gate.leave(held=True)
+    order: list[str] = []
+
+    def outer() -> None:
+        thread = threading.Thread(target=gate.make_step, args=[order.append, "inner"])
+        thread.start()
+        thread.join(5.0)
+        order.append("outer")
+
+    gate.make_step(outer)
+    assert order == ["inner", "outer"]
 
 
 def test_a_step_waits_for_a_reader():
     gate = Gate()
     order: list[str] = []
 
-    def step() -> None:
-        with gate.step():
-            order.append("step")
-
     with gate.read():
-        thread = threading.Thread(target=step)
+        thread = threading.Thread(target=gate.make_step, args=[order.append, "step"])
         thread.start()
         thread.join(0.05)
         order.append("read")
@@ -125,16 +125,18 @@ def test_a_reader_waits_for_every_concurrent_step():
     first, second = threading.Event(), threading.Event()
 
     def concurrent_step() -> None:
-        with gate.step():
-            first.set()
-            second.wait(5.0)
-            time.sleep(0.05)
-            order.append("step")
+        first.set()
+        second.wait(5.0)
+        time.sleep(0.05)
+        order.append("step")
 
-    with gate.step():
-        thread = threading.Thread(target=concurrent_step)
+    thread = threading.Thread(target=gate.make_step, args=[concurrent_step])
+
+    def step() -> None:
         thread.start()
         assert first.wait(5.0)
+
+    gate.make_step(step)
     second.set()
     with gate.read():
         order.append("read")
@@ -147,14 +149,16 @@ def test_a_reader_never_reads_half_a_step():
     done = threading.Event()
 
     def step() -> None:
-        while not done.is_set():
-            with gate.step():
-                values[0] += 1
-                # Lets the other thread run in the middle of the step.
-                time.sleep(0)
-                values[1] += 1
+        values[0] += 1
+        # Lets the other thread run in the middle of the step.
+        time.sleep(0)
+        values[1] += 1
 
-    thread = threading.Thread(target=step)
+    def steps() -> None:
+        while not done.is_set():
+            gate.make_step(step)
+
+    thread = threading.Thread(target=steps)
     thread.start()
     for _ in range(3000):
         with gate.read():
@@ -163,3 +167,66 @@ def test_a_reader_never_reads_half_a_step():
     done.set()
     thread.join(5.0)
     assert torn == []
+
+
+def test_a_reader_within_a_reader_does_not_let_steps_in():
+    gate, order = Gate(), list[str]()
+    with gate.read():
+        with gate.read():
+            pass
+        thread = threading.Thread(target=gate.make_step, args=[order.append, "step"])
+        thread.start()
+        thread.join(0.05)
+        order.append("read")
+    thread.join(5.0)
+    assert order == ["read", "step"]
+
+
+def test_an_interrupt_anywhere_leaves_the_gate_open():
+    """Raise at each event at which Python handles signals, one after another."""
+    gate, failed = Gate(), []
+
+    def is_open() -> bool:
+        entered: list[int] = []
+
+        def read() -> None:
+            if gate._mutex.acquire(timeout=1.0):
+                gate._mutex.release()
+                entered.append(1)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+        return bool(entered)
+
+    def step() -> None:
+        sorted([])
+
+    for at in range(100):
+        events = 0
+
+        def interrupt(frame, event, argument, at=at):
+            nonlocal events
+            # Signals are handled where a Python function begins, and after a call of C code. The
+            # one call that a `with` cannot cover is the lock's own `acquire`.
+            inside = frame.f_code.co_filename.endswith("_gate.py") or frame.f_code is step.__code__
+            acquires = event == "c_return" and argument.__name__ == "acquire"
+            if inside and event in ("call", "c_return") and not acquires:
+                events += 1
+                if events == at + 1:
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        sys.setprofile(interrupt)
+        try:
+            gate.make_step(step)
+        except KeyboardInterrupt:
+            if not is_open():
+                failed.append(at)
+                gate = Gate()
+        else:
+            break
+        finally:
+            sys.setprofile(None)
+    assert at > 3
+    assert failed == []
