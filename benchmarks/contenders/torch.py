@@ -46,7 +46,11 @@ def builders(mode: str, problem: Problem) -> Builders:
         peer = peers.Torch(problem.start, device=place, foreach=foreach, **numbers)
         peer.give(gradients())
         step: Any = peer.optimizer.step
-        return Contender(torch.compile(step) if compiles else step, _wait, peer.weights)
+        if compiles:
+            # After eight compilations of one function torch would go on without compiling.
+            torch.compiler.reset()
+            step = torch.compile(step)
+        return Contender(step, _wait, peer.weights)
 
     return {
         **{name: functools.partial(of_keras, name) for name in OPTIMIZERS},
