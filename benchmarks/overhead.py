@@ -13,9 +13,7 @@ from benchmarks import contenders
 from benchmarks.measure import Settings, compare
 from benchmarks.problems import CASES, Problem
 from benchmarks.registry import Row
-from benchmarks.results import MICROSECONDS, OURS, Line
-
-BARE = "bare call"
+from benchmarks.results import BARE, MICROSECONDS, OURS, Line
 
 PROBLEMS: dict[str, list[tuple[int, ...]]] = {
     "scalar": CASES["scalar"],

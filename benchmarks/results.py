@@ -23,6 +23,8 @@ Line = dict[str, Any]
 
 # The contender that all others are compared with.
 OURS = "keras_rmsprop"
+# What an eager step of ours runs, called without the optimizer.
+BARE = "bare call"
 # The columns that identify a row.
 ROW = ("backend", "suite", "mode", "config", "case")
 COLUMNS = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.results import MORE, OURS, Line, read, row_of
+from benchmarks.results import BARE, MORE, OURS, Line, read, row_of
 
 # The results published in the repository.
 PUBLISHED = Path(__file__).parent / "published" / "results.json"
@@ -30,7 +30,6 @@ _STEPS["matrix"] = "one 4096²"
 _SIZES = {"10,000": "10,000 rows"} | {n: n for n in ("100,000", "1,000,000", "4,000,000")}
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
 _LOOP = "fused C loop"
-_BARE = "bare call"
 _OVERHEAD = {backend: f"{backend}/overhead/eager/plain/*" for backend in _BACKENDS}
 
 # For each table its corner cell, its columns and its lines.
@@ -71,11 +70,11 @@ TABLES: tuple[tuple[str, dict[str, str], list[Row]], ...] = (
         {"scalar": "one scalar", "mlp": "6 tensors", "conv160": "160 tensors", "1,000": "1,000"},
         [
             Row("TensorFlow / its concrete function", _OVERHEAD["tensorflow"], "concrete function"),
-            Row("the same, called without any check", _OVERHEAD["tensorflow"], _BARE),
+            Row("the same, called without any check", _OVERHEAD["tensorflow"], BARE),
             Row("TensorFlow / optax under `jit`", _OVERHEAD["tensorflow"], "jax.jit"),
-            Row("JAX / its jitted function", _OVERHEAD["jax"], _BARE),
+            Row("JAX / its jitted function", _OVERHEAD["jax"], BARE),
             Row("JAX / optax under `jit`, not donated", _OVERHEAD["jax"], "optax jit, rebound"),
-            Row("torch / the multi-tensor operations", _OVERHEAD["torch"], _BARE),
+            Row("torch / the multi-tensor operations", _OVERHEAD["torch"], BARE),
         ],
     ),
     (

@@ -922,17 +922,16 @@ class RMSprop(keras.optimizers.Optimizer):
         derived, roster = self._derive(is_plain), self._roster
         plan = derived.plan()
         numbers = _assignment.numbers_in_trace(self, derived.numbers)
-        if is_plain:
-            rate, hook = Rate(self._next_learning_rate, self._learning_rate, False), None
-        else:
-            rate, hook = self._rate(), _subclasses.hook_of(self, RMSprop, roster, plan.decayed)
+        hook = None
+        if not is_plain:
+            hook = _subclasses.hook_of(self, RMSprop, roster, plan.decayed)
+        rate = self._rate(is_plain)
         return Step(plan, numbers, roster, rate, hook, self.jit_compile, self.name)
 
-    def _rate(self) -> Rate:
-        """Return the source of the next step's learning rate."""
-        return Rate(
-            self._next_learning_rate, self._learning_rate, self._overrides(*_subclasses.RATES)
-        )
+    def _rate(self, is_plain: bool = False) -> Rate:
+        """Return the source of the next step's learning rate (for `is_plain` see `_next_step`)."""
+        is_overridden = not is_plain and self._overrides(*_subclasses.RATES)
+        return Rate(self._next_learning_rate, self._learning_rate, is_overridden)
 
     def _next_learning_rate(self) -> Any:
         """Return the rate of the next step: the variable that holds it, a tensor, or a float."""

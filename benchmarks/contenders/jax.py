@@ -11,6 +11,7 @@ from benchmarks import limit
 from benchmarks.contenders import OPTIMIZERS, built, compiled
 from benchmarks.measure import Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
+from benchmarks.results import BARE
 from yardsticks.resident import forget_peak, peak
 
 __all__ = ["MODES", "builders", "device", "forget_peak", "peak"]
@@ -103,7 +104,7 @@ def bare(problem: Problem) -> Builders:
         )
 
     return {
-        "bare call": called,
+        BARE: called,
         "optax jit": functools.partial(optax_jitted, problem),
         "optax jit, rebound": functools.partial(optax_jitted, problem, donated=False),
     }

@@ -10,6 +10,7 @@ from benchmarks import limit
 from benchmarks.contenders import OPTIMIZERS, built, compiled
 from benchmarks.measure import Array, Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
+from benchmarks.results import BARE
 from yardsticks import peers
 
 # How to run a function of tensors in each mode.
@@ -90,7 +91,7 @@ def bare(problem: Problem) -> Builders:
         return jax.optax_jitted(problem)
 
     return {
-        "bare call": functools.partial(called, publicly=False),
+        BARE: functools.partial(called, publicly=False),
         "concrete function": functools.partial(called, publicly=True),
         "jax.jit": under_jax,
     }

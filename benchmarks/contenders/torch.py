@@ -9,7 +9,7 @@ from benchmarks import limit
 from benchmarks.contenders import OPTIMIZERS, built, compiled
 from benchmarks.measure import Builders, Contender, NotComparableError
 from benchmarks.problems import EPSILON, LEARNING_RATE, Problem
-from benchmarks.results import OURS
+from benchmarks.results import BARE, OURS
 from yardsticks import peers
 from yardsticks.resident import forget_peak, peak
 
@@ -83,7 +83,7 @@ def bare(problem: Problem) -> Builders:
 
         return Contender(call, _wait, peer.weights)
 
-    return {"bare call": called}
+    return {BARE: called}
 
 
 def _wait() -> None:

@@ -20,7 +20,7 @@ from benchmarks import (
 )
 from benchmarks.measure import Contender, DisagreementError, NotComparableError
 from benchmarks.problems import CASES, CONFIGS, Problem
-from benchmarks.results import MORE, OURS, SUITES
+from benchmarks.results import BARE, MORE, OURS, SUITES
 from benchmarks.tests.test_measure import TINY
 
 BACKEND = keras.backend.backend()
@@ -77,7 +77,7 @@ def test_every_contender_that_can_make_the_steps_makes_the_right_ones(mode, conf
 def test_what_an_eager_step_runs_makes_the_right_step():
     problem = Problem([(), (3,), (2, 5)])
     bare = contenders.for_backend(BACKEND).bare(problem)
-    assert overhead.BARE in bare
+    assert BARE in bare
     for build in bare.values():
         problem.check(build())
 

@@ -31,6 +31,11 @@ def why_op_by_op(step: Step) -> str | None:
     return None
 
 
+def takes_no_gradient(variable: Any) -> bool:
+    """Whether the variable never has an ordinary gradient, such as an integer or a float8 scale."""
+    return variable.overwrite_with_gradient or variable._dtype not in FLOATING_DTYPES
+
+
 class NotTraceableError(ValueError):
     """A transform cannot be part of a compiled step.
 

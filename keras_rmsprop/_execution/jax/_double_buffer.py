@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import keras
 import numpy as np
 from jax import numpy as jnp
 
@@ -49,6 +48,7 @@ from keras_rmsprop._execution.jax._values import (
     read,
     snapshot,
     store,
+    stored,
     write,
 )
 from keras_rmsprop._math import _step
@@ -192,7 +192,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any, scoped: bool) -> s
         values,
         list(gradients),
         flags,
-        as_array(_value_of(rate, scoped)),
+        as_array(_op_by_op.tensor_of(rate, read if scoped else stored)),
         double_buffer.packed(step.numbers),
     )
     compiled = compilations()
@@ -233,13 +233,6 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any, scoped: bool) -> s
     return None
 
 
-def _value_of(rate: Any, scoped: bool) -> Any:
-    if isinstance(rate, keras.Variable) and not scoped:
-        # The property `value` would first look for a scope.
-        return rate._value
-    return _op_by_op.tensor_of(rate, read)
-
-
 def _call_donating(
     double_buffer: _DoubleBuffer, static: StaticArgument, values: list[jax.Array], *rest: Any
 ) -> list[jax.Array]:
@@ -269,7 +262,7 @@ def _double_buffer_of(
         [
             i
             for i, (g, v) in enumerate(zip(gradients, weights, strict=False))
-            if g is None and _takes_no_gradient(v)
+            if g is None and _compilation.takes_no_gradient(v)
         ]
     )
     if any(plan.constraints):
@@ -279,11 +272,6 @@ def _double_buffer_of(
         double_buffer = _DoubleBuffer(step.roster, plan, without_gradient, values)
         double_buffers[step.roster] = double_buffer
     return double_buffer
-
-
-def _takes_no_gradient(variable: Any) -> bool:
-    """Whether the variable never has an ordinary gradient, such as an integer or a float8 scale."""
-    return variable.overwrite_with_gradient or variable._dtype not in _compilation.FLOATING_DTYPES
 
 
 def _with_dummies(

@@ -20,12 +20,12 @@ Gradients = Sequence[jax.Array | None]
 
 def are_ready(gradients: Sequence[Any], shapes: list[tuple[int, ...]]) -> bool:
     """Whether all gradients are arrays, not tracers, of these shapes."""
-    return all(map(is_array, set(map(type, gradients)))) and (
+    return all(map(_is_array, set(map(type, gradients)))) and (
         list(map(_get_shape, gradients)) == shapes
     )
 
 
-def is_array(type_: type) -> bool:
+def _is_array(type_: type) -> bool:
     """Whether this is the type of arrays with values."""
     return issubclass(type_, jax.Array) and not issubclass(type_, jax.core.Tracer)
 
@@ -59,7 +59,7 @@ def snapshot(variables: Iterable[Any]) -> list[jax.Array]:
     This is a single C call, as is storing a step's results. Not for stateless scopes, which hold
     their own values.
     """
-    return list(map(_VALUE, variables))
+    return list(map(stored, variables))
 
 
 def copy(value: jax.Array) -> jax.Array:
@@ -84,7 +84,8 @@ def dense(gradient: Any, variable: keras.Variable) -> jax.Array:
     return keras.ops.convert_to_tensor(gradient, dtype)
 
 
-_VALUE = operator.attrgetter("_value")
+# The array that a variable holds. Its property `value` would first look for a scope.
+stored = operator.attrgetter("_value")
 _get_shape = operator.attrgetter("shape")
 IS_DELETED = operator.methodcaller("is_deleted")
 

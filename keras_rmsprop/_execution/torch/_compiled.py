@@ -24,9 +24,10 @@ import torch
 
 from keras_rmsprop._execution import _compilation, _interrupts
 from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._op_by_op import tensor_of
 from keras_rmsprop._execution.torch import _private
-from keras_rmsprop._execution.torch._layout import Layout, layout_of, span_of
-from keras_rmsprop._execution.torch._values import check_devices, device_of, dtype_of, read
+from keras_rmsprop._execution.torch._layout import Layout, layout_of, overlap_of, span_of
+from keras_rmsprop._execution.torch._values import check_devices, device_of, dtype_of, read, stored
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Parameter
 from keras_rmsprop._variables._roster import Roster
@@ -75,8 +76,9 @@ class _Programs:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        if layout.overlap is not None:
-            one, other = (layout.variables[i].path for i in layout.overlap)
+        overlap = overlap_of(layout.tensors)
+        if overlap is not None:
+            one, other = (layout.variables[i].path for i in overlap)
             _compilation.raise_not_compilable(f"{one!r} and {other!r} share memory")
         # Without `requires_grad`; they share their memory and version counters with the originals.
         self.values = [t.detach() for t in layout.tensors]
@@ -116,7 +118,7 @@ class _Programs:
         key = numbers, self.is_wide or torch.float64 in kind.dtypes
         if self._numbers is None or self._numbers[0] != key:
             dtype = torch.float64 if key[1] else torch.float32
-            packed = torch.tensor(list(_leaves(numbers)), dtype=dtype, device="cpu")
+            packed = torch.tensor(keras.tree.flatten(numbers), dtype=dtype, device="cpu")
             self._numbers = key, packed.to(self.device, non_blocking=True)
         return self._numbers[1]
 
@@ -167,10 +169,7 @@ def run_compiled(step: Step, gradients: Gradients) -> None:
     given = _given(programs, roster, gradients)
     if list(map(device_of, given.gradients)) != given.devices:
         check_devices(roster.weights, gradients)
-    rate = step.rate.get_next()
-    if isinstance(rate, keras.Variable):
-        # The property `value` would first look for a scope.
-        rate = rate._value
+    rate = tensor_of(step.rate.get_next(), stored)
     if not isinstance(rate, torch.Tensor):
         rate = torch.tensor(float(rate), dtype=torch.float64, device="cpu")
     elif rate.ndim or not rate.is_floating_point():
@@ -229,7 +228,7 @@ def _given(programs: _Programs, roster: Roster, gradients: Gradients) -> _Given:
     takers = tuple(
         i
         for i, (g, weight) in enumerate(zip(gradients, roster.weights, strict=True))
-        if g is not None or not _takes_no_gradient(weight)
+        if g is not None or not _compilation.takes_no_gradient(weight)
     )
     flags = [gradients[i] is not None for i in takers]
     filled = []
@@ -263,11 +262,6 @@ def _programs_of(roster: Roster, plan: _step.Plan) -> _Programs:
             programs = _Programs(layout)
         _programs[roster] = programs
     return programs
-
-
-def _takes_no_gradient(variable: Any) -> bool:
-    """Whether the variable never has an ordinary gradient, such as an integer or a float8 scale."""
-    return variable.overwrite_with_gradient or variable._dtype not in _compilation.FLOATING_DTYPES
 
 
 def _with_corrected_numbers(step: Step) -> tuple[_step.Plan, _step.Numbers]:
@@ -340,8 +334,8 @@ def _whole_step(kind: _Kind, roster: Roster, takers: Sequence[int]) -> Callable[
         parameters = [Parameter(*_take(there, rest)) for there in fields]
         counters = _step.Counters(*_take(counted, rest))
         rate = next(rest)
-        leaves = iter(next(rest).unbind())
-        numbers = _unflatten(_step.like_numbers(len(plan.groups), 0.0), leaves)
+        like = _step.like_numbers(len(plan.groups), 0.0)
+        numbers = keras.tree.pack_sequence_as(like, list(next(rest).unbind()))
         flags: dict[int, torch.Tensor] = {}
         if kind.flagged:
             flags = dict(zip(takers, next(rest).unbind(), strict=True))
@@ -365,20 +359,3 @@ def _whole_step(kind: _Kind, roster: Roster, takers: Sequence[int]) -> Callable[
 
 def _take(there: Sequence[bool], tensors: Iterator[torch.Tensor]) -> list[torch.Tensor | None]:
     return [next(tensors) if is_there else None for is_there in there]
-
-
-def _leaves(numbers: Any) -> Iterator[float]:
-    """Yield the numbers in nested tuples."""
-    if isinstance(numbers, tuple):
-        for each in numbers:
-            yield from _leaves(each)
-    else:
-        yield numbers
-
-
-def _unflatten(like: Any, leaves: Iterator[Any]) -> Any:
-    """Return nested tuples like the given ones, of other leaves."""
-    if not isinstance(like, tuple):
-        return next(leaves)
-    items = [_unflatten(each, leaves) for each in like]
-    return type(like)(*items) if hasattr(like, "_fields") else tuple(items)

@@ -37,6 +37,7 @@ from keras_rmsprop._execution.torch._values import (
     device_of,
     dtype_of,
     read,
+    stored,
     write,
 )
 from keras_rmsprop._math import _rule, _step
@@ -75,7 +76,7 @@ def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Compute a whole step, then write it."""
     check_devices(step.roster.weights, gradients)
     check_writable(step.roster.variables)
-    if step.hook is None and overlap_of([v._value for v in step.roster.variables]) is not None:
+    if step.hook is None and overlap_of(list(map(stored, step.roster.variables))) is not None:
         # Computed from the old values, one of two updates of the same memory would be lost.
         _run_in_place(step, gradients)
         return

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import torch
 
-from keras_rmsprop._execution.torch._values import check_writable
+from keras_rmsprop._execution.torch._values import check_writable, stored
 from keras_rmsprop._math import _rounding, _step
 from keras_rmsprop._math._rule import Parameter
 from keras_rmsprop._variables._roster import ParameterVariables, Roster, flat_without_none
@@ -123,8 +123,6 @@ class Layout(NamedTuple):
     constraints: tuple[Any, ...]
     # The start addresses of the storages that a step writes to.
     memories: frozenset[int]
-    # Two tensors of which one lies in the memory of the other, at least in part; or None.
-    overlap: tuple[int, int] | None
     # Whether a tensor was made under `torch.inference_mode` and is writable only there.
     for_inference: bool
     # The tensors that are cut into pieces, and their strides, which determine the pieces.
@@ -141,7 +139,7 @@ class Layout(NamedTuple):
         """Whether the layout is still valid, and sorts the tensors as this plan needs."""
         if self.decayed != plan.decayed or self.groups != plan.members:
             return False
-        tensors = list(map(_get_value, self.variables))
+        tensors = list(map(stored, self.variables))
         return (
             all(map(operator.is_, tensors, self.tensors))
             and list(map(torch.Tensor.data_ptr, tensors)) == self.addresses
@@ -195,8 +193,6 @@ class Layout(NamedTuple):
                 self.tried[i] = settings
 
 
-_get_value = operator.attrgetter("_value")
-
 # Grouping the tensors of a large model takes as long as a step of its smaller ones.
 _layouts: "weakref.WeakKeyDictionary[Roster, Layout]" = weakref.WeakKeyDictionary()
 
@@ -218,7 +214,7 @@ def layout_of(roster: Roster, plan: _step.Plan) -> Layout:
 
 def _make_layout(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layout:
     variables = flat_without_none(*owners)
-    parameters = [p.read(_get_value) for p in owners]
+    parameters = [p.read(stored) for p in owners]
     tensors = flat_without_none(itertools.chain.from_iterable(parameters))
     cut = [t for t in tensors if t.numel() > PIECE]
     return Layout(
@@ -231,7 +227,6 @@ def _make_layout(owners: Sequence[ParameterVariables], plan: _step.Plan) -> Layo
         decayed=plan.decayed,
         constraints=plan.constraints,
         memories=frozenset(t.untyped_storage().data_ptr() for t in tensors if t.numel()),
-        overlap=overlap_of(tensors),
         for_inference=any(t.is_inference() for t in tensors),
         cut=cut,
         strides=[t.stride() for t in cut],

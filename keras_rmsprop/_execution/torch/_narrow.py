@@ -6,7 +6,7 @@ import torch
 
 from keras_rmsprop._execution.torch import _layout
 from keras_rmsprop._execution.torch._layout import Block, Tensors
-from keras_rmsprop._math._rounding import FIRST, LARGEST, SECOND, SEED, SLOTS
+from keras_rmsprop._math._rounding import FIRST, LARGEST, SECOND, SEED, key_of
 
 # On a CPU, pieces of large tensors are rounded this many elements at a time, with integers in the
 # cache.
@@ -39,7 +39,7 @@ def update_narrow(
         if slots:
             # Pieces of one tensor go on where the previous one ends.
             keys = [
-                mixed(step + len(SLOTS) * position + kind) + piece * _layout.PIECE
+                mixed(key_of(step, position) + kind) + piece * _layout.PIECE
                 for position, (_, piece) in zip(block.positions, block.sources, strict=True)
             ]
             _round_(flat, keys, sizes)

@@ -68,7 +68,9 @@ def dense(gradient: Any, variable: keras.Variable) -> torch.Tensor:
     return gradient
 
 
-# In C, as each step asks all gradients.
+# In C, as each step asks all variables and gradients. `stored` is the tensor that a variable holds;
+# its property `value` would first look for a scope.
+stored = operator.attrgetter("_value")
 device_of, dtype_of = operator.attrgetter("device"), operator.attrgetter("dtype")
 _get_shape, _get_layout = operator.attrgetter("shape"), operator.attrgetter("layout")
 
