@@ -1,5 +1,6 @@
 """Set up every test: one backend, strict numerics, a known precision."""
 
+import gc
 import os
 
 # Before any framework is imported. JAX holds float64 only with x64 on.
@@ -49,6 +50,17 @@ def float64(_clean_slate: None) -> None:
     """Run the test with floatx float64, so that the learning rate is exact."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Switch the garbage collector off: Python drops what is raised in its callbacks.
+
+    An interrupt in one of them never reaches the test; hypothesis installs such a callback.
+    """
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

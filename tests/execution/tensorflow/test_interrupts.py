@@ -89,7 +89,7 @@ INTERRUPTED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", INTERRUPTED)
-def test_an_interrupted_step_is_made_completely_or_not_at_all(how):
+def test_an_interrupted_step_is_made_completely_or_not_at_all(no_collection, how):
     setting = INTERRUPTED[how]
 
     def after(steps: int) -> list[Any]:

@@ -80,7 +80,7 @@ def test_a_step_that_fails_changes_nothing(float64, mode, what):
 
 
 @pytest.mark.parametrize("mode", ["auto", False], ids="jit_compile={}".format)
-def test_an_interrupt_leaves_the_state_before_or_after_a_step(mode):
+def test_an_interrupt_leaves_the_state_before_or_after_a_step(no_collection, mode):
     def train() -> Iterator[tuple[Training, list[torch.Tensor]]]:
         training = Training({"momentum": 0.5, "jit_compile": mode, "use_ema": True})
         gradients = [torch.ones(s, dtype=torch.float64) for s in twins.SHAPES]
