@@ -1,6 +1,6 @@
 """Measure everything on the machine at hand and print the table.
 
-    python -m benchmarks                      all backends, a little over two hours
+    python -m benchmarks                      all backends, an hour and a half
     python -m benchmarks --quick              a minute or two, as a smoke test
     python -m benchmarks --backend jax --only steps/eager
     python -m benchmarks --only cliffs --into benchmarks/published

@@ -8,9 +8,9 @@ of single steps starts with an untimed one, so that no contender pays for what t
 left in the caches.
 
 If a target is close to one, medians that differ by 3 % must be distinguished. So ours and that peer
-take more turns, without the others, until the median of their ratio is known within `PRECISION` or
-`close_seconds` are over. Meanwhile they are rebuilt repeatedly: the memory placement of the arrays
-can change the time by 10 %.
+take more turns, without the others, until the median of their ratio is known within `PRECISION`, or
+lies so far from the target that more turns decide nothing, or `close_seconds` are over. Meanwhile
+they are rebuilt repeatedly: the memory placement of the arrays can change the time by 10 %.
 """
 
 import collections
@@ -35,6 +35,9 @@ CLOSE = (0.5, 2.0)
 BLOCK_SECONDS = 0.02
 # The standard error of a ratio with a close target: a quarter of the 3 % in question.
 PRECISION = 0.0075
+# A ratio this many standard errors from its target is on that side of it. Asked again after every
+# sitting, a smaller number would often decide by chance.
+FAR = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +131,10 @@ def compare(
         left = [name for name in order if name not in failures]
         if OURS not in left or len(left) < 2:
             break
-        known = all(
-            uncertainty(ratios(sittings, name)) <= PRECISION for name in left if name != OURS
+        settled = all(
+            is_settled(ratios(sittings, name), targets[name]) for name in left if name != OURS
         )
-        if built >= settings.builds and (known or time.perf_counter() >= deadline):
+        if built >= settings.builds and (settled or time.perf_counter() >= deadline):
             break
         gc.collect()
         sittings.append(take_turns(build(left), settings.rounds, settings.sitting_seconds))
@@ -156,6 +159,13 @@ def ratios(sittings: Sequence[Mapping[str, Sequence[float]]], peer: str) -> list
         if OURS in sitting and peer in sitting
         for theirs, ours in zip(sitting[peer], sitting[OURS], strict=True)
     ]
+
+
+def is_settled(values: Sequence[float], target: float) -> bool:
+    """Whether the median is known precisely, or at least on which side of the target it lies."""
+    error = uncertainty(values)
+    _, median, _ = quartiles(values)
+    return error <= PRECISION or abs(median - target) > FAR * error * median
 
 
 def uncertainty(values: Sequence[float]) -> float:

@@ -120,6 +120,13 @@ def test_a_close_pair_goes_on_until_its_ratio_is_known(monkeypatch):
     assert len(sittings) == known.index(True) + 1 > 2
 
 
+@pytest.mark.parametrize(("target", "is_far"), [(0.5, True), (1.8, True), (0.97, False)])
+def test_a_pair_far_from_its_target_is_settled_early(monkeypatch, target, is_far):
+    sittings = sittings_of(monkeypatch, [0.97, 1.0, 1.03])
+    compared({OURS: idle, "keras": idle}, Settings(builds=1), {"keras": target})
+    assert (len(sittings) == 2) is is_far
+
+
 def test_a_close_pair_does_not_go_on_for_ever(monkeypatch):
     monkeypatch.setattr(measure.time, "perf_counter", itertools.count().__next__)
     sittings = sittings_of(monkeypatch, [0.5, 1.0, 1.5])
