@@ -32,7 +32,7 @@ def why_impossible(state: State) -> str | None:
             for p, rate in state.rates.items()
         ),
         "names": all(isinstance(name, str) for name in state.names or ()),
-        "own": all(
+        "subclass variables": all(
             isinstance(v.label, str)
             and (v.position is None or is_count(v.position))
             and (v.position is None or v.position < len(state.slots))

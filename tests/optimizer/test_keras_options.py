@@ -83,6 +83,7 @@ def test_keras_lets_variables_be_excluded_too_late():
     optimizer.build(weights)
     # Its guard reads an attribute that Keras 3.15 never sets.
     optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert [optimizer._use_weight_decay(weight) for weight in weights] == [True, False]
 
 
 def test_an_exclusion_holds_for_gradients_in_another_order(float64):

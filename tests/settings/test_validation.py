@@ -466,3 +466,6 @@ def test_optax_accepts_what_is_refused_here(arguments: dict[str, float]) -> None
     translated = {words[name]: value for name, value in arguments.items()}
     optimizer = optax.rmsprop(**{"learning_rate": 0.1, **translated})
     optimizer.init(np.zeros(2, np.float32))
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        RMSprop(**arguments)

@@ -51,7 +51,7 @@ def test_variables_can_be_excluded_again_after_loading(tmp_path, optimizer_class
     try:
         loaded.optimizer.exclude_from_weight_decay(var_names=["bias"])
     except ValueError:
-        assert keras.__version__ > "3.15.1"
+        assert tuple(map(int, keras.__version__.split(".")[:2])) > (3, 15)
     else:
         assert decayed(loaded) == [True, False, True, False]
 

@@ -138,9 +138,10 @@ def main(path: pathlib.Path) -> None:
         found[f"{name}, all/fit"] = trained(distribution, "fit", None, **OPTIONS["all"])
         found[f"{name}, all/loop"] = trained(distribution, "loop", None, **OPTIONS["all"])
         found[f"{name}, bad/fit"] = trained(distribution, "fit", BATCH - 1, skip_nonfinite=True)
+    in_parts = distributions()["model"]
     for to_two in (False, True):
         found[f"saved, all/{to_two}"] = carried_over(
-            distribution, path.with_name(f"{to_two}.keras"), to_two
+            in_parts, path.with_name(f"{to_two}.keras"), to_two
         )
     path.write_text(json.dumps(found))
 
