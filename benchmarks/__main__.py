@@ -13,10 +13,10 @@ Each backend runs in its own process. Results go to benchmarks/output as table, 
 published run is in benchmarks/published. It begins:
 
     tensorflow | steps | eager | plain [ms]
-      case    contender      median  quartiles        ours is             quartiles    target
-      scalar  keras_rmsprop  0.191   [0.154 0.224]
-              keras          2.5     [2.14 2.73]      13.2 times as fast  [11.7 15]    >= 10   met
-              tf_keras       1.47    [1.34 1.6]       7.77 times as fast  [6.92 9.08]
+      case     contender        median   quartiles      ours is             quartiles    target
+      scalar   keras_rmsprop    0.116    [0.115 0.118]
+               keras            1.3      [1.28 1.34]    11.2 times as fast  [11 11.4]    >= 10   met
+               tf_keras         0.731    [0.721 0.744]  6.28 times as fast  [6.18 6.39]
 """
 
 import argparse
