@@ -1,0 +1,432 @@
+"""Carry the state of another framework's optimizer into an `RMSprop`, and back.
+
+In `RMSprop` the square average is about the mean if centered, and corrected for bias if the steps
+are; elsewhere neither. With v and m the other framework's averages, c = 1 - rho**t if its steps
+divide by that, otherwise 1, and b the momentum buffer:
+
+    s = v / c            centered: s = v / c - (m / c)**2,  m = m / c
+    b                    times the learning rate if only `RMSprop` has it in the buffer,
+                         divided by it if only the other has it there
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from keras.optimizers import schedules
+
+from keras_rmsprop import _state
+from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
+from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots, Source
+
+# How far settings may differ: some frameworks round them to float32.
+SAME = 1e-6
+
+
+def load(
+    optimizer: RMSprop, source: Source, pairing: Pairing, *, exact: bool
+) -> "_state.LoadReport":
+    """Load a source's state into a built optimizer, whole or not at all.
+
+    Raises: ValueError if the optimizer is not built, parameters and variables do not match, or a
+        shape does not fit; NotExactError if `exact` and further steps would differ.
+    """
+    check_built(optimizer)
+    links = linked(pairing, source.parameters, optimizer._roster.weights, whole=exact)
+    if exact:
+        _refuse(differences(optimizer, source, links), source, incoming=True)
+    slots = _incoming(optimizer, source, links)
+    here = _state.state_of(optimizer._parts())
+    steps = here.calls if source.steps is None else source.steps * here.accumulation_steps
+    optimizer._load(
+        here._replace(
+            calls=steps,
+            learning_rate=_rate(optimizer, source, links, here),
+            slots=slots,
+            centered=any("gradient_average" in each for each in slots),
+            # Rows of lazy tables arrive up to date.
+            rho=here.rho,
+        )
+    )
+    report = optimizer.load_report
+    assert report is not None
+    return report
+
+
+def unload(
+    optimizer: RMSprop, target: Source, pairing: Pairing, *, exact: bool, one_rate: bool = True
+) -> dict[str, Slots]:
+    """Return an optimizer's slots by another framework's names and in its terms.
+
+    Args:
+        optimizer: a built optimizer.
+        target: the optimizer they are for. Of its slots only the shapes matter.
+        pairing: as for `load`.
+        exact: whether further steps must be the same.
+        one_rate: whether all its parameters have the same learning rate.
+
+    Raises: as `load`.
+    """
+    check_built(optimizer)
+    links = linked(pairing, target.parameters, optimizer._roster.weights, whole=exact)
+    if exact:
+        # The rates will be those of the optimizer.
+        found = differences(optimizer, target._replace(rates={}), links)
+        rates = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
+        if one_rate and len(rates) > 1:
+            found.append(f"the variables have different learning rates here: {sorted(rates)}")
+        _refuse(found, target, incoming=False)
+    check_between_accumulations(optimizer)
+    optimizer.settle()
+    state = _state.state_of(optimizer._parts())
+    found: dict[str, Slots] = {}
+    misfits = []
+    for position, pair in links.items():
+        here = state.slots[position]
+        if "square_average" not in here:
+            continue
+        dtype = np.promote_types(here["square_average"].dtype, np.float32)
+        slots = _outgoing(optimizer, target, position, pair, here)
+        parts = [None if slot is None else pair.parts(slot.astype(dtype)) for slot in slots]
+        for i, name in enumerate(pair.names):
+            found[name] = Slots(*(None if part is None else part[i] for part in parts))  # type: ignore[arg-type]
+            there = target.slots.get(name)
+            shape = found[name].square_average.shape
+            if there is not None and there.square_average.shape != shape:
+                misfits.append(
+                    f"{pair.path!r} has shape {here['square_average'].shape}, for {name!r} "
+                    f"{shape}, which has shape {there.square_average.shape}"
+                )
+    if misfits:
+        raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
+    return found
+
+
+def check_built(optimizer: Any) -> None:
+    """Refuse anything but a built `RMSprop`."""
+    if not isinstance(optimizer, RMSprop):
+        raise ValueError(
+            "`optimizer` must be a keras_rmsprop.RMSprop, received one of "
+            f"{type(optimizer).__module__}.{type(optimizer).__qualname__}."
+        )
+    if not optimizer.built:
+        raise ValueError(
+            "State belongs to variables, so the optimizer must be built first. Call "
+            "`optimizer.build(model.trainable_variables)`."
+        )
+
+
+def check_between_accumulations(optimizer: RMSprop) -> None:
+    """Refuse to take away a state with a sum of gradients, which no other framework holds."""
+    steps = optimizer.gradient_accumulation_steps or 1
+    begun = int(optimizer._iterations) % steps
+    if begun:
+        raise ValueError(
+            f"{begun} of {steps} gradients are accumulated, which would be lost. Carry the state "
+            f"over after the call that completes the step."
+        )
+
+
+def steps_of(optimizer: RMSprop) -> int:
+    """Return the number of completed steps."""
+    return int(optimizer._iterations) // (optimizer.gradient_accumulation_steps or 1)
+
+
+def rate_of(optimizer: RMSprop, position: int) -> float:
+    """Return the learning rate of a variable's next step."""
+    return _base_rate(optimizer) * _factor(optimizer, position)
+
+
+def settings_of(optimizer: RMSprop, position: int) -> dict[str, Any]:
+    """Return the settings of a variable that say what its steps are."""
+    own = optimizer._settings_of(position)
+    settings = {name: getattr(own, name) for name in COMPARED}
+    if not optimizer._use_weight_decay(optimizer._roster.weights[position]):
+        settings["weight_decay"] = None
+    return settings
+
+
+# Compared if the other framework tells them.
+COMPARED = (
+    "rho",
+    "momentum",
+    "epsilon",
+    "epsilon_inside_sqrt",
+    "lr_in_momentum",
+    "centered",
+    "nesterov",
+    "bias_correction",
+    "l2",
+    "weight_decay",
+    "maximize",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+)
+
+
+def differences(optimizer: RMSprop, other: Source, links: Mapping[int, Pair]) -> list[str]:
+    """Return what would make the steps of the two differ, in words."""
+    # By the difference, the variables that have it.
+    found: dict[str, list[str]] = {}
+    for position, pair in links.items():
+        for words in _differences_of(optimizer, other, position, pair):
+            found.setdefault(words, []).append(pair.path)
+    return [
+        words if len(paths) == len(links) else f"{words} (of {', '.join(map(repr, paths[:4]))})"
+        for words, paths in found.items()
+    ] + _rates_that_differ(optimizer, other, links)
+
+
+def _differences_of(optimizer: RMSprop, other: Source, position: int, pair: Pair) -> list[str]:
+    own = settings_of(optimizer, position)
+    found = []
+    for name in pair.names:
+        theirs = other.settings.get(name, {})
+        found += [
+            f"`{setting}` is {own[setting]!r} here and {value!r} there"
+            for setting, value in theirs.items()
+            if not _same_setting(setting, own, theirs)
+        ]
+    if own["momentum"] and own["lr_in_momentum"] != other.lr_in_momentum and _moves(optimizer):
+        found.append(
+            f"`lr_in_momentum` is {own['lr_in_momentum']} here and {other.lr_in_momentum} there, "
+            "which is the same only while the learning rate does not change, and it is a schedule"
+        )
+    known = [other.slots[name] for name in pair.names if name in other.slots]
+    if known and not any(other.settings.get(name) for name in pair.names):
+        if own["centered"] != (known[0].gradient_average is not None):
+            found.append(f"`centered` is {own['centered']} here and {not own['centered']} there")
+        if own["momentum"] and known[0].momentum is None:
+            found.append(f"`momentum` is {own['momentum']} here, and there is none there")
+    if own["bias_correction"] != other.bias_correction:
+        found.append(
+            f"`bias_correction` is {own['bias_correction']} here and {other.bias_correction} there"
+        )
+    if pair.rate != 1.0 and own["l2"]:
+        found.append(
+            f"`l2` decays {pair.path!r}, which is the sum of {pair.label}, otherwise than each of "
+            "them"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _same_setting(name: str, own: Settings, theirs: Settings) -> bool:
+    has_momentum = bool(own["momentum"] or theirs.get("momentum"))
+    match name:
+        case "lr_in_momentum":
+            return True  # Converted, or reported where the rate moves.
+        case "bias_correction":
+            return True  # Reported from the slots.
+        case "nesterov" if not has_momentum:
+            return True
+        case "epsilon_inside_sqrt" if not own["epsilon"]:
+            return True
+    a, b = own[name] or 0.0, theirs[name] or 0.0
+    return math.isclose(a, b, rel_tol=SAME, abs_tol=0.0)
+
+
+def _rates_that_differ(optimizer: RMSprop, other: Source, links: Mapping[int, Pair]) -> list[str]:
+    wanted = _wanted_rates(other, links)
+    if not wanted:
+        return []
+    if _moves(optimizer):
+        base = _rate_at(optimizer, other.steps)
+        if base is None:
+            return []
+        off = {i: base * _factor(optimizer, i) for i in wanted}
+    else:
+        base = _base_for(optimizer, wanted)
+        off = {i: base * _factor(optimizer, i) for i in wanted}
+    return [
+        f"the learning rate of {links[i].path!r} is {off[i]:.7g} here and {rate:.7g} there"
+        + (
+            f", {links[i].rate:g} times that of {links[i].label}, as the variable is their sum"
+            if links[i].rate != 1.0
+            else ""
+        )
+        for i, rate in wanted.items()
+        if not math.isclose(off[i], rate, rel_tol=10 * SAME)
+    ][:4]
+
+
+def _wanted_rates(other: Source, links: Mapping[int, Pair]) -> dict[int, float]:
+    """Return the rates that variables need for the other's steps, as far as it tells its rates."""
+    return {
+        position: other.rates[pair.names[0]] * pair.rate
+        for position, pair in links.items()
+        if pair.names[0] in other.rates
+    }
+
+
+def _base_for(optimizer: RMSprop, wanted: Mapping[int, float]) -> float:
+    """Return the optimizer's rate with which its groups come closest to the wanted rates."""
+    bases = [rate / factor for i, rate in wanted.items() if (factor := _factor(optimizer, i)) > 0.0]
+    ungrouped = [rate for i, rate in wanted.items() if not optimizer._roster.members[i]]
+    return next(iter(ungrouped or bases), _base_rate(optimizer))
+
+
+def _rate(
+    optimizer: RMSprop, source: Source, links: Mapping[int, Pair], here: _state.State
+) -> float | None:
+    """Return the rate to load, None for an optimizer that has a schedule or a callable."""
+    wanted = _wanted_rates(source, links)
+    if here.learning_rate is None or not wanted:
+        return here.learning_rate
+    return _base_for(optimizer, wanted)
+
+
+def _factor(optimizer: RMSprop, position: int) -> float:
+    group = optimizer._roster.members[position]
+    if not group:
+        return 1.0
+    return float(list(optimizer._own_groups().values())[group - 1].learning_rate)
+
+
+def _moves(optimizer: RMSprop) -> bool:
+    """Whether the learning rate is a schedule or a callable."""
+    return optimizer._rate().variable is None
+
+
+def _base_rate(optimizer: RMSprop) -> float:
+    return float(_state.array_of(optimizer._next_learning_rate()))
+
+
+def _rate_at(optimizer: RMSprop, steps: int | None) -> float | None:
+    """Return a schedule's rate after a number of steps, None for a callable."""
+    rate = optimizer._learning_rate
+    if steps is None or not isinstance(rate, schedules.LearningRateSchedule):
+        return None
+    calls = steps * (optimizer.gradient_accumulation_steps or 1)
+    return float(_state.array_of(rate(calls)))
+
+
+def _incoming(
+    optimizer: RMSprop, source: Source, links: Mapping[int, Pair]
+) -> tuple[dict[str, Array], ...]:
+    """Return the slots of every variable; empty for those that start afresh."""
+    found: list[dict[str, Array]] = [{} for _ in optimizer._roster.weights]
+    shapes = [tuple(weight.shape) for weight in optimizer._roster.weights]
+    misfits = []
+    for position, pair in links.items():
+        slots = [source.slots[name] for name in pair.names if name in source.slots]
+        if len(slots) < len(pair.names):
+            continue
+        try:
+            moved = [
+                None
+                if any(part is None for part in parts)
+                else pair.converted(parts, shapes[position])
+                for parts in zip(*slots, strict=True)
+            ]
+        except MisfitError as error:
+            misfits.append(str(error))
+            continue
+        if moved[0] is not None:
+            found[position] = _here(optimizer, source, position, pair, Slots(*moved))  # type: ignore[arg-type]
+    if misfits:
+        raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
+    return tuple(found)
+
+
+def _here(
+    optimizer: RMSprop, source: Source, position: int, pair: Pair, slots: Slots
+) -> dict[str, Array]:
+    """Convert a variable's slots to the meaning that they have in `RMSprop`."""
+    own = settings_of(optimizer, position)
+    correction = _correction(own, source, source.steps)
+    v, m, b = (None if slot is None else slot.astype(np.float64) for slot in slots)
+    assert v is not None
+    here = {"square_average": v / correction}
+    if own["centered"]:
+        mean = np.zeros_like(v) if m is None else m / correction
+        # The frameworks' v - m² may have been rounded below zero.
+        here["square_average"] = np.maximum(here["square_average"] - mean**2, 0.0)
+        here["gradient_average"] = mean
+    if own["momentum"]:
+        here["momentum"] = np.zeros_like(v) if b is None else b * _buffer_factor(
+            own, source, _wanted_rates(source, {position: pair}).get(position), pair,
+            optimizer, position,
+        )  # fmt: skip
+    held = optimizer._roster.parameters[position]
+    if held.accumulator is not None:
+        # Steps are complete when they are carried over.
+        here["accumulator"] = np.zeros_like(v)
+    return here
+
+
+def _outgoing(
+    optimizer: RMSprop, target: Source, position: int, pair: Pair, here: Mapping[str, Array]
+) -> tuple[Array, Array | None, Array | None]:
+    """Convert a variable's slots to the meaning that they have in the other framework."""
+    own = settings_of(optimizer, position)
+    correction = _correction(own, target, steps_of(optimizer))
+    s, m, b = (
+        here[kind].astype(np.float64) if kind in here else None
+        for kind in ("square_average", "gradient_average", "momentum")
+    )
+    assert s is not None
+    v = s if m is None else s + m**2
+    if b is not None:
+        rate = rate_of(optimizer, position)
+        b = b / _buffer_factor(own, target, rate, pair, optimizer, position)
+    return v * correction, None if m is None else m * correction, b
+
+
+def _correction(own: Settings, other: Source, steps: int | None) -> float:
+    """Return what the other's averages are divided by to become those of `RMSprop`."""
+    if not other.bias_correction:
+        return 1.0
+    if steps is None:
+        raise ValueError(
+            "The averages are corrected for bias by the number of steps, which is not in the "
+            "state. Pass `steps`."
+        )
+    rho = own["rho"]
+    return -math.expm1(steps * math.log(rho)) if rho and steps else 1.0
+
+
+def _buffer_factor(
+    own: Settings,
+    other: Source,
+    rate: float | None,
+    pair: Pair,
+    optimizer: RMSprop,
+    position: int,
+) -> float:
+    """Return by what the other's momentum buffer is multiplied to become that of `RMSprop`.
+
+    Args:
+        own: the variable's settings.
+        other: the other optimizer.
+        rate: the variable's learning rate there, times `pair.rate`; None if it does not tell it.
+        pair: the pair.
+        optimizer: the optimizer, for the rate where the other does not tell it.
+        position: the variable's position.
+    """
+    if own["lr_in_momentum"] == other.lr_in_momentum:
+        return pair.rate if other.lr_in_momentum else 1.0
+    rate = rate_of(optimizer, position) if rate is None else rate
+    if not rate > 0.0:
+        raise NotExactError(
+            f"The momentum buffer of {pair.path!r} can be converted between steps and directions "
+            f"only by a learning rate > 0, which is {rate} now. Use an optimizer with "
+            f"lr_in_momentum={other.lr_in_momentum}."
+        )
+    return rate if own["lr_in_momentum"] else pair.rate / rate
+
+
+def _refuse(found: Sequence[str], other: Source, *, incoming: bool) -> None:
+    if found:
+        remedy = (
+            "Use `interop.like`, which makes an optimizer that takes the same steps, "
+            if incoming
+            else "Use an optimizer there that has the same settings, "
+        )
+        raise NotExactError(
+            f"The training would not go on with the steps of {other.framework}: "
+            f"{'; '.join(found)}. {remedy}or pass exact=False to carry over the averages all the "
+            "same. Nothing has changed."
+        )

@@ -1,0 +1,319 @@
+"""Make an `RMSprop` that takes the steps of another framework's optimizer."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from keras.optimizers import schedules
+
+from keras_rmsprop import conventions
+from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop.interop import _carry, _live, _optax_arguments, optax, tf1, tf_keras, torch
+from keras_rmsprop.interop import keras as keras_state
+from keras_rmsprop.interop._pairs import Pair, Pairing, linked
+from keras_rmsprop.interop._source import Settings, Source
+
+# Settings that the variables of one optimizer share.
+_SHARED = (
+    "centered",
+    "epsilon_inside_sqrt",
+    "lr_in_momentum",
+    "nesterov",
+    "bias_correction",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+)
+
+
+def like(
+    source: Any,
+    variables: Sequence[Any] | None = None,
+    pairs: Pairing = None,
+    *,
+    state: Any = None,
+    names: Any = None,
+    exact: bool = True,
+    **options: Any,
+) -> RMSprop:
+    """Return an optimizer that takes the steps of another framework's, from where that one is.
+
+    Convention, numbers and groups are those of `source`. With `variables` it is built, and has the
+    state of `source`, so that training goes on:
+
+        optimizer = interop.like(torch_optimizer, model.trainable_variables, pairs)
+
+    Args:
+        source: a live optimizer: `torch.optim.RMSprop`, timm's `RMSpropTF`, Stable-Baselines3's
+            `RMSpropTFLike`, a transformation of optax, `tf.compat.v1.train.RMSPropOptimizer`,
+            `tf_keras.optimizers.RMSprop` or `tf_keras.optimizers.legacy.RMSprop`,
+            `keras.optimizers.RMSprop`, or a `keras_rmsprop.RMSprop`.
+        variables: the variables to build it with, such as `model.trainable_variables`. Needed for
+            param groups and for state. Default None: it is not built.
+        pairs: which parameter is which variable, as for the `load` of the framework, in
+            `interop.torch`, `interop.optax` and so on. Default None.
+        state: for optax, the state; for TF1, the path of a checkpoint: those optimizers do not
+            hold their state. Default None.
+        names: for torch, where the names of parameters come from; see `interop.torch.load`.
+        exact: whether to refuse a state after which the steps would differ, for example because
+            `options` change them. Default True.
+        **options: further arguments of `RMSprop`, such as `skip_nonfinite=True` or `groups`, which
+            take precedence.
+
+    Returns: the optimizer. A torch scheduler or another source of a changing rate is not part of
+        `source`; pass `learning_rate` with a Keras schedule.
+    Raises: ValueError if `source` is none of these, or does something that `RMSprop` cannot do.
+
+    Example:
+    >>> import keras
+    >>> from keras_rmsprop import interop
+    >>> optimizer = interop.like(keras.optimizers.RMSprop(0.01, rho=0.95, momentum=0.9))
+    >>> optimizer.rho, optimizer.momentum
+    (0.95, 0.9)
+    """
+    if _live.is_of(source, "keras_rmsprop.RMSprop"):
+        return _of_this_package(source, variables, options)
+    found = _read(source, pairs, state, names)
+    weights = None if variables is None else list(variables)
+    arguments = {**_arguments(found, pairs, weights), **options}
+    optimizer = RMSprop(**arguments)
+    if weights is not None:
+        optimizer.build(weights)
+        if found.load is not None:
+            found.load(optimizer, exact=exact)
+    return optimizer
+
+
+class _Read(NamedTuple):
+    """An optimizer of another framework, as far as it tells about itself."""
+
+    # The settings and the rate of all parameters that `source` has none of.
+    settings: Settings
+    rate: Any
+    # Further arguments of `RMSprop`.
+    more: Settings
+    # With the settings and rates of single parameters.
+    source: Source | None = None
+    # Loads the state into a built optimizer; None if there is none.
+    load: Callable[..., Any] | None = None
+
+
+def _read(source: Any, pairs: Pairing, state: Any, names: Any) -> _Read:
+    if _live.is_of(source, "torch.RMSprop") or _live.is_of(source, *_OTHER_TORCH):
+        return _torch(source, pairs, names)
+    if callable(getattr(source, "update", None)) and callable(getattr(source, "init", None)):
+        return _optax(source, pairs, state)
+    if _live.is_of(source, "tensorflow.RMSPropOptimizer"):
+        return _tf1(source, pairs, state)
+    if _live.is_of(source, "tf_keras.RMSprop"):
+        return _tf_keras(source, pairs)
+    if _live.is_of(source, "keras.RMSprop"):
+        return _keras(source, pairs)
+    raise ValueError(
+        "`interop.like` knows the RMSprops of torch, timm, Stable-Baselines3, optax, TF1, tf_keras "
+        f"and Keras, received one of {type(source).__module__}.{type(source).__qualname__}."
+    )
+
+
+_OTHER_TORCH = ("timm.RMSpropTF", "stable_baselines3.RMSpropTFLike")
+
+
+def _torch(source: Any, pairs: Pairing, names: Any) -> _Read:
+    found = torch.read(source, names or pairs)
+    base = next((n for n in found.names if found.rates[n] > 0.0), found.names[0])
+    more = {} if _live.is_of(source, "torch.RMSprop") else {"initial_square_average": 1.0}
+
+    def load(optimizer: RMSprop, *, exact: bool) -> None:
+        _carry.load(optimizer, found, pairs, exact=exact)
+
+    return _Read(
+        found.settings[base], found.rates[base], more, found, load if found.slots else None
+    )
+
+
+def _optax(source: Any, pairs: Any, state: Any) -> _Read:
+    told = _optax_arguments.arguments_of(source)
+    load = None
+    if state is not None:
+
+        def load(optimizer: RMSprop, *, exact: bool) -> None:
+            optax.load(optimizer, state, pairs, transformation=source, exact=exact)
+
+    by_name = None
+    if isinstance(told, _optax_arguments.Labelled):
+        by_name = told.by_parameter()
+        first = next(iter(by_name.values()))
+        if any(
+            each.initial_square_average != first.initial_square_average for each in by_name.values()
+        ):
+            raise ValueError("The transformations differ in initial_scale, which all share here.")
+    else:
+        first = told
+    rate = first.learning_rate
+    rates = [each.learning_rate for each in (by_name or {}).values()]
+    if any(map(callable, rates)) and any(each is not rate for each in rates):
+        raise ValueError(
+            "The transformations have different schedules; an `RMSprop` has one, and factors of it "
+            "for groups. Pass `learning_rate` and `groups`."
+        )
+    found = None
+    if by_name is not None:
+        found = Source(
+            "optax",
+            {},
+            rates={} if callable(rate) else {n: float(a.learning_rate) for n, a in by_name.items()},  # type: ignore[arg-type]
+            settings={n: a.settings for n, a in by_name.items()},
+            names=tuple(by_name),
+        )
+    more = {"initial_square_average": first.initial_square_average}
+    return _Read(
+        first.settings,
+        conventions.CountSchedule(rate) if callable(rate) else rate,
+        more,
+        found,
+        load,
+    )
+
+
+def _tf1(source: Any, pairs: Pairing, state: Any) -> _Read:
+    values = [
+        getattr(source, f"_{key}") for key in ("learning_rate", "decay", "momentum", "epsilon")
+    ]
+    rate, decay, momentum, epsilon = (value() if callable(value) else value for value in values)
+    try:
+        rate, decay, momentum, epsilon = map(float, (rate, decay, momentum, epsilon))
+    except TypeError as error:
+        raise ValueError(
+            "A hyperparameter of the TF1 optimizer is a tensor of a graph, whose value is not "
+            "known here. Use `conventions.tf1` with its value or a schedule."
+        ) from error
+    load = None
+    if state is not None:
+
+        def load(optimizer: RMSprop, *, exact: bool) -> None:
+            tf1.load(optimizer, state, pairs, name=source._name, exact=exact)
+
+    settings = {
+        "rho": decay, "momentum": momentum, "epsilon": epsilon, "centered": bool(source._centered),
+    }  # fmt: skip
+    more = {"initial_square_average": 1.0, "name": source._name}
+    return _Read(settings, rate, more, load=load)
+
+
+def _tf_keras(source: Any, pairs: Pairing) -> _Read:
+    config = source.get_config()
+    settings = _live.settings_in(config)
+    rate = _schedule_or_number(config["learning_rate"])
+    more = {key: config[key] for key in _EMA if key in config}
+    if tf_keras.is_legacy(source):
+        settings["epsilon_inside_sqrt"] = settings["momentum"] > 0.0
+        settings |= {key: getattr(source, key, None) for key in ("clipnorm", "clipvalue")}
+        settings["global_clipnorm"] = getattr(source, "global_clipnorm", None)
+        if config["decay"]:
+            rate = conventions.TimeDecay(rate, config["decay"])
+    has_state = bool(getattr(source, "weights", None) or getattr(source, "_velocities", None))
+
+    def load(optimizer: RMSprop, *, exact: bool) -> None:
+        tf_keras.load(optimizer, source, pairs, exact=exact)
+
+    return _Read(settings, rate, more, load=load if has_state else None)
+
+
+_EMA = ("use_ema", "ema_momentum", "ema_overwrite_frequency")
+
+
+def _keras(source: Any, pairs: Pairing) -> _Read:
+    config = source.get_config()
+    more = {
+        key: config[key]
+        for key in (*_EMA, "loss_scale_factor", "gradient_accumulation_steps", "name")
+    }
+
+    def load(optimizer: RMSprop, *, exact: bool) -> None:
+        keras_state.load(optimizer, source, pairs, exact=exact)
+
+    rate = source._learning_rate
+    rate = rate if not hasattr(rate, "assign") else config["learning_rate"]
+    return _Read(_live.settings_in(config), rate, more, load=load if source.built else None)
+
+
+def _schedule_or_number(rate: Any) -> Any:
+    """Return tf_keras's schedule as Keras's of the same name."""
+    if not isinstance(rate, Mapping):
+        return float(rate)
+    return schedules.deserialize({"class_name": rate["class_name"], "config": rate["config"]})
+
+
+def _of_this_package(
+    source: RMSprop, variables: Sequence[Any] | None, options: Mapping[str, Any]
+) -> RMSprop:
+    optimizer = type(source).from_config({**source.get_config(), **options})
+    if variables is not None:
+        optimizer.build(list(variables))
+        if source.built:
+            optimizer.load_state_dict(source.state_dict(), strict=False)
+    return optimizer
+
+
+def _arguments(found: _Read, pairs: Pairing, variables: Sequence[Any] | None) -> dict[str, Any]:
+    """Return the arguments of an `RMSprop` with these settings."""
+    arguments = {"learning_rate": found.rate, **found.settings, **found.more}
+    source = found.source
+    if source is None:
+        return arguments
+    for name in _SHARED:
+        values = {str(each.get(name)): each.get(name) for each in source.settings.values()}
+        if len(values) > 1:
+            raise ValueError(
+                f"The parameters differ in {name}, which all variables of an `RMSprop` share: "
+                f"{' and '.join(values)}."
+            )
+    own = {
+        name: _own_settings(found, source, name) for name in source.names if name in source.settings
+    }
+    doubled = not isinstance(pairs, Mapping | str | None) and any(p.rate != 1.0 for p in pairs)
+    if not any(own.values()) and not doubled:
+        return arguments
+    if variables is None:
+        raise ValueError(
+            "The parameters have different settings, which become groups of variables. Pass "
+            "`variables`, such as model.trainable_variables, and `pairs`."
+        )
+    return {**arguments, "groups": _groups(own, pairs, source, variables)}
+
+
+def _own_settings(found: _Read, source: Source, name: str) -> dict[str, Any]:
+    """Return in what a parameter differs from the base."""
+    theirs = source.settings[name]
+    own = {k: v for k, v in theirs.items() if k not in _SHARED and v != found.settings[k]}
+    rate = source.rates.get(name)
+    if rate is not None and rate != found.rate:
+        own["learning_rate"] = rate / found.rate
+    return own
+
+
+def _groups(
+    own: Mapping[str, dict[str, Any]],
+    pairs: Pairing,
+    source: Source,
+    variables: Sequence[Any],
+) -> dict[str, dict[str, Any]]:
+    """Return groups of the variables whose settings differ from the base."""
+    links = linked(pairs, source.parameters, variables)
+    members: dict[str, list[str]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for pair in links.values():
+        theirs = _settings_of_pair(pair, own)
+        if theirs:
+            members.setdefault(repr(sorted(theirs.items())), []).append(re.escape(pair.path))
+            settings[repr(sorted(theirs.items()))] = theirs
+    return {"|".join(paths): settings[key] for key, paths in members.items()}
+
+
+def _settings_of_pair(pair: Pair, own: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    settings = dict(own.get(pair.names[0], {}))
+    if any(own.get(name, {}) != settings for name in pair.names):
+        raise ValueError(f"{pair.label} have different settings, but are one variable here.")
+    if pair.rate != 1.0:
+        settings["learning_rate"] = settings.get("learning_rate", 1.0) * pair.rate
+    return settings

@@ -1,0 +1,74 @@
+"""What an optimizer of another framework holds, in one form.
+
+All of them store, for each parameter, the average of g², if centered also the average of g, and a
+momentum buffer if there is momentum. They differ in what the buffer holds and in what they tell of
+their settings.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Hyperparameters of `RMSprop` by name.
+Settings = Mapping[str, Any]
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Slots(NamedTuple):
+    """The slots of one parameter, in its shape, before any correction for bias."""
+
+    # The average of g², not of the squared distance from the mean, also if centered.
+    square_average: Array
+    gradient_average: Array | None = None
+    # What is subtracted from the weight, or if the rate stays outside, that divided by it.
+    momentum: Array | None = None
+
+
+class Source(NamedTuple):
+    """An optimizer of another framework."""
+
+    # Its name, for messages.
+    framework: str
+    # The parameters that have state, by the framework's names for them.
+    slots: Mapping[str, Slots]
+    # The steps made, None if unknown.
+    steps: int | None = None
+    # The learning rate of the next step by parameter, empty if unknown.
+    rates: Mapping[str, float] = _NOTHING
+    # The settings by parameter, as far as the framework tells them; empty if it does not.
+    settings: Mapping[str, Settings] = _NOTHING
+    lr_in_momentum: bool = True
+    # Whether its steps divide the averages by 1 - rho**t.
+    bias_correction: bool = False
+    # Its parameters in order, as far as it knows them: all of which it could have state.
+    names: tuple[str, ...] = ()
+    # Further arguments of an `RMSprop` like it, such as the initial average.
+    arguments: Settings = _NOTHING
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of all parameters, those that have state first if it tells no order."""
+        return self.names or tuple(self.slots)
+
+
+def as_array(value: Any) -> Array:
+    """Return a framework's array as a float64 NumPy array, or a float32 one if it has 32 bits.
+
+    Half-precision numbers, which NumPy may not know, are widened.
+    """
+    if hasattr(value, "detach"):  # torch
+        value = value.detach().cpu()
+        value = value if value.element_size() > 2 else value.float()
+        return np.array(value.numpy())
+    array = np.array(value)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+class NotExactError(ValueError):
+    """A training that would not go on with the same steps."""

@@ -1,0 +1,283 @@
+"""Pair the parameters of torch's common layers with the variables of Keras's.
+
+torch keeps the output axis first and the kernel's spatial axes last, Keras the other way round:
+
+    Linear                (out, in)             Dense             (in, out)
+    ConvNd                (out, in, *kernel)    ConvND            (*kernel, in, out)
+    Conv2d, groups = in   (in * m, 1, *kernel)  DepthwiseConv2D   (*kernel, in, m)
+    LSTM, GRU             (gates * units, in)   the same          (in, gates * units)
+
+LSTM's gates are in one order (i, f, g, o); GRU's are r, z, n in torch and z, r, n in Keras. A GRU
+of torch's is one with `reset_after=True`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_rmsprop.interop._pairs import Pair
+from keras_rmsprop.interop._source import Array
+
+
+class Move(NamedTuple):
+    """How the elements of an array move between the layouts."""
+
+    to_keras: Callable[..., Array]
+    to_torch: Callable[[Array], tuple[Array, ...]]
+
+
+def _transposed(array: Array) -> Array:
+    return array.T
+
+
+def _conv(array: Array) -> Array:
+    return np.moveaxis(array, (0, 1), (-1, -2))
+
+
+def _conv_back(array: Array) -> tuple[Array, ...]:
+    return (np.moveaxis(array, (-1, -2), (0, 1)),)
+
+
+SAME = Move(lambda array: array, lambda array: (array,))
+TRANSPOSED = Move(_transposed, lambda array: (array.T,))
+CONV = Move(_conv, _conv_back)
+
+
+def _depthwise(channels: int) -> Move:
+    def to_keras(array: Array) -> Array:
+        if array.ndim < 3 or array.shape[0] % channels or array.shape[1] != 1:
+            raise ValueError(f"it is not the weight of a depthwise convolution of {channels}")
+        split = array.reshape(channels, -1, *array.shape[2:])
+        return np.moveaxis(split, (0, 1), (-2, -1))
+
+    def to_torch(array: Array) -> tuple[Array, ...]:
+        split = np.moveaxis(array, (-2, -1), (0, 1))
+        return (split.reshape(-1, 1, *split.shape[2:]),)
+
+    return Move(to_keras, to_torch)
+
+
+def _swapped_gates(array: Array) -> Array:
+    """Exchange the first two of three gates along the last axis."""
+    first, second, last = np.split(array, 3, axis=-1)
+    return np.concatenate([second, first, last], axis=-1)
+
+
+GRU_KERNEL = Move(lambda array: _swapped_gates(array.T), lambda array: (_swapped_gates(array).T,))
+# The rows of a GRU's bias in Keras are those of the input and of the recurrence.
+GRU_BIAS = Move(
+    lambda ih, hh: _swapped_gates(np.stack([ih, hh])),
+    lambda array: tuple(_swapped_gates(array)),
+)
+
+
+def _equal(ih: Array, hh: Array) -> Array:
+    if not np.allclose(ih, hh, rtol=1e-4, atol=0.0):
+        raise ValueError(
+            "their slots differ, so they have not had the same gradients and settings, and those "
+            "of the sum are not known"
+        )
+    return (ih + hh) / 2
+
+
+LSTM_BIAS = Move(_equal, lambda array: (array, array))
+LSTM_BIAS_WEIGHT = Move(lambda ih, hh: ih + hh, lambda array: (array, np.zeros_like(array)))
+
+
+def pairs_of_layers(module: Any, layers: Any) -> list[Pair]:
+    """Pair the parameters and buffers of a torch module with the variables of Keras layers.
+
+    Args:
+        module: a `torch.nn.Module`.
+        layers: a Keras model or layer, or a sequence of layers, whose layers with variables are
+            those of `module` in order; or a mapping from the names of submodules to layers.
+
+    Raises: ValueError that names the first two that do not correspond.
+    """
+    modules = dict(_with_parameters(module))
+    if isinstance(layers, Mapping):
+        everything = dict(module.named_modules())
+        unknown = [name for name in layers if name not in everything]
+        if unknown:
+            raise ValueError(
+                f"There is no submodule {unknown[0]!r}; there are "
+                f"{', '.join(map(repr, filter(None, everything)))}."
+            )
+        chosen = [(name, everything[name], layer) for name, layer in layers.items()]
+    else:
+        flat = list(_with_variables([layers] if not isinstance(layers, Sequence) else layers))
+        if len(flat) != len(modules):
+            raise ValueError(
+                f"{len(modules)} torch modules have parameters: {_listed(modules)}; and "
+                f"{len(flat)} Keras layers have variables: "
+                f"{', '.join(layer.name for layer in flat) or 'none'}. Pass a mapping from the "
+                "names of the modules to the layers."
+            )
+        chosen = [(n, m, layer) for (n, m), layer in zip(modules.items(), flat, strict=True)]
+    return [pair for name, m, layer in chosen for pair in _pairs(name, m, layer)]
+
+
+def _listed(modules: Mapping[str, Any]) -> str:
+    named = (f"{name!r} ({type(module).__name__})" for name, module in modules.items())
+    return ", ".join(named) or "none"
+
+
+def _with_parameters(module: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the modules that have parameters of their own, with their names."""
+    for name, each in module.named_modules():
+        if any(True for _ in each.parameters(recurse=False)):
+            yield name, each
+
+
+def _with_variables(layers: Iterable[Any]) -> Iterator[Any]:
+    """Yield the layers that are known here or have no layers in them, if they have variables."""
+    for layer in layers:
+        inner = [] if _class_of(layer, _KERAS) else list(getattr(layer, "layers", ()) or ())
+        inner = inner or ([] if _class_of(layer, _KERAS) else list(getattr(layer, "_layers", ())))
+        if inner:
+            yield from _with_variables(inner)
+        elif layer.weights:
+            yield layer
+
+
+def _pairs(name: str, module: Any, layer: Any) -> Iterator[Pair]:
+    """Pair the parameters of one module with the variables of one layer."""
+    theirs, ours = _class_of(module, _TORCH), _class_of(layer, _KERAS)
+    if theirs is None or ours is None:
+        unknown = f"torch's {type(module).__name__}" if theirs is None else f"Keras's {type(layer)}"
+        raise ValueError(
+            f"No pairs are known for {unknown}, of {name!r} and {layer.name!r}. Give them one by "
+            'one: {"name.weight": (variable, to_keras, to_torch)}.'
+        )
+    if ours not in _TORCH[theirs]:
+        raise ValueError(
+            f"{name!r} is a {theirs}, and {layer.name!r} a {ours}, which does not correspond. "
+            "Pass a mapping from the names of the modules to the layers."
+        )
+    prefix = f"{name}." if name else ""
+    yield from _KERAS[ours](prefix, module, layer)
+
+
+def _class_of(thing: Any, table: Mapping[str, Any]) -> str | None:
+    """Return the name of the first class in a table that a thing is an instance of."""
+    return next((c.__name__ for c in type(thing).__mro__ if c.__name__ in table), None)
+
+
+def _kernel_and_bias(
+    prefix: str, module: Any, layer: Any, kernel: Any, move: Move
+) -> Iterator[Pair]:
+    yield Pair((f"{prefix}weight",), kernel, *move)
+    if (module.bias is None) is not (layer.bias is None):
+        raise ValueError(f"Only one of {prefix[:-1]!r} and {layer.name!r} has a bias.")
+    if module.bias is not None:
+        yield Pair((f"{prefix}bias",), layer.bias)
+
+
+def _dense(prefix: str, module: Any, layer: Any) -> Iterator[Pair]:
+    return _kernel_and_bias(prefix, module, layer, layer.kernel, TRANSPOSED)
+
+
+def _convolution(prefix: str, module: Any, layer: Any) -> Iterator[Pair]:
+    return _kernel_and_bias(prefix, module, layer, layer.kernel, CONV)
+
+
+def _depthwise_convolution(prefix: str, module: Any, layer: Any) -> Iterator[Pair]:
+    if module.groups != module.in_channels:
+        raise ValueError(
+            f"{prefix[:-1]!r} has {module.groups} groups of {module.in_channels} channels; a "
+            "depthwise convolution has one for each."
+        )
+    return _kernel_and_bias(prefix, module, layer, layer.kernel, _depthwise(module.in_channels))
+
+
+def _embedding(prefix: str, _: Any, layer: Any) -> Iterator[Pair]:
+    yield Pair((f"{prefix}weight",), layer.embeddings)
+
+
+def _normalization(prefix: str, module: Any, layer: Any) -> Iterator[Pair]:
+    own = {
+        "weight": layer.gamma,
+        "bias": layer.beta,
+        "running_mean": getattr(layer, "moving_mean", None),
+        "running_var": getattr(layer, "moving_variance", None),
+    }
+    for name, variable in own.items():
+        there = getattr(module, name, None)
+        if (there is None) is not (variable is None):
+            raise ValueError(f"Only one of {prefix[:-1]!r} and {layer.name!r} has a {name}.")
+        if variable is not None:
+            yield Pair((f"{prefix}{name}",), variable)
+
+
+def _recurrent(prefix: str, module: Any, layers: Any) -> Iterator[Pair]:
+    """Pair an LSTM or GRU of one layer, in one direction or both."""
+    if module.num_layers != 1 or getattr(module, "proj_size", 0):
+        raise ValueError(
+            f"{prefix[:-1]!r} has {module.num_layers} layers"
+            f"{' and a projection' if getattr(module, 'proj_size', 0) else ''}; pairs are known "
+            "for one layer without projection. Give them one by one."
+        )
+    both = hasattr(layers, "forward_layer")
+    if both is not bool(module.bidirectional):
+        raise ValueError(f"Only one of {prefix[:-1]!r} and {layers.name!r} is bidirectional.")
+    directions = (
+        {"": layers.forward_layer, "_reverse": layers.backward_layer} if both else {"": layers}
+    )
+    for suffix, layer in directions.items():
+        is_gru = type(module).__name__ == "GRU"
+        if is_gru is not (_class_of(layer, {"GRU": 0}) is not None):
+            raise ValueError(f"Only one of {prefix[:-1]!r} and {layer.name!r} is a GRU.")
+        if is_gru and not layer.reset_after:
+            raise ValueError(
+                f"{layer.name!r} resets its state before the matrix product, unlike torch's GRU. "
+                "Create it with reset_after=True."
+            )
+        cell = layer.cell
+        move = GRU_KERNEL if is_gru else TRANSPOSED
+        yield Pair((f"{prefix}weight_ih_l0{suffix}",), cell.kernel, *move)
+        yield Pair((f"{prefix}weight_hh_l0{suffix}",), cell.recurrent_kernel, *move)
+        if bool(module.bias) is not (cell.bias is not None):
+            raise ValueError(f"Only one of {prefix[:-1]!r} and {layer.name!r} has biases.")
+        if cell.bias is None:
+            continue
+        names = (f"{prefix}bias_ih_l0{suffix}", f"{prefix}bias_hh_l0{suffix}")
+        if is_gru:
+            yield Pair(names, cell.bias, *GRU_BIAS)
+        else:
+            yield Pair(names, cell.bias, *LSTM_BIAS, 2.0, *LSTM_BIAS_WEIGHT)
+
+
+# For the classes of Keras layers, how their variables are paired.
+_KERAS: dict[str, Callable[[str, Any, Any], Iterator[Pair]]] = {
+    "Dense": _dense,
+    # Before the classes of convolutions that it does not derive from.
+    "DepthwiseConv1D": _depthwise_convolution,
+    "DepthwiseConv2D": _depthwise_convolution,
+    "Conv1D": _convolution,
+    "Conv2D": _convolution,
+    "Conv3D": _convolution,
+    "Embedding": _embedding,
+    "LayerNormalization": _normalization,
+    "GroupNormalization": _normalization,
+    "BatchNormalization": _normalization,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "Bidirectional": _recurrent,
+}
+
+# For the classes of torch modules, the Keras layers that they can be.
+_TORCH: dict[str, tuple[str, ...]] = {
+    "Linear": ("Dense",),
+    "Conv1d": ("Conv1D", "DepthwiseConv1D"),
+    "Conv2d": ("Conv2D", "DepthwiseConv2D"),
+    "Conv3d": ("Conv3D",),
+    "Embedding": ("Embedding",),
+    "LayerNorm": ("LayerNormalization",),
+    "GroupNorm": ("GroupNormalization",),
+    "BatchNorm1d": ("BatchNormalization",),
+    "BatchNorm2d": ("BatchNormalization",),
+    "BatchNorm3d": ("BatchNormalization",),
+    "LSTM": ("LSTM", "Bidirectional"),
+    "GRU": ("GRU", "Bidirectional"),
+}

@@ -1,0 +1,270 @@
+"""Carry a training over from `optax.rmsprop`, and back.
+
+    optimizer = interop.like(optax.rmsprop(1e-3), model.trainable_variables)
+    interop.optax.load(optimizer, opt_state)          # for a list of parameters, in Keras's order
+    opt_state = interop.optax.state(optimizer, transformation.init(params))
+
+The state of optax is a pytree. Found in it, at any depth, are those of `scale_by_rms`,
+`scale_by_stddev` and `trace`, in `chain`, `masked`, `multi_transform`, `inject_hyperparams`,
+`apply_if_finite` and `MultiSteps`. optax subtracts the learning rate before its trace, so that the
+momentum buffer is the trace with the other sign.
+
+A state does not tell decay, epsilon and rate. They are compared only if the transformation itself
+is given as well.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop._state import LoadReport
+from keras_rmsprop.interop import _carry, _optax_arguments
+from keras_rmsprop.interop._pairs import Pair, Pairing
+from keras_rmsprop.interop._source import Array, Slots, Source, as_array
+
+__all__ = ["Pair", "load", "state"]
+
+
+def load(
+    optimizer: RMSprop,
+    state: Any,
+    pairs: Any = None,
+    *,
+    transformation: Any = None,
+    steps: int | None = None,
+    exact: bool = True,
+) -> LoadReport:
+    """Load a state of optax: averages, momentum buffers and, if it has one, the step count.
+
+    Args:
+        optimizer: a built `keras_rmsprop.RMSprop`.
+        state: the state of a transformation that contains `optax.rmsprop`'s.
+        pairs: a pytree of the parameters' structure, with Keras variables or their paths as
+            leaves; or a mapping from names, such as "dense/kernel" for params["dense"]["kernel"],
+            to variables, paths, or tuples with conversions (see `Pair`). Default None: parameters
+            in a list or tuple are in the order of the optimizer's variables, others have the
+            variables' names.
+        transformation: None, or the transformation that the state is of, whose settings are then
+            compared with the optimizer's. Default None.
+        steps: the number of steps made. Default None: as the state says, if it does; otherwise the
+            optimizer's count stays.
+        exact: whether to refuse a load after which the steps would not be optax's, as far as the
+            state and `transformation` tell, or that leaves out a parameter. Default True.
+
+    Returns: the `load_report`.
+    Raises: ValueError if something does not fit, or `exact` and the steps would differ. The
+        optimizer is unchanged then.
+    """
+    source = read(state, steps)
+    if transformation is not None:
+        source = _with_settings(source, transformation)
+    return _carry.load(optimizer, source, _pairing_of(pairs, source, optimizer), exact=exact)
+
+
+def state(
+    optimizer: RMSprop,
+    template: Any,
+    pairs: Any = None,
+    *,
+    transformation: Any = None,
+    exact: bool = True,
+) -> Any:
+    """Return the optimizer's state as one of optax.
+
+    Args:
+        optimizer: a built `keras_rmsprop.RMSprop`.
+        template: a state of the transformation that is to take over, such as
+            `transformation.init(params)`. It is not changed.
+        pairs: as for `load`.
+        transformation: as for `load`.
+        exact: as for `load`.
+
+    Returns: a state of the same structure and dtypes, with JAX arrays; counters hold the number of
+        steps, and an injected learning rate the present one.
+    Raises: as `load`.
+    """
+    target = read(template, None)
+    if transformation is not None:
+        target = _with_settings(target, transformation)
+    slots = _carry.unload(optimizer, target, _pairing_of(pairs, target, optimizer), exact=exact)
+    return _rebuilt(template, slots, _carry.steps_of(optimizer), _carry.rate_of(optimizer, 0))
+
+
+def read(state: Any, steps: int | None = None) -> Source:
+    """Read a state.
+
+    Raises: ValueError if it contains no state of RMSprop, or one of another kind.
+    """
+    found = _Found({}, {}, {}, [], [], [])
+    _collect(state, found)
+    if not found.square:
+        raise ValueError(
+            "The state contains none of optax.rmsprop, received one of "
+            f"{type(state).__module__}.{type(state).__qualname__}."
+        )
+    if found.unfinished:
+        raise ValueError(
+            f"{found.unfinished[0]} gradients are accumulated, which would be lost. Carry the "
+            "state over after the call that completes the step."
+        )
+    slots = {
+        name: Slots(square, found.mean.get(name), _negated(found.trace.get(name)))
+        for name, square in found.square.items()
+    }
+    counts = set(found.corrected or found.counts)
+    if steps is None and len(counts) == 1:
+        (steps,) = counts
+    return Source(
+        "optax.rmsprop", slots, steps, bias_correction=bool(found.corrected), names=tuple(slots)
+    )
+
+
+class _Found(NamedTuple):
+    """What a state contains: arrays by the names of parameters, and counts."""
+
+    square: dict[str, Array]
+    mean: dict[str, Array]
+    trace: dict[str, Array]
+    # The counts of averages that are corrected for bias, and of schedules.
+    corrected: list[int]
+    counts: list[int]
+    # The gradients accumulated towards the next step, where there are any.
+    unfinished: list[int]
+
+
+# The states by their classes' names, so that optax need not be imported.
+_AVERAGES = (
+    "ScaleByRmsState",
+    "ScaleByRmsWithCountState",
+    "ScaleByRStdDevState",
+    "ScaleByRStdDevWithCountState",
+)
+_OTHERS = ("ScaleByAdamState", "ScaleByRssState", "ScaleByBeliefState", "ScaleByLionState")
+
+
+def _collect(node: Any, found: _Found) -> None:
+    """Collect the states in a state."""
+    name = type(node).__name__
+    if name in _AVERAGES:
+        _add(node.nu, found.square)
+        if hasattr(node, "mu"):
+            _add(node.mu, found.mean)
+        if hasattr(node, "count"):
+            found.corrected.append(int(node.count))
+    elif name == "TraceState":
+        _add(node.trace, found.trace)
+    elif name in _OTHERS:
+        raise ValueError(f"The state contains a {name}, which is another optimizer's.")
+    else:
+        if name == "ScaleByScheduleState" or name.startswith("Inject"):
+            found.counts.append(int(node.count))
+        if name == "MultiStepsState":
+            if int(node.mini_step):
+                found.unfinished.append(int(node.mini_step))
+            found.counts.append(int(node.gradient_step))
+        for each in _children(node):
+            _collect(each, found)
+
+
+def _children(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        yield from node.values()
+    elif isinstance(node, tuple | list):
+        fields = getattr(node, "_fields", range(len(node)))
+        for field, value in zip(fields, node, strict=True):
+            if field not in ("hyperparams", "acc_grads"):
+                yield value
+
+
+def _add(tree: Any, arrays: dict[str, Array]) -> None:
+    for name, leaf in _optax_arguments.named_leaves(tree).items():
+        if name in arrays:
+            raise ValueError(f"The state has two entries for {name!r}.")
+        arrays[name] = as_array(leaf)
+
+
+def _negated(array: Array | None) -> Array | None:
+    return None if array is None else -array
+
+
+def _pairing_of(pairs: Any, source: Source, optimizer: RMSprop) -> Pairing:
+    """Return pairs by name; parameters in a list are in the order of the variables."""
+    names = source.parameters
+    if pairs is None and all(name.isdecimal() or not name for name in names):
+        weights = optimizer._roster.weights
+        numbers = [int(name or 0) for name in names]
+        if max(numbers) < len(weights):
+            return [Pair((n,), weights[i]) for n, i in zip(names, numbers, strict=True)]
+        return "order"
+    if pairs is None or isinstance(pairs, str):
+        return pairs
+    if isinstance(pairs, tuple | list) and all(isinstance(pair, Pair) for pair in pairs):
+        return list(pairs)
+    if isinstance(pairs, Mapping) and set(pairs) & set(names):
+        return pairs
+    return _optax_arguments.named_leaves(
+        pairs, lambda node: isinstance(node, Pair) or hasattr(node, "assign")
+    )
+
+
+def _rebuilt(node: Any, slots: Mapping[str, Slots], steps: int, rate: float) -> Any:
+    """Return a state with these slots, counts and rate, of the structure of another."""
+
+    def filled(tree: Any, values: Callable[[Slots], Array | None]) -> Any:
+        import jax
+
+        def leaf(path: Any, old: Any) -> Any:
+            own = slots.get(_optax_arguments.name_of(path))
+            new = None if own is None else values(own)
+            return old if new is None else jax.numpy.asarray(new, old.dtype)
+
+        return jax.tree_util.tree_map_with_path(leaf, tree)
+
+    def count(old: Any) -> Any:
+        import jax
+
+        return jax.numpy.asarray(steps, old.dtype)
+
+    name = type(node).__name__
+    if name in _AVERAGES:
+        node = node._replace(nu=filled(node.nu, lambda own: own.square_average))
+        if hasattr(node, "mu"):
+            node = node._replace(mu=filled(node.mu, lambda own: own.gradient_average))
+        return node._replace(count=count(node.count)) if "count" in node._fields else node
+    if name == "TraceState":
+        return node._replace(trace=filled(node.trace, lambda own: _negated(own.momentum)))
+    if name == "ScaleByScheduleState":
+        return node._replace(count=count(node.count))
+    if name == "MultiStepsState":
+        inner = _rebuilt(node.inner_opt_state, slots, steps, rate)
+        return node._replace(inner_opt_state=inner, gradient_step=count(node.gradient_step))
+    if name.startswith("Inject"):
+        given = dict(node.hyperparams)
+        if "learning_rate" in given:
+            given["learning_rate"] = np.asarray(rate, np.asarray(given["learning_rate"]).dtype)
+        inner = _rebuilt(node.inner_state, slots, steps, rate)
+        return node._replace(inner_state=inner, count=count(node.count), hyperparams=given)
+    if isinstance(node, Mapping):
+        return type(node)({key: _rebuilt(x, slots, steps, rate) for key, x in node.items()})  # type: ignore[call-arg]
+    if hasattr(node, "_fields"):
+        return type(node)(*(_rebuilt(each, slots, steps, rate) for each in node))
+    if isinstance(node, tuple | list):
+        return type(node)(_rebuilt(each, slots, steps, rate) for each in node)
+    return node
+
+
+def _with_settings(source: Source, transformation: Any) -> Source:
+    """Add to a state the settings of its transformation."""
+    told = _optax_arguments.arguments_of(transformation)
+    if isinstance(told, _optax_arguments.Labelled):
+        by_name = told.by_parameter()
+    else:
+        by_name = dict.fromkeys(source.parameters, told)
+    rates = {name: each.rate_after(source.steps) for name, each in by_name.items()}
+    return source._replace(
+        settings={name: each.settings for name, each in by_name.items()},
+        rates={name: rate for name, rate in rates.items() if rate is not None},
+        lr_in_momentum=all(each.lr_in_momentum for each in by_name.values()),
+    )

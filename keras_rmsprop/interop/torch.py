@@ -1,0 +1,363 @@
+"""Carry a training over from torch's RMSprop, and back.
+
+    import torch, keras, keras_rmsprop
+    from keras_rmsprop import interop
+
+    pairs = interop.torch.pairs(network, model)              # a torch module and a Keras model
+    interop.torch.load_weights(network, pairs)
+    optimizer = interop.like(torch_optimizer, model.trainable_variables, pairs)
+    model.compile(optimizer, loss)
+
+`torch_optimizer` may be a `torch.optim.RMSprop`, timm's `RMSpropTF` or Stable-Baselines3's
+`RMSpropTFLike`, or the `state_dict()` of one. Param groups become `groups`.
+
+torch identifies parameters by their order. Here names do, and shapes are checked, so that state
+never ends up at another parameter of another shape. Where a convolution's output is flattened, the
+rows of the next `Linear` are in another order than Keras's, unless the Keras model has
+`data_format="channels_first"`; give that pair yourself.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop._state import LoadReport
+from keras_rmsprop.interop import _carry
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
+from keras_rmsprop.interop._source import Settings, Slots, Source, as_array
+from keras_rmsprop.interop._torch_layers import pairs_of_layers
+
+__all__ = ["Pair", "export_weights", "load", "load_weights", "pairs", "state_dict"]
+
+# The classes that are known, by the name of a class among an optimizer's bases.
+_CLASSES = {
+    "RMSprop": "torch.optim.RMSprop",
+    "RMSpropTF": "timm's RMSpropTF",
+    "RMSpropTFLike": "Stable-Baselines3's RMSpropTFLike",
+}
+_KINDS = tuple(_CLASSES.values())
+
+
+class Pairs(tuple[Pair, ...]):
+    """Pairs that remember the torch module, whose parameters have the names."""
+
+    module: Any = None
+
+
+def pairs(module: Any, layers: Any) -> Pairs:
+    """Pair the parameters of a torch module with the variables of a Keras model.
+
+    Known are Linear, Conv1d to Conv3d, depthwise convolutions, Embedding, LayerNorm, GroupNorm,
+    BatchNorm, and LSTM and GRU of one layer, in one direction or both. An LSTM of Keras has the sum
+    of torch's two biases, which therefore needs twice the learning rate; `interop.like` gives it
+    that.
+
+    Args:
+        module: a `torch.nn.Module`.
+        layers: a built Keras model or layer, or a list of layers, with the same layers in the same
+            order; or a mapping from names of submodules to Keras layers.
+
+    Returns: pairs for `load`, `load_weights`, `state_dict`, `export_weights` and `interop.like`.
+    Raises: ValueError if the layers do not correspond.
+    """
+    found = Pairs(pairs_of_layers(module, layers))
+    found.module = module
+    return found
+
+
+def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
+    """Copy the weights of a torch module to Keras, all or none.
+
+    Args:
+        module: a `torch.nn.Module`, or its `state_dict()`.
+        pairs: from `interop.torch.pairs`, whose variables must be variables, not paths.
+
+    Raises: ValueError if a parameter is missing or does not fit; nothing has changed then.
+    """
+    arrays = module if isinstance(module, Mapping) else module.state_dict()
+    values, misfits = [], []
+    for pair in pairs:
+        missing = [name for name in pair.names if name not in arrays]
+        if missing:
+            raise ValueError(f"The module has no {missing[0]!r}. Nothing has changed.")
+        own = [as_array(arrays[name]) for name in pair.names]
+        try:
+            value = pair.converted(own, tuple(pair.variable.shape), weights=True)
+        except MisfitError as error:
+            misfits.append(str(error))
+            continue
+        values.append((pair.variable, value))
+    if misfits:
+        raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
+    for variable, value in values:
+        variable.assign(np.ascontiguousarray(value))
+
+
+def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
+    """Copy the weights of a Keras model to a torch module, all or none.
+
+    Args:
+        module: a `torch.nn.Module`.
+        pairs: as for `load_weights`.
+
+    Raises: ValueError if a parameter is missing or does not fit; nothing has changed then.
+    """
+    import torch
+
+    state = dict(module.state_dict())
+    changed = {}
+    for pair in pairs:
+        value = ops.convert_to_numpy(pair.variable)
+        for name, array in zip(pair.names, pair.parts(value, weights=True), strict=True):
+            there = state.get(name)
+            if there is None or tuple(there.shape) != array.shape:
+                shape = "absent" if there is None else f"of shape {tuple(there.shape)}"
+                raise ValueError(
+                    f"{pair.path!r} becomes an array of shape {array.shape} for {name!r}, which "
+                    f"is {shape}. Nothing has changed."
+                )
+            changed[name] = torch.from_numpy(np.array(array))
+    module.load_state_dict(state | changed)
+
+
+def load(
+    optimizer: RMSprop,
+    source: Any,
+    pairs: Pairing,
+    *,
+    names: Any = None,
+    kind: str | None = None,
+    exact: bool = True,
+) -> LoadReport:
+    """Load the state of torch's optimizer: averages, momentum buffers, rates and step count.
+
+    Args:
+        optimizer: a built `keras_rmsprop.RMSprop`.
+        source: the torch optimizer, or its `state_dict()`.
+        pairs: from `interop.torch.pairs`; or a mapping from names of parameters to Keras variables
+            or their paths, or to tuples of one, a function that brings an array from torch's shape
+            into Keras's, and its inverse; or "order", to pair them in order.
+        names: where torch's names come from, if `pairs` is not from `interop.torch.pairs` and the
+            optimizer was not given named parameters: the module, or the names in the order of the
+            param groups. Default None.
+        kind: which optimizer a `state_dict()` is of: "torch.optim.RMSprop", "timm's RMSpropTF" or
+            "Stable-Baselines3's RMSpropTFLike". Default None: seen from the source; the last has
+            the same entries as the first and must be named.
+        exact: whether to refuse a load after which the steps would not be torch's: other settings,
+            or parameters without a partner. Default True.
+
+    Returns: the `load_report`.
+    Raises: ValueError if something does not fit, or `exact` and the steps would differ. The
+        optimizer is unchanged then.
+    """
+    return _carry.load(optimizer, read(source, names or pairs, kind), pairs, exact=exact)
+
+
+def state_dict(
+    optimizer: RMSprop, target: Any, pairs: Pairing, *, names: Any = None, exact: bool = True
+) -> dict[str, Any]:
+    """Return the state as the `state_dict` of a torch optimizer, for its `load_state_dict`.
+
+    Args:
+        optimizer: a built `keras_rmsprop.RMSprop`.
+        target: the torch optimizer that is to load it, or its `state_dict()`; it need not have
+            made a step, and is not changed. The rates of its param groups are replaced by the
+            present ones.
+        pairs: as for `load`.
+        names: as for `load`.
+        exact: as for `load`.
+
+    Returns: a `state_dict` with torch tensors, in the dtypes of Keras's slots.
+    Raises: as `load`, and ValueError if variables of one param group have different rates.
+    """
+    there = read(target, names or pairs)
+    slots = _carry.unload(optimizer, there, pairs, exact=exact, one_rate=False)
+    links = linked(pairs, there.parameters, optimizer._roster.weights, whole=exact)
+    rates = {
+        name: _carry.rate_of(optimizer, position) / pair.rate
+        for position, pair in links.items()
+        for name in pair.names
+    }
+    template = target if isinstance(target, Mapping) else target.state_dict()
+    names_left = iter(there.names)
+    state, groups = {}, []
+    for group in template["param_groups"]:
+        own = dict(zip(group["params"], names_left, strict=False))
+        groups.append({**group, "lr": _rate_of_group(own.values(), rates, group["lr"], exact)})
+        for number, name in own.items():
+            if name in slots:
+                state[number] = _entries(slots[name], _carry.steps_of(optimizer))
+    return {"state": state, "param_groups": groups}
+
+
+def _rate_of_group(
+    names: Iterable[str], rates: Mapping[str, float], now: float, exact: bool
+) -> float:
+    found = {name: rates[name] for name in names if name in rates}
+    if exact and len(set(found.values())) > 1:
+        raise ValueError(
+            "The parameters of one param group have one rate, but their variables have different "
+            f"ones: {found}. Split the param group, or pass exact=False."
+        )
+    return next(iter(found.values()), now)
+
+
+def _entries(slots: Slots, steps: int) -> dict[str, Any]:
+    """Return the state that torch holds of one parameter."""
+    import torch
+
+    entries = {
+        "square_avg": slots.square_average,
+        "momentum_buffer": slots.momentum,
+        "grad_avg": slots.gradient_average,
+    }
+    return {"step": torch.tensor(float(steps), dtype=torch.float32)} | {
+        key: torch.from_numpy(np.array(value))
+        for key, value in entries.items()
+        if value is not None
+    }
+
+
+def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
+    """Read a torch optimizer or its `state_dict()`."""
+    live = hasattr(source, "param_groups")
+    if not live and not (isinstance(source, Mapping) and "param_groups" in source):
+        raise ValueError(
+            "`source` must be a torch optimizer or its state_dict(), received one of "
+            f"{type(source).__module__}.{type(source).__qualname__}."
+        )
+    contents = source.state_dict() if live else source
+    groups = contents["param_groups"]
+    kind = kind or (_kind_of(source) if live else None) or _kind_by_entries(groups)
+    if kind not in _KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(_KINDS)}, received {kind!r}.")
+    numbers = [number for group in groups for number in group["params"]]
+    own_names = _names_of(source, groups, names, len(numbers), live)
+    slots: dict[str, Slots] = {}
+    steps = 0
+    for number, name in zip(numbers, own_names, strict=True):
+        own = contents["state"].get(number)
+        if own:
+            slots[name] = _slots(name, own)
+            steps = max(steps, int(own.get("step", 0)))
+    settings, rates = {}, {}
+    by_number = dict(zip(numbers, own_names, strict=True))
+    for group in groups:
+        for number in group["params"]:
+            settings[by_number[number]] = _settings(group, kind)
+            rates[by_number[number]] = float(group["lr"])
+    if len({each["lr_in_momentum"] for each in settings.values()}) > 1:
+        raise ValueError(
+            "The param groups differ in lr_in_momentum, which all variables of an `RMSprop` share."
+        )
+    inside = any(each["lr_in_momentum"] for each in settings.values())
+    return Source(
+        kind, slots, steps, rates, settings, lr_in_momentum=inside, names=tuple(own_names)
+    )
+
+
+def _kind_of(source: Any) -> str:
+    names = [c.__name__ for c in type(source).__mro__]
+    found = next((_CLASSES[name] for name in names if name in _CLASSES), None)
+    if found is None:
+        raise ValueError(
+            f"The optimizer must be {', '.join(_KINDS)}, received "
+            f"{type(source).__module__}.{type(source).__qualname__}, which is another."
+        )
+    return found
+
+
+def _kind_by_entries(groups: Sequence[Mapping[str, Any]]) -> str:
+    entries = set(groups[0]) if groups else set()
+    if not {"lr", "alpha", "eps", "momentum", "centered"} <= entries:
+        raise ValueError(
+            "The state_dict is not that of an RMSprop, whose param groups have lr, alpha, eps, "
+            f"momentum and centered; received {', '.join(sorted(entries)) or 'no groups'}."
+        )
+    return _KINDS[1] if "lr_in_momentum" in entries else _KINDS[0]
+
+
+def _names_of(
+    source: Any, groups: Sequence[Mapping[str, Any]], names: Any, count: int, live: bool
+) -> list[str]:
+    """Return the names of an optimizer's parameters, in order.
+
+    Args:
+        source: the optimizer or its `state_dict()`.
+        groups: its param groups.
+        names: where names may come from: a module, pairs with a module, names, or anything else.
+        count: the number of parameters.
+        live: whether `source` is an optimizer.
+    """
+    module = names.module if isinstance(names, Pairs) else names
+    named = list(module.named_parameters()) if hasattr(module, "named_parameters") else None
+    if live and named is not None:
+        # By identity, which no order can deceive.
+        by_id = {id(parameter): name for name, parameter in named}
+        parameters = [p for group in source.param_groups for p in group["params"]]
+        unknown = [i for i, p in enumerate(parameters) if id(p) not in by_id]
+        if unknown:
+            raise ValueError(
+                f"Parameter {unknown[0]} of the torch optimizer, of shape "
+                f"{tuple(parameters[unknown[0]].shape)}, is not one of the module."
+            )
+        return [by_id[id(p)] for p in parameters]
+    told = [name for group in groups for name in group.get("param_names", ())]
+    if told:
+        return told
+    if named is not None:
+        told = [name for name, _ in named]
+    elif isinstance(names, Sequence) and not isinstance(names, str | Pairs):
+        told = [name for name in names if isinstance(name, str)]
+    elif isinstance(names, Mapping):
+        raise ValueError(
+            "torch's optimizer does not know its parameters' names. Pass `names`, the module or "
+            "the names in order, or create the optimizer with module.named_parameters()."
+        )
+    told = told or [str(i) for i in range(count)]
+    if len(told) != count:
+        raise ValueError(
+            f"The optimizer has {count} parameters, and there are {len(told)} names: "
+            f"{', '.join(told[:8])}. Pass `names`, those of the optimizer's parameters in order."
+        )
+    return told
+
+
+def _slots(name: str, own: Mapping[str, Any]) -> Slots:
+    if "square_avg" not in own:
+        raise ValueError(
+            f"The state of {name!r} is not an RMSprop's: it has {', '.join(sorted(own))}, and no "
+            "square_avg."
+        )
+    arrays = {key: own.get(key) for key in ("square_avg", "grad_avg", "momentum_buffer")}
+    if any(getattr(array, "is_complex", bool)() for array in arrays.values() if array is not None):
+        raise ValueError(f"{name!r} is complex, which Keras's variables cannot be.")
+    return Slots(*(None if array is None else as_array(array) for array in arrays.values()))  # type: ignore[arg-type]
+
+
+def _settings(group: Mapping[str, Any], kind: str) -> Settings:
+    """Return a param group's settings as those of `RMSprop`."""
+    decoupled = bool(group.get("decoupled_decay"))
+    refused = [key for key in ("caution", "corrected_weight_decay") if group.get(key)]
+    if refused:
+        raise ValueError(
+            f"timm's {refused[0]} changes the steps in a way that `RMSprop` cannot express; see "
+            "`conventions.timm`."
+        )
+    decay = float(group["weight_decay"])
+    return {
+        "rho": float(group["alpha"]),
+        "momentum": float(group["momentum"]),
+        "epsilon": float(group["eps"]),
+        "centered": bool(group["centered"]),
+        "epsilon_inside_sqrt": kind != _KINDS[0],
+        "lr_in_momentum": bool(group.get("lr_in_momentum", False)),
+        "l2": 0.0 if decoupled else decay,
+        "weight_decay": decay if decoupled else None,
+        "maximize": bool(group.get("maximize", False)),
+        "nesterov": False,
+        "bias_correction": False,
+    }
