@@ -1,0 +1,1 @@
+"""Test carrying trainings between frameworks."""

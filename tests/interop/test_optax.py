@@ -1,0 +1,355 @@
+"""Test carrying state between optax and this package."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_rmsprop
+from keras_rmsprop import conventions, interop
+from keras_rmsprop.interop import NotExactError
+from tests.tools import halfway, models
+from yardsticks import peers
+
+if peers.unavailable("optax"):
+    pytest.skip(str(peers.unavailable("optax")), allow_module_level=True)
+
+import jax
+import optax
+
+SHAPES = ((), (2, 4), (3,))
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.75},
+    "nesterov": {"momentum": 0.75, "nesterov": True},
+    "centered": {"centered": True},
+    "outside": {"eps_in_sqrt": False, "momentum": 0.5},
+    "initial_scale": {"initial_scale": 1.0, "centered": True, "momentum": 0.5},
+    "bias_correction": {"bias_correction": True, "momentum": 0.5},
+    # The first variance is exactly zero in theory; a large epsilon hides its rounding error.
+    "centered and bias_correction": {"bias_correction": True, "centered": True, "eps": 1.0},
+}
+
+
+def like(peer: Any, variables: list[Any], **options: Any) -> Any:
+    """Bring over a peer, whose rate is a function that the tests change."""
+    with jax.enable_x64(True):
+        return interop.like(peer.transform, variables, state=peer.state, exact=False, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*makes the first variance exactly")
+@pytest.mark.parametrize("moving", [False, True], ids=["constant rate", "moving rate"])
+@pytest.mark.parametrize("case", CASES)
+def test_ten_steps_there_and_ten_here(float64, case, moving):
+    problem = halfway.make_problem(*SHAPES, moving=moving)
+    want = peers.follow("optax", problem.starts, problem.gradients, problem.rates, **CASES[case])
+
+    def bring(peer: Any, variables: list[Any]) -> Any:
+        return like(peer, variables, learning_rate=peer.rate)
+
+    got = halfway.there_then_here(peers.Optax(problem.starts, **CASES[case]), bring, problem)
+    halfway.assert_same(got, want, problem)
+
+
+@pytest.mark.filterwarnings("ignore:.*makes the first variance exactly")
+@pytest.mark.parametrize("moving", [False, True], ids=["constant rate", "moving rate"])
+@pytest.mark.parametrize("case", CASES)
+def test_ten_steps_here_and_ten_there(float64, case, moving):
+    problem = halfway.make_problem(*SHAPES, moving=moving)
+    want = peers.follow("optax", problem.starts, problem.gradients, problem.rates, **CASES[case])
+
+    def take(optimizer: Any, peer: Any, _: list[Any]) -> None:
+        with jax.enable_x64(True):
+            template = peer.transform.init(peer.parameters)
+            peer.state = interop.optax.state(optimizer, template)
+        peer.steps = halfway.HALF
+
+    got = halfway.here_then_there(
+        conventions.optax(halfway.RATE, **CASES[case]),
+        lambda weights: peers.Optax(weights, **CASES[case]),
+        take,
+        problem,
+    )
+    halfway.assert_same(got, want, problem)
+
+
+# Pytrees, and transformations around optax.rmsprop.
+
+
+class Training:
+    """A training in optax of parameters in a nested dict."""
+
+    def __init__(self, transformation: Any) -> None:
+        rng = np.random.default_rng(0)
+        self.transformation = transformation
+        self.parameters = {
+            "dense": {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)},
+            "scale": rng.normal(size=()),
+        }
+        self.gradients = [
+            jax.tree.map(lambda w: rng.normal(0.3, 1.0, w.shape), self.parameters)
+            for _ in range(12)
+        ]
+        with jax.enable_x64(True):
+            self.parameters = jax.tree.map(jax.numpy.asarray, self.parameters)
+            self.state = transformation.init(self.parameters)
+
+    def run(self, first: int, last: int) -> None:
+        """Make the steps from `first` up to `last`."""
+        with jax.enable_x64(True):
+            for gradients in self.gradients[first:last]:
+                updates, self.state = self.transformation.update(
+                    gradients, self.state, self.parameters
+                )
+                self.parameters = optax.apply_updates(self.parameters, updates)
+
+
+def variables_of(parameters: Any) -> dict[str, keras.Variable]:
+    """Keras variables for the parameters, in another order than optax has them."""
+    dense = parameters["dense"]
+    return {
+        "scale": keras.Variable(np.asarray(parameters["scale"]), name="scale"),
+        "dense/kernel": keras.Variable(np.asarray(dense["kernel"]), name="kernel"),
+        "dense/bias": keras.Variable(np.asarray(dense["bias"]), name="bias"),
+    }
+
+
+def go_on(optimizer: Any, variables: dict[str, Any], gradients: Any) -> None:
+    optimizer.jit_compile = False
+    for each in gradients:
+        by_name = {"dense/kernel": each["dense"]["kernel"], "dense/bias": each["dense"]["bias"]}
+        by_name["scale"] = each["scale"]
+        tensors = [keras.ops.convert_to_tensor(by_name[name]) for name in variables]
+        optimizer.apply(tensors, list(variables.values()))
+
+
+def assert_close(variables: dict[str, Any], parameters: Any) -> None:
+    want = {
+        "dense/kernel": parameters["dense"]["kernel"],
+        "dense/bias": parameters["dense"]["bias"],
+    }
+    want["scale"] = parameters["scale"]
+    for name, variable in variables.items():
+        got = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(got, np.asarray(want[name]), rtol=1e-12, atol=1e-14)
+
+
+LABELS = {"dense": {"kernel": "fast", "bias": "slow"}, "scale": "slow"}
+
+AROUND: dict[str, Any] = {
+    "chain": lambda: optax.chain(
+        optax.clip_by_global_norm(1.5),
+        optax.add_decayed_weights(0.1),
+        optax.rmsprop(0.01, momentum=0.5),
+    ),
+    "chain in a chain": lambda: optax.chain(optax.chain(optax.rmsprop(0.01, centered=True))),
+    "schedule": lambda: optax.rmsprop(lambda count: 0.01 / (1 + count), momentum=0.5),
+    "the rate after the trace": lambda: optax.chain(
+        optax.scale_by_rms(0.9, eps=1e-4), optax.trace(0.5), optax.scale_by_learning_rate(0.01)
+    ),
+    "multi_transform": lambda: optax.multi_transform(
+        {
+            "fast": optax.rmsprop(0.01, decay=0.5, momentum=0.5),
+            "slow": optax.rmsprop(0.001, momentum=0.75),
+        },
+        LABELS,
+    ),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_a_transformation_is_read_and_its_state_carried_both_ways(float64, around):
+    training = Training(AROUND[around]())
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    with jax.enable_x64(True):
+        optimizer = interop.like(
+            training.transformation, list(variables.values()), variables, state=training.state
+        )
+    go_on(optimizer, variables, training.gradients[4:8])
+    training.run(4, 8)
+    tolerance_is_float32 = around == "schedule"  # JAX evaluates it in float32
+    if not tolerance_is_float32:
+        assert_close(variables, training.parameters)
+    back = Training(AROUND[around]())
+    with jax.enable_x64(True):
+        back.parameters = {
+            "dense": {
+                "kernel": jax.numpy.asarray(keras.ops.convert_to_numpy(variables["dense/kernel"])),
+                "bias": jax.numpy.asarray(keras.ops.convert_to_numpy(variables["dense/bias"])),
+            },
+            "scale": jax.numpy.asarray(keras.ops.convert_to_numpy(variables["scale"])),
+        }
+        back.state = interop.optax.state(optimizer, back.state, variables)
+        assert jax.tree.structure(back.state) == jax.tree.structure(training.state)
+    back.run(8, 12)
+    training.run(8, 12)
+    rtol = 1e-5 if tolerance_is_float32 else 1e-12
+    for a, b in zip(
+        jax.tree.leaves(back.parameters), jax.tree.leaves(training.parameters), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-14)
+
+
+WRAPPED: dict[str, Any] = {
+    "masked": lambda: optax.masked(
+        optax.rmsprop(0.01, momentum=0.5), {"dense": {"kernel": True, "bias": True}, "scale": True}
+    ),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(optax.rmsprop)(
+        learning_rate=0.01, momentum=0.5
+    ),
+    "apply_if_finite": lambda: optax.apply_if_finite(optax.rmsprop(0.01, momentum=0.5), 3),
+    "MultiSteps": lambda: optax.MultiSteps(optax.rmsprop(0.01, momentum=0.5), 2),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_a_state_is_found_in_wrappers(float64, wrapped):
+    training = Training(WRAPPED[wrapped]())
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = conventions.optax(0.01, momentum=0.5)
+    if wrapped == "MultiSteps":
+        optimizer = keras_rmsprop.RMSprop(
+            0.01, momentum=0.5, epsilon=1e-8, gradient_accumulation_steps=2
+        )
+    optimizer.build(list(variables.values()))
+    interop.optax.load(optimizer, training.state, variables)
+    go_on(optimizer, variables, training.gradients[4:8])
+    training.run(4, 8)
+    assert_close(variables, training.parameters)
+    with jax.enable_x64(True):
+        state = interop.optax.state(optimizer, training.state, variables)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(training.state), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-10, atol=1e-14)
+
+
+def test_masked_parameters_start_afresh_only_if_wanted(float64):
+    mask = {"dense": {"kernel": True, "bias": False}, "scale": True}
+    training = Training(optax.masked(optax.rmsprop(0.01), mask))
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = conventions.optax(0.01)
+    optimizer.build(list(variables.values()))
+    before = models.values(optimizer.variables)
+    with pytest.raises(ValueError, match="'dense/bias'"):
+        interop.optax.load(optimizer, training.state, variables)
+    models.assert_identical(models.values(optimizer.variables), before)
+    with pytest.warns(UserWarning, match="start afresh: bias/square_average"):
+        report = interop.optax.load(optimizer, training.state, variables, exact=False)
+    assert report.initialized == ("bias/square_average",)
+
+
+def test_a_pytree_of_variables_says_which_is_which(float64):
+    training = Training(optax.rmsprop(0.01))
+    training.run(0, 4)
+    named = variables_of(training.parameters)
+    tree = {
+        "dense": {"kernel": named["dense/kernel"], "bias": named["dense/bias"]},
+        "scale": named["scale"],
+    }
+    optimizer = conventions.optax(0.01)
+    optimizer.build(list(named.values()))
+    interop.optax.load(optimizer, training.state, tree)
+    go_on(optimizer, named, training.gradients[4:8])
+    training.run(4, 8)
+    assert_close(named, training.parameters)
+
+
+def test_swapped_names_of_unlike_shape_are_refused_and_named(float64):
+    training = Training(optax.rmsprop(0.01))
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = conventions.optax(0.01)
+    optimizer.build(list(variables.values()))
+    before = models.values(optimizer.variables)
+    swapped = {**variables, "dense/kernel": variables["dense/bias"]}
+    swapped["dense/bias"] = variables["dense/kernel"]
+    with pytest.raises(ValueError, match="'dense/kernel' has shape") as raised:
+        interop.optax.load(optimizer, training.state, swapped)
+    assert "(3, 2) but 'bias' has shape (2,)" in str(raised.value)
+    assert "'dense/bias' has shape (2,) but 'kernel' has shape (3, 2)" in str(raised.value)
+    models.assert_identical(models.values(optimizer.variables), before)
+
+
+def test_unfinished_accumulation_is_refused(float64):
+    training = Training(optax.MultiSteps(optax.rmsprop(0.01), 3))
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = conventions.optax(0.01)
+    optimizer.build(list(variables.values()))
+    with pytest.raises(ValueError, match="1 gradients are accumulated"):
+        interop.optax.load(optimizer, training.state, variables)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        ({"momentum": 0.5}, {}, "there is none there"),
+        ({"centered": True}, {}, "`centered` is True here and False there"),
+        ({}, {"bias_correction": True}, "`bias_correction` is False here and True there"),
+    ],
+)
+def test_what_a_state_shows_to_differ_is_refused(float64, ours, theirs, words):
+    training = Training(optax.rmsprop(0.01, **theirs))
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = conventions.optax(0.01, **ours)
+    optimizer.build(list(variables.values()))
+    with pytest.raises(NotExactError) as raised:
+        interop.optax.load(optimizer, training.state, variables)
+    assert words in str(raised.value)
+
+
+def test_the_transformation_tells_what_a_state_does_not(float64):
+    training = Training(optax.rmsprop(0.01, decay=0.95, eps=1e-4))
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = conventions.optax(0.02)
+    optimizer.build(list(variables.values()))
+    with pytest.raises(NotExactError) as raised:
+        interop.optax.load(
+            optimizer, training.state, variables, transformation=training.transformation
+        )
+    assert "`rho` is 0.9 here and 0.95 there" in str(raised.value)
+    assert "`epsilon` is 1e-08 here and 0.0001 there" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "transformation",
+    [
+        lambda: optax.adam(0.01),
+        lambda: optax.chain(optax.rmsprop(0.01), optax.scale(0.5)),
+        lambda: optax.chain(optax.scale_by_rms(), optax.add_decayed_weights(0.1)),
+        lambda: optax.inject_hyperparams(optax.rmsprop)(learning_rate=0.01),
+    ],
+)
+def test_other_transformations_are_refused(transformation):
+    with pytest.raises(ValueError, match=r"Known are optax\.rmsprop"):
+        interop.like(transformation())
+
+
+def test_another_optimizer_s_state_is_refused(float64):
+    training = Training(optax.adam(0.01))
+    variables = variables_of(training.parameters)
+    optimizer = conventions.optax(0.01)
+    optimizer.build(list(variables.values()))
+    with pytest.raises(ValueError, match="ScaleByAdamState, which is another optimizer's"):
+        interop.optax.load(optimizer, training.state, variables)
+    with pytest.raises(ValueError, match=r"contains none of optax\.rmsprop"):
+        interop.optax.load(optimizer, optax.sgd(0.1).init(training.parameters), variables)
+
+
+def test_like_reads_every_argument():
+    transformation = optax.rmsprop(
+        0.02, decay=0.95, eps=1e-3, initial_scale=0.5, eps_in_sqrt=False, centered=True,
+        momentum=0.5, nesterov=True,
+    )  # fmt: skip
+    want = conventions.optax(
+        0.02, decay=0.95, eps=1e-3, initial_scale=0.5, eps_in_sqrt=False, centered=True,
+        momentum=0.5, nesterov=True,
+    )  # fmt: skip
+    assert interop.like(transformation, name="x").get_config() == {
+        **want.get_config(), "name": "x",
+    }  # fmt: skip

@@ -1,0 +1,566 @@
+"""Test carrying state between torch's RMSprop and this package's."""
+
+import contextlib
+import itertools
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_rmsprop
+from keras_rmsprop import conventions, interop
+from keras_rmsprop.interop import NotExactError, Pair
+from tests.tools import halfway, models
+from yardsticks import peers
+
+if peers.unavailable("torch"):
+    pytest.skip(str(peers.unavailable("torch")), allow_module_level=True)
+
+import torch
+
+SHAPES = ((), (2, 4), (3,))
+CASES = {
+    "plain": {},
+    "momentum": {"momentum": 0.75},
+    "centered": {"centered": True},
+    "everything": {
+        "momentum": 0.5, "centered": True, "weight_decay": 0.125, "alpha": 0.9, "eps": 1e-3,
+    },
+    "maximize": {"maximize": True, "momentum": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["constant rate", "moving rate"])
+@pytest.mark.parametrize("case", CASES)
+def test_ten_steps_there_and_ten_here(float64, case, moving):
+    problem = halfway.make_problem(*SHAPES, moving=moving)
+    want = peers.follow("torch", problem.starts, problem.gradients, problem.rates, **CASES[case])
+
+    def bring(peer: Any, variables: list[Any]) -> Any:
+        return interop.like(peer.optimizer, variables, "order")
+
+    got = halfway.there_then_here(peers.Torch(problem.starts, **CASES[case]), bring, problem)
+    halfway.assert_same(got, want, problem)
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["constant rate", "moving rate"])
+@pytest.mark.parametrize("case", CASES)
+def test_ten_steps_here_and_ten_there(float64, case, moving):
+    problem = halfway.make_problem(*SHAPES, moving=moving)
+    want = peers.follow("torch", problem.starts, problem.gradients, problem.rates, **CASES[case])
+
+    def take(optimizer: Any, peer: Any, _: list[Any]) -> None:
+        state = interop.torch.state_dict(optimizer, peer.optimizer, "order")
+        peer.optimizer.load_state_dict(state)
+
+    got = halfway.here_then_there(
+        conventions.torch(**CASES[case]),
+        lambda weights: peers.Torch(weights, **CASES[case]),
+        take,
+        problem,
+    )
+    halfway.assert_same(got, want, problem)
+
+
+def test_a_buffer_of_directions_becomes_one_of_steps_while_the_rate_is_constant(float64):
+    # Keras's buffer holds steps. The two are the same at a constant rate, with epsilon 0.
+    problem = halfway.make_problem(*SHAPES, moving=False)
+    arguments = {"momentum": 0.75, "eps": 0.0, "alpha": 0.9}
+    want = peers.follow("torch", problem.starts, problem.gradients, problem.rates, **arguments)
+
+    def bring(peer: Any, variables: list[Any]) -> Any:
+        optimizer = keras_rmsprop.RMSprop(halfway.RATE, rho=0.9, momentum=0.75, epsilon=0.0)
+        optimizer.build(variables)
+        interop.torch.load(optimizer, peer.optimizer, "order")
+        return optimizer
+
+    got = halfway.there_then_here(peers.Torch(problem.starts, **arguments), bring, problem)
+    weights_only = [each._replace(slots={}) for each in got]
+    halfway.assert_same(weights_only, [each._replace(slots={}) for each in want], problem)
+    for step, theirs in zip(got, want[halfway.HALF :], strict=True):
+        for ours, directions in zip(step.slots["momentum"], theirs.slots["momentum"], strict=True):
+            np.testing.assert_allclose(ours, halfway.RATE * directions, rtol=1e-12, atol=1e-15)
+
+
+def test_a_buffer_of_directions_is_refused_where_the_rate_is_a_schedule(float64):
+    peer = stepped(momentum=0.75, eps=0.0, alpha=0.9)
+    variables = [keras.Variable(w) for w in peer.weights()]
+    schedule = keras.optimizers.schedules.ExponentialDecay(halfway.RATE, 10, 0.5)
+    optimizer = keras_rmsprop.RMSprop(schedule, rho=0.9, momentum=0.75, epsilon=0.0)
+    optimizer.build(variables)
+    with pytest.raises(NotExactError, match=r"lr_in_momentum.* it is a schedule"):
+        interop.torch.load(optimizer, peer.optimizer, "order")
+
+
+def stepped(**arguments: Any) -> peers.Torch:
+    """Ten steps of torch's optimizer."""
+    problem = halfway.make_problem(*SHAPES, moving=False)
+    peer = peers.Torch(problem.starts, **arguments)
+    halfway.steps(peer, problem, 0, halfway.HALF)
+    return peer
+
+
+# Param groups.
+
+
+class Network(torch.nn.Module):
+    """Two layers, of unlike shapes, and their twin in Keras."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = torch.nn.Linear(3, 4)
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs."""
+        return self.head(torch.tanh(self.hidden(x)))
+
+
+def make_twin() -> keras.Model:
+    twin = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, activation="tanh", name="hidden"),
+            keras.layers.Dense(2, name="head"),
+        ]
+    )
+    assert len(twin.trainable_variables) == 4
+    return twin
+
+
+def twins(network: Network | None = None) -> tuple[Network, keras.Model, Any]:
+    torch.manual_seed(0)
+    network = Network().double() if network is None else network
+    model = make_twin()
+    pairs = interop.torch.pairs(network, model)
+    interop.torch.load_weights(network, pairs)
+    return network, model, pairs
+
+
+def batches(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [(rng.normal(size=(5, 3)), rng.normal(size=(5, 2))) for _ in range(count)]
+
+
+def train_torch(network: Network, optimizer: Any, data: Any, schedule: Any = None) -> list[float]:
+    losses = []
+    for x, y in data:
+        optimizer.zero_grad()
+        loss = torch.mean((network(torch.tensor(x)) - torch.tensor(y)) ** 2)
+        loss.backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def train_keras(model: keras.Model, optimizer: Any, data: Any) -> list[float]:
+    model.compile(optimizer, loss="mse", run_eagerly=keras.backend.backend() == "torch")
+    return [float(model.train_on_batch(x, y)) for x, y in data]
+
+
+GROUPS = {
+    "rates": [{"lr": 0.01}, {"lr": 0.001}],
+    "everything": [
+        {"lr": 0.0},
+        {"lr": 0.01, "alpha": 0.9, "eps": 1e-4, "momentum": 0.5, "weight_decay": 0.1},
+    ],
+}  # fmt: skip
+
+
+def torch_optimizer(network: Network, groups: str, **arguments: Any) -> torch.optim.RMSprop:
+    settings = GROUPS[groups]
+    params = [list(network.hidden.parameters()), list(network.head.parameters())]
+    return torch.optim.RMSprop(
+        [{"params": p, **own} for p, own in zip(params, settings, strict=True)], **arguments
+    )
+
+
+@pytest.mark.parametrize("centered", [False, True], ids="centered={}".format)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_param_groups_become_groups_and_come_back(float64, groups, centered):
+    network, _, _ = twins()
+    there = torch_optimizer(network, groups, centered=centered)
+    data = batches(30)
+    train_torch(network, there, data[:10])
+    _, model, pairs = twins(network)
+    optimizer = interop.like(there, model.trainable_variables, pairs)
+    train_keras(model, optimizer, data[10:20])
+    train_torch(network, there, data[10:20])
+    assert_close(model, network)
+    # And back, to a torch optimizer that knows nothing yet.
+    back = Network().double()
+    interop.torch.export_weights(back, pairs)
+    again = torch_optimizer(back, groups, centered=centered)
+    again.load_state_dict(interop.torch.state_dict(optimizer, again, pairs, names=back))
+    train_torch(network, there, data[20:])
+    train_torch(back, again, data[20:])
+    for (name, a), b in zip(network.named_parameters(), back.parameters(), strict=True):
+        np.testing.assert_allclose(b.detach(), a.detach(), rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+def assert_close(model: keras.Model, network: Network) -> None:
+    want = [p.detach().numpy() for p in network.parameters()]
+    for ours, theirs in zip(model.get_weights(), want, strict=True):
+        np.testing.assert_allclose(ours, theirs.T, rtol=1e-12, atol=1e-14)
+
+
+def test_a_scheduler_s_rate_is_that_of_the_next_step(float64):
+    network, _, _ = twins()
+    there = torch.optim.RMSprop(network.parameters(), lr=0.01, momentum=0.5)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(there, 0.9)
+    data = batches(20)
+    train_torch(network, there, data[:10], scheduler)
+    _, model, pairs = twins(network)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 1, 0.9)
+    optimizer = interop.like(there, model.trainable_variables, pairs, learning_rate=schedule)
+    assert int(optimizer.iterations) == 10
+    train_keras(model, optimizer, data[10:])
+    train_torch(network, there, data[10:], scheduler)
+    want = [p.detach().numpy().T for p in network.parameters()]
+    for ours, theirs in zip(model.get_weights(), want, strict=True):
+        # Keras computes schedules in float32.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_a_schedule_with_another_rate_is_refused(float64):
+    network, _, _ = twins()
+    there = torch.optim.RMSprop(network.parameters(), lr=0.01)
+    train_torch(network, there, batches(10))
+    _, model, pairs = twins(network)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 1, 0.9)
+    with pytest.raises(NotExactError, match=r"is 0\.003486784 here and 0\.01 there"):
+        interop.like(there, model.trainable_variables, pairs, learning_rate=schedule)
+
+
+# Names and shapes.
+
+
+def test_swapped_names_of_unlike_shape_are_refused_and_named(float64):
+    network, model, _ = twins()
+    there = torch.optim.RMSprop(network.parameters())
+    train_torch(network, there, batches(3))
+    hidden, head = model.layers
+    swapped = {
+        "hidden.weight": (head.kernel, np.transpose, np.transpose),
+        "hidden.bias": hidden.bias,
+        "head.weight": (hidden.kernel, np.transpose, np.transpose),
+        "head.bias": head.bias,
+    }
+    optimizer = conventions.torch()
+    optimizer.build(model.trainable_variables)
+    before = models.values(optimizer.variables)
+    with pytest.raises(ValueError, match="hidden") as raised:
+        interop.torch.load(optimizer, there, swapped, names=network)
+    words = str(raised.value)
+    assert "'hidden.weight' has shape (4, 3), which is (3, 4) in Keras's layout" in words
+    assert "'head.weight' has shape (2, 4), which is (4, 2) in Keras's layout" in words
+    assert "Nothing has changed" in words
+    models.assert_identical(models.values(optimizer.variables), before)
+
+
+def test_parameters_are_known_by_identity_whatever_their_order(float64):
+    network, _, _ = twins()
+    backwards = list(network.parameters())[::-1]
+    there = torch.optim.RMSprop(backwards, lr=0.01)
+    data = batches(20)
+    train_torch(network, there, data[:10])
+    _, model, pairs = twins(network)
+    optimizer = interop.like(there, model.trainable_variables, pairs)
+    train_keras(model, optimizer, data[10:])
+    train_torch(network, there, data[10:])
+    assert_close(model, network)
+
+
+def test_a_state_dict_s_order_is_checked_by_shapes(float64):
+    network, model, pairs = twins()
+    there = torch.optim.RMSprop(list(network.parameters())[::-1])
+    train_torch(network, there, batches(3))
+    optimizer = conventions.torch()
+    optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match=r"'hidden\.weight' has shape \(2,\)|cannot be converted"):
+        interop.torch.load(optimizer, there.state_dict(), pairs)
+
+
+def test_a_state_dict_with_named_parameters_needs_no_module(float64):
+    network, _, _ = twins()
+    there = torch.optim.RMSprop(reversed(list(network.named_parameters())), lr=0.01)
+    data = batches(20)
+    train_torch(network, there, data[:10])
+    _, model, _ = twins(network)
+    hidden, head = model.layers
+    mapping = {
+        "hidden.weight": (hidden.kernel, np.transpose, np.transpose),
+        "hidden.bias": "hidden/bias",
+        "head.weight": (head.kernel, np.transpose, np.transpose),
+        "head.bias": head.bias,
+    }
+    optimizer = conventions.torch(0.01)
+    optimizer.build(model.trainable_variables)
+    report = interop.torch.load(optimizer, there.state_dict(), mapping)
+    assert report.initialized == report.dropped == ()
+    train_keras(model, optimizer, data[10:])
+    train_torch(network, there, data[10:])
+    assert_close(model, network)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: {k: v for k, v in m.items() if k != "head.bias"}, "paired with 'head.bias'"),
+        (lambda m: {**m, "head.bais": m["head.bias"]}, "head.bais"),
+        (lambda m: {**m, "head.bias": "haed/bias"}, "did you mean"),
+        (lambda m: {**m, "hidden.bias": m["head.bias"]}, "both paired with"),
+        (lambda m: {**m, "head.bias": ("head/bias", 3, 4)}, "a function"),
+    ],
+)  # fmt: skip
+def test_incomplete_or_wrong_pairs_are_refused(float64, change, message):
+    network, model, _ = twins()
+    there = torch.optim.RMSprop(network.parameters())
+    train_torch(network, there, batches(3))
+    hidden, head = model.layers
+    mapping = {
+        "hidden.weight": (hidden.kernel, np.transpose, np.transpose),
+        "hidden.bias": hidden.bias,
+        "head.weight": (head.kernel, np.transpose, np.transpose),
+        "head.bias": head.bias,
+    }
+    optimizer = conventions.torch()
+    optimizer.build(model.trainable_variables)
+    before = models.values(optimizer.variables)
+    with pytest.raises(ValueError, match=message):
+        interop.torch.load(optimizer, there, change(mapping), names=network)
+    models.assert_identical(models.values(optimizer.variables), before)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        ({"alpha": 0.9}, {}, "`rho` is 0.9 here and 0.99 there"),
+        ({"eps": 1e-3}, {}, "`epsilon` is 0.001 here and 1e-08 there"),
+        ({"momentum": 0.5}, {}, "`momentum` is 0.5 here and 0.0 there"),
+        ({}, {"weight_decay": 0.1}, "`l2` is 0.0 here and 0.1 there"),
+        ({}, {"centered": True}, "`centered` is False here and True there"),
+        ({}, {"maximize": True}, "`maximize` is False here and True there"),
+    ],
+)
+def test_other_steps_are_refused_unless_wanted(float64, ours, theirs, words):
+    network, model, pairs = twins()
+    there = torch.optim.RMSprop(network.parameters(), **theirs)
+    train_torch(network, there, batches(3))
+    optimizer = conventions.torch(**ours)
+    optimizer.build(model.trainable_variables)
+    before = models.values(optimizer.variables)
+    with pytest.raises(NotExactError) as raised:
+        interop.torch.load(optimizer, there, pairs)
+    assert words in str(raised.value)
+    models.assert_identical(models.values(optimizer.variables), before)
+    with pytest.raises(NotExactError) as raised:
+        interop.torch.state_dict(optimizer, there, pairs)
+    assert words in str(raised.value)
+    with contextlib.suppress(UserWarning):
+        interop.torch.load(optimizer, there, pairs, exact=False)
+    average = optimizer._square_averages[0]
+    want = there.state[network.hidden.weight]["square_avg"].numpy().T
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(average), want, rtol=1e-12)
+
+
+def test_another_optimizer_is_refused(float64):
+    network, model, pairs = twins()
+    there = torch.optim.Adam(network.parameters())
+    train_torch(network, there, batches(3))
+    optimizer = conventions.torch()
+    optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match=r"received torch\.optim\.adam\.Adam, which is another"):
+        interop.torch.load(optimizer, there, pairs)
+    with pytest.raises(ValueError, match="not that of an RMSprop"):
+        interop.torch.load(optimizer, there.state_dict(), pairs)
+    with pytest.raises(ValueError, match=r"received one of torch\.optim\.adam\.Adam"):
+        interop.like(there)
+
+
+def test_a_parameter_that_made_no_step_starts_afresh(float64):
+    network, model, pairs = twins()
+    there = torch.optim.RMSprop(network.parameters())
+    network.hidden.requires_grad_(False)
+    train_torch(network, there, batches(3))
+    with pytest.warns(UserWarning, match="start afresh: sequential.*hidden/kernel/square_average"):
+        optimizer = interop.like(there, model.trainable_variables, pairs)
+    assert int(optimizer.iterations) == 3
+
+
+# Layers.
+
+
+LAYERS: dict[str, Any] = {
+    "Dense": lambda: (torch.nn.Linear(3, 4), keras.layers.Dense(4), (5, 3)),
+    "Dense without bias": lambda: (
+        torch.nn.Linear(3, 4, bias=False), keras.layers.Dense(4, use_bias=False), (5, 3),
+    ),
+    "Conv1D": lambda: (torch.nn.Conv1d(2, 3, 3), keras.layers.Conv1D(3, 3), (5, 7, 2)),
+    "Conv2D": lambda: (
+        torch.nn.Conv2d(2, 3, (3, 2)), keras.layers.Conv2D(3, (3, 2)), (5, 7, 6, 2),
+    ),
+    "Conv2D in groups": lambda: (
+        torch.nn.Conv2d(4, 6, 2, groups=2), keras.layers.Conv2D(6, 2, groups=2), (5, 4, 4, 4),
+    ),
+    "Conv3D": lambda: (
+        torch.nn.Conv3d(2, 3, (2, 3, 1)), keras.layers.Conv3D(3, (2, 3, 1)), (2, 4, 5, 3, 2),
+    ),
+    "DepthwiseConv2D": lambda: (
+        torch.nn.Conv2d(3, 6, (3, 2), groups=3),
+        keras.layers.DepthwiseConv2D((3, 2), depth_multiplier=2), (4, 6, 5, 3),
+    ),
+    "LayerNormalization": lambda: (
+        torch.nn.LayerNorm(4, eps=1e-3), keras.layers.LayerNormalization(epsilon=1e-3), (5, 4),
+    ),
+    "BatchNormalization": lambda: (
+        torch.nn.BatchNorm2d(3, eps=1e-3), keras.layers.BatchNormalization(epsilon=1e-3),
+        (5, 4, 4, 3),
+    ),
+    "GRU": lambda: (
+        torch.nn.GRU(3, 4, batch_first=True), keras.layers.GRU(4, return_sequences=True), (2, 5, 3),
+    ),
+    "LSTM": lambda: (
+        torch.nn.LSTM(3, 4, batch_first=True), keras.layers.LSTM(4, return_sequences=True),
+        (2, 5, 3),
+    ),
+    "bidirectional GRU": lambda: (
+        torch.nn.GRU(3, 4, batch_first=True, bidirectional=True),
+        keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True)), (2, 5, 3),
+    ),
+    "bidirectional LSTM": lambda: (
+        torch.nn.LSTM(3, 4, batch_first=True, bidirectional=True),
+        keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True)), (2, 5, 3),
+    ),
+}  # fmt: skip
+
+
+def outputs_of(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Call a torch layer with the channels last."""
+    if isinstance(module, torch.nn.RNNBase):
+        return module(x)[0]
+    moved = isinstance(module, torch.nn.modules.conv._ConvNd | torch.nn.BatchNorm2d)
+    return torch.movedim(module(torch.movedim(x, -1, 1)), 1, -1) if moved else module(x)
+
+
+def network_losses(module: torch.nn.Module, optimizer: Any, data: Any) -> list[float]:
+    losses = []
+    for x, y in data:
+        optimizer.zero_grad()
+        loss = torch.mean((outputs_of(module, torch.tensor(x)) - torch.tensor(y)) ** 2)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_goes_on_training_in_keras_and_back_in_torch(float64, name):
+    torch.manual_seed(0)
+    module, layer, shape = LAYERS[name]()
+    module = module.double()
+    model = keras.Sequential([keras.Input(shape[1:]), layer])
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(1, *model.output_shape[1:]))
+    data = [(rng.normal(size=shape), np.repeat(target, shape[0], 0)) for _ in range(12)]
+    arguments = {"lr": 0.02, "momentum": 0.5, "centered": True}
+    there = torch.optim.RMSprop(module.parameters(), **arguments)
+    network_losses(module, there, data[:4])
+    pairs = interop.torch.pairs(module, model)
+    interop.torch.load_weights(module, pairs)
+    optimizer = interop.like(there, model.trainable_variables, pairs, jit_compile=False)
+    ours = train_keras(model, optimizer, data[4:8])
+    theirs = network_losses(module, there, data[4:8])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    # And back, into a module that has trained on something else meanwhile.
+    again = torch.optim.RMSprop(module.parameters(), **arguments)
+    interop.torch.export_weights(module, pairs)
+    again.load_state_dict(interop.torch.state_dict(optimizer, again, pairs))
+    ours = train_keras(model, optimizer, data[8:])
+    theirs = network_losses(module, again, data[8:])
+    np.testing.assert_allclose(theirs, ours, rtol=1e-6)
+    assert theirs[-1] < ours[0] * 10
+
+
+def test_an_embedding_is_paired(float64):
+    module = torch.nn.Embedding(7, 3).double()
+    layer = keras.layers.Embedding(7, 3)
+    layer.build()
+    (pair,) = interop.torch.pairs(module, layer)
+    assert pair.names == ("weight",)
+    assert pair.variable is layer.embeddings
+    interop.torch.load_weights(module, [pair])
+    np.testing.assert_array_equal(layer.get_weights()[0], module.weight.detach())
+
+
+def test_the_bias_of_an_lstm_is_refused_where_it_cannot_follow(float64):
+    module = torch.nn.LSTM(3, 4, batch_first=True).double()
+    model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4)])
+    pairs = interop.torch.pairs(module, model)
+    optimizer = conventions.torch(weight_decay=0.1)
+    optimizer.build(model.trainable_variables)
+    there = torch.optim.RMSprop(module.parameters(), weight_decay=0.1)
+    with pytest.raises(NotExactError) as raised:
+        interop.torch.load(optimizer, there, pairs)
+    assert "2 times that of 'bias_ih_l0' and 'bias_hh_l0'" in str(raised.value)
+    assert "decays" in str(raised.value)
+
+
+def test_layers_that_do_not_correspond_are_refused():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Conv1d(2, 3, 3))
+    model = keras.Sequential([keras.Input((5, 3)), keras.layers.Dense(4), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"'1' is a Conv1d, and .* a Dense"):
+        interop.torch.pairs(network, model)
+    with pytest.raises(ValueError, match=r"2 torch modules .* and 1 Keras layers"):
+        interop.torch.pairs(network, model.layers[0])
+    with pytest.raises(ValueError, match="There is no submodule 'encoder'"):
+        interop.torch.pairs(network, {"encoder": model.layers[0]})
+    with pytest.raises(ValueError, match="No pairs are known for torch's Bilinear"):
+        interop.torch.pairs(torch.nn.Bilinear(2, 3, 4), model.layers[0])
+
+
+# Other optimizers of torch.
+
+
+def test_timm_s_state_dict_is_known_by_its_entries(float64):
+    # timm itself is not installed; its param groups and state have these entries.
+    shape = (2, 3)
+    state = {
+        "state": {0: {"step": 3, "square_avg": torch.full(shape, 2.0, dtype=torch.float64),
+                      "momentum_buffer": torch.full(shape, 0.5, dtype=torch.float64)}},
+        "param_groups": [{
+            "lr": 0.01, "alpha": 0.9, "eps": 1e-3, "momentum": 0.9, "centered": False,
+            "weight_decay": 0.1, "decoupled_decay": False, "lr_in_momentum": True, "params": [0],
+        }],
+    }  # fmt: skip
+    variable = keras.Variable(np.zeros(shape))
+    optimizer = conventions.timm(0.01, eps=1e-3, momentum=0.9, weight_decay=0.1)
+    optimizer.build([variable])
+    interop.torch.load(optimizer, state, "order")
+    assert float(keras.ops.max(optimizer._momentums[0])) == 0.5
+    assert float(keras.ops.min(optimizer._square_averages[0])) == 2.0
+    state["param_groups"][0]["decoupled_decay"] = True
+    with pytest.raises(NotExactError, match=r"`l2` is 0\.1 here and 0\.0 there"):
+        interop.torch.load(optimizer, state, "order")
+
+
+def test_half_precision_state_is_widened():
+    parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    there = torch.optim.RMSprop([parameter], lr=0.01)
+    parameter.grad = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16)
+    there.step()
+    variable = keras.Variable(np.ones(3, "float32"))
+    optimizer = interop.like(there, [variable], "order")
+    want = there.state[parameter]["square_avg"].float().numpy()
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(optimizer._square_averages[0]), want)
+
+
+def test_a_pair_may_have_its_own_conversions():
+    pair = Pair(
+        ("a", "b"), "joined", lambda a, b: np.concatenate([a, b]), lambda x: tuple(np.split(x, 2))
+    )
+    got = pair.converted([np.arange(3.0), np.arange(3.0) + 5.0], (6,))
+    assert [*itertools.chain(*pair.parts(got))] == [0, 1, 2, 5, 6, 7]
