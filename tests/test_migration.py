@@ -1,4 +1,4 @@
-"""Test that the page on coming from other frameworks is true: both programs give the same weights."""
+"""Test that the page on coming from other frameworks is true: its programs agree."""
 
 import ast
 import re
@@ -54,6 +54,7 @@ class Problem:
         return made
 
     def train(self, optimizer: Any, variables: list[Any]) -> list[np.ndarray]:
+        """Make all steps, and return the weights."""
         for t, gradients in enumerate(self.gradients):
             if t == STEPS // 2:
                 optimizer.learning_rate = float(optimizer.learning_rate) / 2.0

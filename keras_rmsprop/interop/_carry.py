@@ -18,7 +18,7 @@ from keras.optimizers import schedules
 
 from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
-from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
 from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots, Source
 
 # How far settings may differ: some frameworks round them to float32.
@@ -175,7 +175,7 @@ def differences(optimizer: RMSprop, other: Source, links: Mapping[int, Pair]) ->
         for words in _differences_of(optimizer, other, position, pair):
             found.setdefault(words, []).append(pair.path)
     return [
-        words if len(paths) == len(links) else f"{words} (of {', '.join(map(repr, paths[:4]))})"
+        words if len(paths) == len(links) else f"{words} (of {shortened(paths, 4)})"
         for words, paths in found.items()
     ] + _rates_that_differ(optimizer, other, links)
 
@@ -291,7 +291,8 @@ def _moves(optimizer: RMSprop) -> bool:
 
 
 def _base_rate(optimizer: RMSprop) -> float:
-    return float(_state.array_of(optimizer._next_learning_rate()))
+    rate = optimizer._next_learning_rate()
+    return float(rate if isinstance(rate, float | int) else _state.array_of(rate))
 
 
 def _rate_at(optimizer: RMSprop, steps: int | None) -> float | None:

@@ -119,7 +119,7 @@ _OTHER_TORCH = ("timm.RMSpropTF", "stable_baselines3.RMSpropTFLike")
 
 
 def _torch(source: Any, pairs: Pairing, names: Any) -> _Read:
-    found = torch.read(source, names or pairs)
+    found = torch.read(source, pairs if names is None else names)
     base = next((n for n in found.names if found.rates[n] > 0.0), found.names[0])
     more = {} if _live.is_of(source, "torch.RMSprop") else {"initial_square_average": 1.0}
 

@@ -137,7 +137,7 @@ def linked(
         if unknown and whole and names:
             raise ValueError(
                 f"There is no parameter {unknown[0]!r}{_hint(unknown[0], names)}; there are "
-                f"{_shortened(names)}."
+                f"{shortened(names)}."
             )
         if unknown:
             continue
@@ -160,7 +160,7 @@ def _by_name(names: Sequence[str], paths: Sequence[str], weights: Sequence[Any])
     if len(positions) < len(right):
         raise ValueError(
             "Some variables have the same path, so names cannot tell them apart: "
-            f'{_shortened(paths)}. Pass `pairs`, or pairs="order".'
+            f'{shortened(paths)}. Pass `pairs`, or pairs="order".'
         )
     return [
         Pair((name,), weights[positions[term]])
@@ -180,7 +180,7 @@ def _in_order(
     if len(names) != len(paths):
         raise ValueError(
             f'pairs="order" needs as many parameters as variables, received {len(names)}: '
-            f"{_shortened(names)}, and {len(paths)}: {_shortened(paths)}."
+            f"{shortened(names)}, and {len(paths)}: {shortened(paths)}."
         )
     return [Pair((name,), weight) for name, weight in zip(names, weights, strict=True)]
 
@@ -209,16 +209,16 @@ def _position(pair: Pair, paths: Sequence[str], weights: Sequence[Any]) -> int |
 def _refuse_unknown(pair: Pair, paths: Sequence[str]) -> None:
     raise ValueError(
         f"{pair.label} is paired with {pair.path!r}, which is not a variable of the optimizer"
-        f"{_hint(pair.path, paths)}; it has {_shortened(paths)}."
+        f"{_hint(pair.path, paths)}; it has {shortened(paths)}."
     )
 
 
 def _unpaired(names: Sequence[str], paths: Sequence[str]) -> str:
     parts = []
     if names:
-        parts.append(f"no variable is paired with {_shortened(names)}")
+        parts.append(f"no variable is paired with {shortened(names)}")
     if paths:
-        parts.append(f"no parameter is paired with {_shortened(paths)}")
+        parts.append(f"no parameter is paired with {shortened(paths)}")
     return (
         f"The pairs are incomplete: {'; '.join(parts)}. Complete `pairs`, or pass exact=False to "
         "leave them out."
@@ -230,6 +230,7 @@ def _hint(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _shortened(words: Sequence[str], limit: int = 8) -> str:
+def shortened(words: Sequence[str], limit: int = 8) -> str:
+    """Return the first few of some names, and how many more there are."""
     more = f" and {len(words) - limit} more" if len(words) > limit else ""
     return ", ".join(map(repr, words[:limit])) + more if words else "none"

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -62,6 +64,8 @@ def as_array(value: Any) -> Array:
 
     Half-precision numbers, which NumPy may not know, are widened.
     """
+    if isinstance(value, keras.Variable):
+        value = ops.convert_to_numpy(ops.convert_to_tensor(value))
     if hasattr(value, "detach"):  # torch
         value = value.detach().cpu()
         value = value if value.element_size() > 2 else value.float()

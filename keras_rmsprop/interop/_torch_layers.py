@@ -133,9 +133,8 @@ def _with_parameters(module: Any) -> Iterator[tuple[str, Any]]:
 def _with_variables(layers: Iterable[Any]) -> Iterator[Any]:
     """Yield the layers that are known here or have no layers in them, if they have variables."""
     for layer in layers:
-        inner = [] if _class_of(layer, _KERAS) else list(getattr(layer, "layers", ()) or ())
-        inner = inner or ([] if _class_of(layer, _KERAS) else list(getattr(layer, "_layers", ())))
-        if inner:
+        inner = getattr(layer, "layers", None) or getattr(layer, "_layers", ())
+        if inner and not _class_of(layer, _KERAS):
             yield from _with_variables(inner)
         elif layer.weights:
             yield layer

@@ -83,6 +83,8 @@ def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
         missing = [name for name in pair.names if name not in arrays]
         if missing:
             raise ValueError(f"The module has no {missing[0]!r}. Nothing has changed.")
+        if isinstance(pair.variable, str):
+            raise ValueError(f"Weights need variables, received the path {pair.variable!r}.")
         own = [as_array(arrays[name]) for name in pair.names]
         try:
             value = pair.converted(own, tuple(pair.variable.shape), weights=True)
@@ -153,7 +155,9 @@ def load(
     Raises: ValueError if something does not fit, or `exact` and the steps would differ. The
         optimizer is unchanged then.
     """
-    return _carry.load(optimizer, read(source, names or pairs, kind), pairs, exact=exact)
+    return _carry.load(
+        optimizer, read(source, pairs if names is None else names, kind), pairs, exact=exact
+    )
 
 
 def state_dict(
@@ -173,7 +177,7 @@ def state_dict(
     Returns: a `state_dict` with torch tensors, in the dtypes of Keras's slots.
     Raises: as `load`, and ValueError if variables of one param group have different rates.
     """
-    there = read(target, names or pairs)
+    there = read(target, pairs if names is None else names)
     slots = _carry.unload(optimizer, there, pairs, exact=exact, one_rate=False)
     links = linked(pairs, there.parameters, optimizer._roster.weights, whole=exact)
     rates = {
