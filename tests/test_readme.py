@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import keras_rmsprop
+from yardsticks import peers
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -22,6 +24,16 @@ def test_the_example_prints_the_output_in_the_readme(capsys: pytest.CaptureFixtu
 def test_the_convention_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(blocks("python")[1], {})
     assert "sqrt" in capsys.readouterr().out
+
+
+def test_the_training_from_torch_goes_over_and_back() -> None:
+    if peers.unavailable("torch"):
+        pytest.skip(str(peers.unavailable("torch")))
+    names: dict[str, Any] = {}
+    exec(blocks("python")[2], names)
+    optimizer = names["optimizer"]
+    assert optimizer.centered
+    assert [group.learning_rate for group in optimizer.groups.values()] == [pytest.approx(10.0)]
 
 
 def test_every_file_that_the_readme_points_to_exists() -> None:
