@@ -1,0 +1,92 @@
+"""Test making the optimizer that takes the steps of another: what frameworks have in common."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_rmsprop import RMSprop, conventions, interop
+from keras_rmsprop.interop import NotExactError
+
+
+def stepped(optimizer: RMSprop, steps: int = 3) -> list[keras.Variable]:
+    """Variables with which an optimizer has made some steps."""
+    rng = np.random.default_rng(0)
+    variables = [keras.Variable(rng.normal(size=shape)) for shape in ((2, 3), (3,))]
+    for _ in range(steps):
+        gradients = [keras.ops.convert_to_tensor(rng.normal(size=v.shape)) for v in variables]
+        optimizer.apply(gradients, variables)
+    return variables
+
+
+def test_an_optimizer_of_this_package_is_copied_with_its_state(float64):
+    source = conventions.torch(0.02, momentum=0.5, weight_decay=0.1, centered=True)
+    variables = stepped(source)
+    copy = interop.like(source, variables, jit_compile=False)
+    assert copy is not source
+    assert copy.get_config() == {**source.get_config(), "jit_compile": False}
+    want = source.state_dict()
+    got = copy.state_dict()
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_without_variables_there_is_no_state():
+    source = keras.optimizers.RMSprop(0.02, momentum=0.5, clipnorm=1.0, weight_decay=0.01)
+    source.build([keras.Variable(np.zeros(3))])
+    optimizer = interop.like(source)
+    assert not optimizer.built
+    assert (optimizer.momentum, optimizer.clipnorm, optimizer.weight_decay) == (0.5, 1.0, 0.01)
+    assert float(optimizer.learning_rate) == pytest.approx(0.02)
+
+
+def test_options_take_precedence_and_are_refused_if_they_change_the_steps(float64):
+    source = keras.optimizers.RMSprop(0.02, momentum=0.5)
+    variables = stepped(source)
+    optimizer = interop.like(source, variables, skip_nonfinite=True, name="mine")
+    assert optimizer.skip_nonfinite
+    assert optimizer.name == "mine"
+    with pytest.raises(NotExactError, match=r"`momentum` is 0\.9 here and 0\.5 there"):
+        interop.like(source, variables, momentum=0.9)
+    changed = interop.like(source, variables, momentum=0.9, exact=False)
+    assert changed.momentum == 0.9
+    assert int(changed.iterations) == 3
+    with pytest.raises(ValueError, match="momentun"):
+        interop.like(source, momentun=0.9)
+
+
+def test_a_subclass_of_keras_s_class_is_known_as_one():
+    class Mine(keras.optimizers.RMSprop):
+        """Has a name of its own."""
+
+    assert interop.like(Mine(0.5)).get_config()["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize("source", [keras.optimizers.Adam(), "rmsprop", None, 3, RMSprop])
+def test_anything_else_is_refused(source):
+    with pytest.raises(ValueError, match=r"`interop\.like` knows the RMSprops of"):
+        interop.like(source)
+
+
+def test_an_accumulating_optimizer_is_carried_between_steps_only(float64):
+    source = RMSprop(0.02, gradient_accumulation_steps=2)
+    variables = stepped(source, 3)
+    target = keras.optimizers.RMSprop(0.02)
+    target.build(variables)
+    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated"):
+        interop.keras.assign(source, target)
+    stepped_once_more = [keras.ops.ones(v.shape) for v in variables]
+    source.apply(stepped_once_more, variables)
+    interop.keras.assign(source, target)
+    assert int(target.iterations) == 2
+
+
+def test_only_a_built_optimizer_takes_state():
+    source = keras.optimizers.RMSprop()
+    source.build([keras.Variable(np.zeros(3))])
+    with pytest.raises(ValueError, match="must be built first"):
+        interop.keras.load(RMSprop(), source)
+    with pytest.raises(
+        ValueError, match=r"must be a keras_rmsprop\.RMSprop, received one of keras"
+    ):
+        interop.keras.load(source, source)
