@@ -62,9 +62,13 @@ class Problem:
         return [keras.ops.convert_to_numpy(v) for v in variables]
 
 
-def assert_close(got: Any, want: Any) -> None:
+# Keras's trainer works in float64 on TensorFlow only.
+TRAINER = 1e-12 if BACKEND == "tensorflow" else 1e-5
+
+
+def assert_close(got: Any, want: Any, rtol: float = 1e-12) -> None:
     for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-2 * rtol)
 
 
 def test_keras(float64):
@@ -145,11 +149,12 @@ def test_a_training_of_torch_goes_on_and_comes_back(float64):
     train(5)
     model.fit(x, y, batch_size=8, epochs=5, verbose=0, shuffle=False)
     want = [p.detach().numpy().T for p in network.parameters()]
-    assert_close(model.get_weights(), want)
+    assert_close(model.get_weights(), want, TRAINER)
     run(programs["back"], **{k: v for k, v in names.items() if k != "__builtins__"})
     train(5)
     model.fit(x, y, batch_size=8, epochs=5, verbose=0, shuffle=False)
-    assert_close(model.get_weights(), [p.detach().numpy().T for p in network.parameters()])
+    want = [p.detach().numpy().T for p in network.parameters()]
+    assert_close(model.get_weights(), want, TRAINER)
 
 
 def test_optax(float64):

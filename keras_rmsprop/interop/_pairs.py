@@ -226,7 +226,8 @@ def _unpaired(names: Sequence[str], paths: Sequence[str]) -> str:
 
 
 def _hint(word: str, words: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, words, 1)
+    # With or without the model's name.
+    close = difflib.get_close_matches(word, [*words, *(w.partition("/")[2] for w in words)], 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -11,6 +11,7 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import conventions, interop
 from keras_rmsprop.interop import NotExactError, Pair
+from tests.conftest import BACKEND
 from tests.tools import halfway, models
 from yardsticks import peers
 
@@ -198,13 +199,19 @@ def test_param_groups_become_groups_and_come_back(float64, groups, centered):
     train_torch(network, there, data[20:])
     train_torch(back, again, data[20:])
     for (name, a), b in zip(network.named_parameters(), back.parameters(), strict=True):
-        np.testing.assert_allclose(b.detach(), a.detach(), rtol=1e-12, atol=1e-14, err_msg=name)
+        np.testing.assert_allclose(
+            b.detach(), a.detach(), rtol=TRAINER, atol=1e-2 * TRAINER, err_msg=name
+        )
+
+
+# Keras's trainer works in float64 on TensorFlow only.
+TRAINER = 1e-12 if BACKEND == "tensorflow" else 1e-5
 
 
 def assert_close(model: keras.Model, network: Network) -> None:
     want = [p.detach().numpy() for p in network.parameters()]
     for ours, theirs in zip(model.get_weights(), want, strict=True):
-        np.testing.assert_allclose(ours, theirs.T, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(ours, theirs.T, rtol=TRAINER, atol=1e-2 * TRAINER)
 
 
 def test_a_scheduler_s_rate_is_that_of_the_next_step(float64):
