@@ -11,7 +11,7 @@ divide by that, otherwise 1, and b the momentum buffer:
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from keras.optimizers import schedules
@@ -56,7 +56,12 @@ def load(
 
 
 def unload(
-    optimizer: RMSprop, target: Source, pairing: Pairing, *, exact: bool, one_rate: bool = True
+    optimizer: RMSprop,
+    target: Source,
+    pairing: Pairing,
+    *,
+    exact: bool,
+    rates: Literal["one", "each", "kept"] = "one",
 ) -> dict[str, Slots]:
     """Return an optimizer's slots by another framework's names and in its terms.
 
@@ -65,18 +70,19 @@ def unload(
         target: the optimizer they are for. Of its slots only the shapes matter.
         pairing: as for `load`.
         exact: whether further steps must be the same.
-        one_rate: whether all its parameters have the same learning rate.
+        rates: what becomes of the target's learning rates: "one" is replaced by that of the
+            optimizer, "each" by that of its variable, or they are "kept" and must be the same.
 
     Raises: as `load`.
     """
     check_built(optimizer)
     links = linked(pairing, target.parameters, optimizer._roster.weights, whole=exact)
     if exact:
-        # The rates will be those of the optimizer.
-        found = differences(optimizer, target._replace(rates={}), links)
-        rates = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
-        if one_rate and len(rates) > 1:
-            found.append(f"the variables have different learning rates here: {sorted(rates)}")
+        compared = target if rates == "kept" else target._replace(rates={})
+        found = differences(optimizer, compared, links)
+        here = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
+        if rates == "one" and len(here) > 1:
+            found.append(f"the variables have different learning rates here: {sorted(here)}")
         _refuse(found, target, incoming=False)
     check_between_accumulations(optimizer)
     optimizer.settle()

@@ -88,7 +88,9 @@ def state(
     target = read(template, None)
     if transformation is not None:
         target = _with_settings(target, transformation)
-    slots = _carry.unload(optimizer, target, _pairing_of(pairs, target, optimizer), exact=exact)
+    slots = _carry.unload(
+        optimizer, target, _pairing_of(pairs, target, optimizer), exact=exact, rates="kept"
+    )
     return _rebuilt(template, slots, _carry.steps_of(optimizer), _carry.rate_of(optimizer, 0))
 
 
@@ -151,7 +153,7 @@ def _collect(node: Any, found: _Found) -> None:
         _add(node.nu, found.square)
         if hasattr(node, "mu"):
             _add(node.mu, found.mean)
-        if hasattr(node, "count"):
+        if "count" in node._fields:  # every tuple has a method of that name
             found.corrected.append(int(node.count))
     elif name == "TraceState":
         _add(node.trace, found.trace)
@@ -202,7 +204,9 @@ def _pairing_of(pairs: Any, source: Source, optimizer: RMSprop) -> Pairing:
         return pairs
     if isinstance(pairs, tuple | list) and all(isinstance(pair, Pair) for pair in pairs):
         return list(pairs)
-    if isinstance(pairs, Mapping) and set(pairs) & set(names):
+    if isinstance(pairs, Mapping) and not any(
+        isinstance(x, Mapping | list) for x in pairs.values()
+    ):
         return pairs
     return _optax_arguments.named_leaves(
         pairs, lambda node: isinstance(node, Pair) or hasattr(node, "assign")

@@ -84,7 +84,7 @@ def load_weights(checkpoint: str | os.PathLike[str], pairs: Mapping[str, Any]) -
         for i, pair in links.items()
     ]
     for variable, value in values:
-        variable.assign(np.ascontiguousarray(value))
+        variable.assign(np.array(value))
 
 
 def save(
@@ -134,7 +134,7 @@ def save(
         prefix=path,
         tensor_names=list(tensors),
         shape_and_slices=[""] * len(tensors),
-        tensors=[tf.constant(np.ascontiguousarray(value)) for value in tensors.values()],
+        tensors=[tf.constant(np.array(value)) for value in tensors.values()],
     )
     return path
 

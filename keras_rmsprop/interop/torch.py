@@ -95,7 +95,7 @@ def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
     for variable, value in values:
-        variable.assign(np.ascontiguousarray(value))
+        variable.assign(np.array(value))
 
 
 def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
@@ -178,7 +178,7 @@ def state_dict(
     Raises: as `load`, and ValueError if variables of one param group have different rates.
     """
     there = read(target, pairs if names is None else names)
-    slots = _carry.unload(optimizer, there, pairs, exact=exact, one_rate=False)
+    slots = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
     links = linked(pairs, there.parameters, optimizer._roster.weights, whole=exact)
     rates = {
         name: _carry.rate_of(optimizer, position) / pair.rate

@@ -124,7 +124,7 @@ def go_on(optimizer: Any, variables: dict[str, Any], gradients: Any) -> None:
         optimizer.apply(tensors, list(variables.values()))
 
 
-def assert_close(variables: dict[str, Any], parameters: Any) -> None:
+def assert_close(variables: dict[str, Any], parameters: Any, rtol: float = 1e-12) -> None:
     want = {
         "dense/kernel": parameters["dense"]["kernel"],
         "dense/bias": parameters["dense"]["bias"],
@@ -132,7 +132,7 @@ def assert_close(variables: dict[str, Any], parameters: Any) -> None:
     want["scale"] = parameters["scale"]
     for name, variable in variables.items():
         got = keras.ops.convert_to_numpy(variable)
-        np.testing.assert_allclose(got, np.asarray(want[name]), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(got, np.asarray(want[name]), rtol=rtol, atol=1e-2 * rtol)
 
 
 LABELS = {"dense": {"kernel": "fast", "bias": "slow"}, "scale": "slow"}
@@ -181,7 +181,9 @@ def test_a_transformation_is_read_and_its_state_carried_both_ways(float64, aroun
             },
             "scale": jax.numpy.asarray(keras.ops.convert_to_numpy(variables["scale"])),
         }
-        back.state = interop.optax.state(optimizer, back.state, variables)
+        back.state = interop.optax.state(
+            optimizer, back.state, variables, transformation=back.transformation
+        )
         assert jax.tree.structure(back.state) == jax.tree.structure(training.state)
     back.run(8, 12)
     training.run(8, 12)
@@ -218,11 +220,13 @@ def test_a_state_is_found_in_wrappers(float64, wrapped):
     interop.optax.load(optimizer, training.state, variables)
     go_on(optimizer, variables, training.gradients[4:8])
     training.run(4, 8)
-    assert_close(variables, training.parameters)
+    # MultiSteps accumulates in float32.
+    rtol = 1e-6 if wrapped == "MultiSteps" else 1e-12
+    assert_close(variables, training.parameters, rtol)
     with jax.enable_x64(True):
         state = interop.optax.state(optimizer, training.state, variables)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(training.state), strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-2 * rtol)
 
 
 def test_masked_parameters_start_afresh_only_if_wanted(float64):
