@@ -79,11 +79,11 @@ def unload(
     links = linked(pairing, target.parameters, optimizer._roster.weights, whole=exact)
     if exact:
         compared = target if rates == "kept" else target._replace(rates={})
-        found = differences(optimizer, compared, links)
-        here = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
-        if rates == "one" and len(here) > 1:
-            found.append(f"the variables have different learning rates here: {sorted(here)}")
-        _refuse(found, target, incoming=False)
+        words = differences(optimizer, compared, links)
+        own = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
+        if rates == "one" and len(own) > 1:
+            words.append(f"the variables have different learning rates here: {sorted(own)}")
+        _refuse(words, target, incoming=False)
     check_between_accumulations(optimizer)
     optimizer.settle()
     state = _state.state_of(optimizer._parts())

@@ -6,7 +6,7 @@ mistake is found before anything changes.
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class MisfitError(ValueError):
 
 
 # What users may give: a mapping from the framework's names, pairs, or "order".
-Pairing: TypeAlias = Mapping[str, Any] | Sequence[Pair] | Literal["order"] | None
+Pairing: TypeAlias = Mapping[str, Any] | Sequence[Pair] | str | None
 
 
 def linked(
@@ -111,47 +111,44 @@ def linked(
     Raises: ValueError that names what has no partner, or has two.
     """
     paths = [_pairing.path_of(weight) for weight in weights]
-    if pairing is None:
-        pairs = _by_name(names, paths, weights)
-    elif isinstance(pairing, str):
-        pairs = _in_order(pairing, names, paths, weights)
-    elif isinstance(pairing, Mapping):
-        pairs = [_as_pair(name, value) for name, value in pairing.items()]
-    else:
-        pairs = list(pairing)
     found: dict[int, Pair] = {}
     used: dict[str, str] = {}
-    for pair in pairs:
+    for pair in _pairs_of(pairing, names, paths, weights):
         position = _position(pair, paths, weights)
-        if position is None:
-            if not whole or not set(pair.names) & set(names):
-                continue  # Neither side has it, such as the mean of a batch normalization.
-            _refuse_unknown(pair, paths)
+        absent = [name for name in pair.names if name not in names]
+        if position is None and whole and len(absent) < len(pair.names):
+            raise _unknown_variable(pair, paths)
+        if absent and position is not None and (whole or len(absent) < len(pair.names)):
+            raise _unknown_parameter(absent[0], names)
+        if absent or position is None:
+            # Of neither side, such as the mean of a batch normalization; or left out on purpose.
+            continue
         if position in found:
             raise ValueError(
                 f"{pair.label} and {found[position].label} are both paired with {pair.path!r}."
             )
-        unknown = [name for name in pair.names if name not in names]
-        if unknown and len(unknown) < len(pair.names):
-            raise ValueError(f"There is no parameter {unknown[0]!r}{_hint(unknown[0], names)}.")
-        if unknown and whole and names:
-            raise ValueError(
-                f"There is no parameter {unknown[0]!r}{_hint(unknown[0], names)}; there are "
-                f"{shortened(names)}."
-            )
-        if unknown:
-            continue
         for name in pair.names:
             if name in used:
                 raise ValueError(f"{name!r} is paired with {used[name]!r} and {pair.path!r}.")
             used[name] = pair.path
         found[position] = pair
-    if whole:
-        left = [name for name in names if name not in used]
-        alone = [path for i, path in enumerate(paths) if i not in found]
-        if left or alone:
-            raise ValueError(_unpaired(left, alone))
+    left = [name for name in names if name not in used]
+    alone = [path for i, path in enumerate(paths) if i not in found]
+    if whole and (left or alone):
+        raise ValueError(_unpaired(left, alone))
     return found
+
+
+def _pairs_of(
+    pairing: Pairing, names: Sequence[str], paths: Sequence[str], weights: Sequence[Any]
+) -> list[Pair]:
+    if pairing is None:
+        return _by_name(names, paths, weights)
+    if isinstance(pairing, str):
+        return _in_order(pairing, names, paths, weights)
+    if isinstance(pairing, Mapping):
+        return [_as_pair(name, value) for name, value in pairing.items()]
+    return list(pairing)
 
 
 def _by_name(names: Sequence[str], paths: Sequence[str], weights: Sequence[Any]) -> list[Pair]:
@@ -206,10 +203,16 @@ def _position(pair: Pair, paths: Sequence[str], weights: Sequence[Any]) -> int |
     return next(same, None)
 
 
-def _refuse_unknown(pair: Pair, paths: Sequence[str]) -> None:
-    raise ValueError(
+def _unknown_variable(pair: Pair, paths: Sequence[str]) -> ValueError:
+    return ValueError(
         f"{pair.label} is paired with {pair.path!r}, which is not a variable of the optimizer"
         f"{_hint(pair.path, paths)}; it has {shortened(paths)}."
+    )
+
+
+def _unknown_parameter(name: str, names: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"There is no parameter {name!r}{_hint(name, names)}; there are {shortened(names)}."
     )
 
 

@@ -6,8 +6,8 @@
 
 The state of optax is a pytree. Found in it, at any depth, are those of `scale_by_rms`,
 `scale_by_stddev` and `trace`, in `chain`, `masked`, `multi_transform`, `inject_hyperparams`,
-`apply_if_finite` and `MultiSteps`. optax subtracts the learning rate before its trace, so that the
-momentum buffer is the trace with the other sign.
+`apply_if_finite` and `MultiSteps`. optax multiplies by the negative learning rate before its trace,
+so that the momentum buffer is the trace with the other sign.
 
 A state does not tell decay, epsilon and rate. They are compared only if the transformation itself
 is given as well.
@@ -57,9 +57,7 @@ def load(
     Raises: ValueError if something does not fit, or `exact` and the steps would differ. The
         optimizer is unchanged then.
     """
-    source = read(state, steps)
-    if transformation is not None:
-        source = _with_settings(source, transformation)
+    source = read(state, steps, transformation)
     return _carry.load(optimizer, source, _pairing_of(pairs, source, optimizer), exact=exact)
 
 
@@ -85,17 +83,17 @@ def state(
         steps, and an injected learning rate the present one.
     Raises: as `load`.
     """
-    target = read(template, None)
-    if transformation is not None:
-        target = _with_settings(target, transformation)
+    target = read(template, None, transformation)
     slots = _carry.unload(
         optimizer, target, _pairing_of(pairs, target, optimizer), exact=exact, rates="kept"
     )
+    if target.lr_in_momentum:
+        slots = {name: _negated(own) for name, own in slots.items()}
     return _rebuilt(template, slots, _carry.steps_of(optimizer), _carry.rate_of(optimizer, 0))
 
 
-def read(state: Any, steps: int | None = None) -> Source:
-    """Read a state.
+def read(state: Any, steps: int | None = None, transformation: Any = None) -> Source:
+    """Read a state, and the settings of its transformation if that is given.
 
     Raises: ValueError if it contains no state of RMSprop, or one of another kind.
     """
@@ -112,15 +110,22 @@ def read(state: Any, steps: int | None = None) -> Source:
             "state over after the call that completes the step."
         )
     slots = {
-        name: Slots(square, found.mean.get(name), _negated(found.trace.get(name)))
+        name: Slots(square, found.mean.get(name), found.trace.get(name))
         for name, square in found.square.items()
     }
     counts = set(found.corrected or found.counts)
     if steps is None and len(counts) == 1:
         (steps,) = counts
-    return Source(
+    source = Source(
         "optax.rmsprop", slots, steps, bias_correction=bool(found.corrected), names=tuple(slots)
     )
+    if transformation is not None:
+        source = _with_settings(source, transformation)
+    if source.lr_in_momentum:
+        # The trace holds what is added to the weights, the buffer what is subtracted. A trace
+        # before the rate, which brings the sign, holds directions.
+        source = source._replace(slots={name: _negated(own) for name, own in slots.items()})
+    return source
 
 
 class _Found(NamedTuple):
@@ -187,8 +192,10 @@ def _add(tree: Any, arrays: dict[str, Array]) -> None:
         arrays[name] = as_array(leaf)
 
 
-def _negated(array: Array | None) -> Array | None:
-    return None if array is None else -array
+def _negated(slots: Slots) -> Slots:
+    """Return slots with the other sign of the momentum buffer."""
+    buffer = slots.momentum
+    return slots if buffer is None else slots._replace(momentum=-buffer)
 
 
 def _pairing_of(pairs: Any, source: Source, optimizer: RMSprop) -> Pairing:
@@ -238,7 +245,7 @@ def _rebuilt(node: Any, slots: Mapping[str, Slots], steps: int, rate: float) -> 
             node = node._replace(mu=filled(node.mu, lambda own: own.gradient_average))
         return node._replace(count=count(node.count)) if "count" in node._fields else node
     if name == "TraceState":
-        return node._replace(trace=filled(node.trace, lambda own: _negated(own.momentum)))
+        return node._replace(trace=filled(node.trace, lambda own: own.momentum))
     if name == "ScaleByScheduleState":
         return node._replace(count=count(node.count))
     if name == "MultiStepsState":
