@@ -254,7 +254,7 @@ def _in_common_terms(
     saved: tuple[str, ...], here: tuple[str, ...]
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Return the paths as they are, and without the model's name, which loading may remove."""
-    shorter = _without_prefix(saved), _without_prefix(here)
+    shorter = without_prefix(saved), without_prefix(here)
     terms = [(saved, here), (shorter[0], here), (saved, shorter[1])]
     # If a path would have no layer left, the prefix is a layer's name, not the model's.
     if all("/" in path for side in shorter for path in side):
@@ -262,7 +262,7 @@ def _in_common_terms(
     return terms
 
 
-def _without_prefix(paths: tuple[str, ...]) -> tuple[str, ...]:
+def without_prefix(paths: tuple[str, ...]) -> tuple[str, ...]:
     """Remove the first part of the paths if they all share it."""
     parts = [path.partition("/") for path in paths]
     if len({first for first, _, _ in parts}) == 1 and all(rest for _, _, rest in parts):

@@ -8,6 +8,7 @@ from keras.optimizers import schedules
 
 from keras_rmsprop import conventions
 from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import _carry, _live, _optax_arguments, optax, tf1, tf_keras, torch
 from keras_rmsprop.interop import keras as keras_state
 from keras_rmsprop.interop._pairs import Pair, Pairing, linked
@@ -300,14 +301,27 @@ def _groups(
 ) -> dict[str, dict[str, Any]]:
     """Return groups of the variables whose settings differ from the base."""
     links = linked(pairs, source.parameters, variables)
+    paths = _pairing.without_prefix(tuple(map(_pairing.path_of, variables)))
+    # By the settings, the variables that have them.
     members: dict[str, list[str]] = {}
     settings: dict[str, dict[str, Any]] = {}
-    for pair in links.values():
+    for position, pair in links.items():
         theirs = _settings_of_pair(pair, own)
         if theirs:
-            members.setdefault(repr(sorted(theirs.items())), []).append(re.escape(pair.path))
-            settings[repr(sorted(theirs.items()))] = theirs
-    return {"|".join(paths): settings[key] for key, paths in members.items()}
+            key = repr(sorted(theirs.items()))
+            members.setdefault(key, []).append(paths[position])
+            settings[key] = theirs
+    return {_pattern_of(some, paths): settings[key] for key, some in members.items()}
+
+
+def _pattern_of(some: Sequence[str], paths: Sequence[str]) -> str:
+    """Return a pattern that matches some of the paths and no others, by layers where it can."""
+    words = []
+    for path in some:
+        layer = path.rpartition("/")[0] + "/"
+        whole = layer != "/" and all(p in some for p in paths if p.startswith(layer))
+        words.append(f"{re.escape(layer)}.*" if whole else re.escape(path))
+    return "|".join(dict.fromkeys(words))
 
 
 def _settings_of_pair(pair: Pair, own: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
