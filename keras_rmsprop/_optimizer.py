@@ -12,19 +12,18 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _assignment, _state, _subclasses
+from keras_rmsprop import _assignment, _description, _state, _subclasses
 from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Tensor
-from keras_rmsprop._settings import _describe, _groups, _plan, _validation
+from keras_rmsprop._settings import _groups, _plan, _validation
 from keras_rmsprop._settings._groups import Groups, HeldGroups
 from keras_rmsprop._variables import (
     _building,
     _exclusions,
     _gradients,
     _ledger,
-    _pairing,
     _pending,
 )
 from keras_rmsprop._variables._exclusions import Exclusions
@@ -738,28 +737,59 @@ class RMSprop(keras.optimizers.Optimizer):
         skipped = self._roster.counters.skipped
         return 0 if skipped is None else int(engine.read(skipped))
 
-    def describe(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Print the equations of this configuration, with its numbers.
+    def describe(
+        self,
+        print_fn: Callable[[str], Any] = print,
+        *,
+        format: Literal["text", "markdown", "latex"] = "text",  # noqa: A002
+    ) -> None:
+        """Print the equations of this configuration, with its numbers, and what else it means.
+
+        After the equations, and a table if there are groups, three lines say
+        - which framework's RMSprop makes these steps, with that framework's arguments, or which
+          comes nearest and what it lacks;
+        - how much memory the state takes, or will take for each float32 parameter;
+        - whether steps run compiled, and if not, why.
+
+        A notebook shows an optimizer as "markdown".
 
         Args:
             print_fn: called once with the whole text. Default `print`.
+            format: "text", "markdown" with equations in LaTeX, or "latex" for these equations
+                alone, an `aligned` environment of amsmath. Default "text".
+
+        Raises: ValueError if the format is unknown.
+
+        Example:
+        >>> from keras_rmsprop import conventions
+        >>> conventions.torch(lr=0.02, momentum=0.9).describe()
+        rm_sprop...: RMSprop
+        At the start:
+            s = 0                     square average: running mean of squared gradients
+            b = 0                     momentum buffer
+        In step t = 1, 2, ..., with gradient g of the weight w:
+            lr = 0.02                 learning rate
+            s = 0.99 * s + 0.01 * g**2
+            r = sqrt(s) + 1e-08
+            u = g / r
+            b = 0.9 * b + u
+            w = w - lr * b
+        <BLANKLINE>
+        Convention: exactly torch.optim.RMSprop(lr=0.02, momentum=0.9).
+        State: none before the build; then 8 bytes per float32 parameter (square_average, momentum).
+        Execution: with the ... backend, eager steps run ...
         """
-        variables = self._trainable_variables
-        settings = self._settings()
-        text = _describe.describe(
-            {**settings, "name": self.name},
-            self._learning_rate,
-            constrained=any(getattr(v, "constraint", None) is not None for v in variables),
-        )
-        groups = _assignment.groups_in_use(self)
-        excluded = [not self._use_weight_decay(v) for v in self._roster.weights]
-        if groups or any(excluded):
-            patterns = (None, *groups)
-            members = [patterns[group] for group in self._roster.members]
-            paths = map(_pairing.path_of, self._roster.weights)
-            rows = list(zip(paths, members, excluded, strict=True))
-            text += "\n" + _describe.describe_groups(settings, groups, rows)
-        print_fn(text)
+        print_fn(_description.describe(self, RMSprop, format))
+
+    def _repr_markdown_(self) -> str:
+        """Return the description that a notebook shows."""
+        try:
+            return _description.describe(self, RMSprop, "markdown")
+        except Exception as error:
+            # An optimizer that cannot be described, such as a subclass that is half made, can still
+            # be the last line of a cell.
+            name = type(self).__name__
+            return f"`{name}`, which cannot be described here ({type(error).__name__})"
 
     def exclude_from_weight_decay(
         self,

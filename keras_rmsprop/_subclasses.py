@@ -95,9 +95,23 @@ def check_keras_stages_suffice(optimizer: Any, base: type, given: Sequence[str])
     Raises: ValueError that names the stages and the settings.
     """
     if given:
-        stages = [name for name in KERAS_STAGES if overrides(optimizer, base, name)]
         raise ValueError(
-            f"{type(optimizer).__name__} overrides {', '.join(stages)}, so Keras's own stages make "
-            f"the step. They do not support {', '.join(given)}. Leave one of the two out, or "
-            "override `update_step` or `apply` instead."
+            f"{why_as_keras(optimizer, base)}. They do not support {', '.join(given)}. Leave one "
+            "of the two out, or override `update_step` or `apply` instead."
         )
+
+
+def why_as_keras(optimizer: Any, base: type) -> str | None:
+    """Return why Keras's own stages make the step, op by op; None if they do not."""
+    stages = [name for name in KERAS_STAGES if overrides(optimizer, base, name)]
+    if not stages:
+        return None
+    name = type(optimizer).__name__
+    return f"{name} overrides {', '.join(stages)}, so Keras's own stages make the step"
+
+
+def overridden(optimizer: Any, base: type) -> list[str]:
+    """Say which methods of a subclass may change what a step computes."""
+    names = (*METHODS, "apply", "apply_gradients")
+    of_whom = type(optimizer).__name__
+    return [f"the `{name}` of {of_whom}" for name in names if overrides(optimizer, base, name)]

@@ -31,6 +31,23 @@ def why_op_by_op(step: Step) -> str | None:
     return None
 
 
+def how_eager_steps_run(step: Step, reason: str | None, otherwise: str) -> str:
+    """Say how eager steps are run, as the `eager` of an `Execution`.
+
+    Args:
+        step: a step with the current settings.
+        reason: why it cannot be compiled, or None.
+        otherwise: how it is run if there is no reason against it, and `jit_compile` is not False.
+    """
+    if step.jit_compile is False:
+        return "run op by op, because `jit_compile` is False"
+    if reason is None:
+        return otherwise
+    if step.jit_compile is True:
+        return f"raise an error, because `jit_compile` is True, but {reason}"
+    return f"run op by op, because {reason}"
+
+
 def takes_no_gradient(variable: Any) -> bool:
     """Whether the variable never has an ordinary gradient, such as an integer or a float8 scale."""
     return variable.overwrite_with_gradient or variable._dtype not in FLOATING_DTYPES

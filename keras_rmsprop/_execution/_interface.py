@@ -79,6 +79,15 @@ class Step(NamedTuple):
         return None if self.hook is None else self.hook.update
 
 
+class Execution(NamedTuple):
+    """How steps are run, in clauses that have "steps" as their subject."""
+
+    # Eager steps.
+    eager: str
+    # Steps inside functions that are compiled or traced, `fit` among them.
+    inside: str
+
+
 class Engine(Protocol):
     """The interface of each backend's module. Gradients may be anything that Keras accepts."""
 
@@ -94,6 +103,14 @@ class Engine(Protocol):
 
     def run(self, step: Step, gradients: Sequence[Tensor | None], /) -> None:
         """Make one step; `gradients` has one entry per variable of the roster."""
+
+    def how_steps_run(self, step: Step, reason: str | None, /) -> Execution:
+        """Say how steps such as this one are run, without making one or waiting for the device.
+
+        Args:
+            step: a step with the current settings; its roster is empty before the build.
+            reason: why the optimizer makes its steps op by op, or None if the engine decides.
+        """
 
     def are_ready(self, gradients: Sequence[Any], shapes: list[tuple[int, ...]], /) -> bool:
         """Whether all gradients are dense eager tensors of floating dtype and of these shapes.

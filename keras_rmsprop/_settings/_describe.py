@@ -1,50 +1,78 @@
 """Describe a configuration by its equations.
 
 The equations are valid Python, one assignment per line: the tests execute the text and compare it
-with `keras_rmsprop.reference`.
+with `keras_rmsprop.reference`. `_latex` typesets the same lines.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import backend
 
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._groups import OF_A_GROUP, SettingsByPattern
 
-# An equation and its explanation.
+# An equation and its explanation; one of the two may be empty.
 Line = tuple[str, str]
+
+# The cells of a table, row by row, with the headings first.
+Rows = list[list[str]]
 
 _WIDTH = 44
 
 
-def describe(config: Mapping[str, Any], learning_rate: Any, *, constrained: bool = False) -> str:
+class Block(NamedTuple):
+    """Equations that are carried out together, under a heading that may be empty."""
+
+    heading: str
+    lines: tuple[Line, ...]
+
+
+def equations(
+    config: Mapping[str, Any], learning_rate: Any, *, constrained: bool = False
+) -> list[Block]:
     """Write out a step of the optimizer with its numbers, leaving out inactive parts.
+
+    `t` counts steps from 1, `calls` the calls before this one.
+
+    Args:
+        config: the hyperparameters by name.
+        learning_rate: a number, a scalar array or variable, a schedule or a callable.
+        constrained: whether any variable has a constraint.
+    """
+    steps = config["gradient_accumulation_steps"]
+    whole, completing, end = "In step t = 1, 2, ..., with gradient g of the weight w:", "", ""
+    if steps is not None:
+        whole = f"In each call, with gradient g of the weight w; t = calls // {steps} + 1:"
+        completing, end = f"In every call number {steps} * t:", "At the end of each call:"
+    blocks = [
+        Block("At the start:", tuple(_start(config))),
+        Block(whole, tuple(_gradient(config))),
+        Block(completing, tuple(_step(config, _rate(learning_rate)))),
+    ]
+    last = tuple(_after(config, constrained))
+    return [*blocks, Block(end, last)] if last else blocks
+
+
+def describe(config: Mapping[str, Any], learning_rate: Any, *, constrained: bool = False) -> str:
+    """Return the equations as lines of text.
 
     Args:
         config: the hyperparameters by name, and `name`.
-        learning_rate: a number, a scalar variable, a schedule or a callable.
+        learning_rate: as for `equations`.
         constrained: whether any variable has a constraint.
-
-    Returns: lines of text. `t` counts steps from 1, `calls` the calls before this one.
     """
-    steps = config["gradient_accumulation_steps"]
-    blocks: list[tuple[str, Iterator[Line]]] = [("At the start:", _start(config))]
-    if steps is None:
-        head = "In step t = 1, 2, ..., with gradient g of the weight w:"
-        blocks.append((head, _gradient(config)))
-        blocks.append(("", _step(config, _rate(learning_rate))))
-    else:
-        head = f"In each call, with gradient g of the weight w; t = calls // {steps} + 1:"
-        blocks.append((head, _gradient(config)))
-        blocks.append((f"In every call number {steps} * t:", _step(config, _rate(learning_rate))))
-    last = list(_after(config, constrained))
-    if last:
-        blocks.append(("" if steps is None else "At the end of each call:", iter(last)))
-    text = [f"{config['name']}: RMSprop"]
-    for head, lines in blocks:
-        text += [head] if head else []
+    return as_text(config["name"], equations(config, learning_rate, constrained=constrained))
+
+
+def as_text(name: str, blocks: Sequence[Block]) -> str:
+    """Return the equations of the optimizer of this name as lines of text."""
+    text = [f"{name}: RMSprop"]
+    for heading, lines in blocks:
+        text += [heading] if heading else []
         text += [f"    {equation:<{_WIDTH}}  {meaning}".rstrip() for equation, meaning in lines]
     return "\n".join(text)
 
@@ -107,7 +135,8 @@ def _rate(learning_rate: Any) -> Line:
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         try:
             arguments = learning_rate.get_config()
-        except NotImplementedError:
+        except Exception:
+            # It has none, or it cannot be saved.
             arguments = {}
         given = ", ".join(f"{key}={x!r}" for key, x in arguments.items() if x is not None)
         return "lr = schedule(calls)", f"{type(learning_rate).__name__}({given})"
@@ -116,10 +145,14 @@ def _rate(learning_rate: Any) -> Line:
             "lr = rate()",
             f"{getattr(learning_rate, '__name__', 'a callable')}, called each time",
         )
-    digits = 15
-    if isinstance(learning_rate, keras.Variable):
-        digits = 15 if backend.standardize_dtype(learning_rate.dtype) == "float64" else 7
+    digits = 7 if is_narrow(learning_rate) else 15
     return f"lr = {float(learning_rate):.{digits}g}", "learning rate"
+
+
+def is_narrow(number: Any) -> bool:
+    """Whether a scalar, such as that of a variable, is narrower than a Python float."""
+    has_dtype = isinstance(number, keras.Variable | np.generic | np.ndarray)
+    return has_dtype and backend.standardize_dtype(number.dtype) != "float64"
 
 
 def _averages(config: Mapping[str, Any]) -> Iterator[Line]:
@@ -168,12 +201,12 @@ def _after(config: Mapping[str, Any], constrained: bool) -> Iterator[Line]:
         yield "w = constraint(w)", "of the variables that have one"
 
 
-def describe_groups(
+def groups_table(
     config: Mapping[str, Any],
     groups: SettingsByPattern,
     variables: Sequence[tuple[str, str | None, bool]],
-) -> str:
-    """Write out the settings of each variable, as a table.
+) -> Rows:
+    """Return the settings of each variable, as the rows of a table.
 
     Args:
         config: the hyperparameters of the optimizer by name.
@@ -181,7 +214,7 @@ def describe_groups(
         variables: for each built variable, its path, its pattern or None, and whether it is
             excluded from weight decay.
 
-    Returns: lines of text; a column for each setting that some group has for itself.
+    Returns: a column for each setting that some group has for itself.
     """
     names = [name for name in OF_A_GROUP if any(name in own for own in groups.values())]
     if any(excluded for _, _, excluded in variables) and "weight_decay" not in names:
@@ -199,12 +232,32 @@ def describe_groups(
         if excluded and own["weight_decay"]:
             own["weight_decay"] = "excluded"
         rows.append([path, "" if pattern is None else repr(pattern), *_settings(own, names)])
+    return rows
+
+
+def table_as_text(heading: str, rows: Rows) -> str:
+    """Return a table as lines of text, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join(["Settings of single variables:", *(f"    {line}" for line in lines)])
+    return "\n".join([heading, *(f"    {line}" for line in lines)])
+
+
+def table_as_markdown(rows: Rows) -> str:
+    """Return a table in Markdown; cells with its special characters, such as paths, as code."""
+    head, *body = rows
+    marked = [[_as_code(cell) if _MARKUP.search(cell) else cell for cell in row] for row in body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *marked])
+
+
+_MARKUP = re.compile(r"[*_`|<>\[\]\\#~&]")
+
+
+def _as_code(cell: str) -> str:
+    # In a table, "|" ends a cell even in code.
+    return "`{}`".format(cell.replace("`", "'").replace("|", r"\|"))
 
 
 def _settings(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:

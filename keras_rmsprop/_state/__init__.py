@@ -13,7 +13,13 @@ from keras_rmsprop._state._file import SkippedFile, read_file, write_state
 from keras_rmsprop._state._form import State
 from keras_rmsprop._state._load import LastLoad, LoadReport, message, plan_load
 from keras_rmsprop._state._names import from_dict, to_dict
-from keras_rmsprop._state._read import OptimizerParts, array_of, state_of, subclass_variables
+from keras_rmsprop._state._read import (
+    OptimizerParts,
+    array_of,
+    slots_of,
+    state_of,
+    subclass_variables,
+)
 
 __all__ = [
     "LastLoad",
@@ -26,6 +32,7 @@ __all__ = [
     "message",
     "plan_load",
     "read_file",
+    "slots_of",
     "state_of",
     "subclass_variables",
     "to_dict",

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_rmsprop import RMSprop
+from keras_rmsprop import RMSprop, conventions
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._describe import describe
 from keras_rmsprop.reference import Reference
@@ -68,11 +68,16 @@ def configuration(**arguments: Any) -> dict[str, Any]:
 
 
 def text_of(**arguments: Any) -> str:
-    """What `describe` prints for an optimizer with these arguments."""
+    """The equations and the table that `describe` prints for an optimizer."""
     printed: list[str] = []
     rmsprop(name="rmsprop", **arguments).describe(print_fn=printed.append)
     (text,) = printed
-    return text
+    return text.partition("\n\n")[0]
+
+
+def table_in(text: str) -> list[str]:
+    """The lines of the table of groups."""
+    return text.partition("\n\n")[0].partition("Settings of single variables:\n")[2].splitlines()
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
@@ -192,6 +197,11 @@ def test_a_schedule_that_has_no_config_shows_by_its_name() -> None:
     assert "Halving()" in text_of(learning_rate=Halving())
 
 
+def test_a_schedule_that_cannot_be_saved_shows_by_its_name() -> None:
+    schedule = conventions.CountSchedule(lambda count: 0.1 / (1 + count))
+    assert "CountSchedule()" in text_of(learning_rate=schedule)
+
+
 def test_a_callable_shows_by_its_name() -> None:
     def my_rate() -> float:
         return 0.1
@@ -228,8 +238,7 @@ GROUPS = {
 
 
 def test_groups_are_shown_in_a_table_before_the_build() -> None:
-    text = text_of(momentum=0.9, groups=GROUPS)
-    assert text.partition("Settings of single variables:\n")[2].splitlines() == [
+    assert table_in(text_of(momentum=0.9, groups=GROUPS)) == [
         "    group          lr times  momentum  transform",
         "    'backbone/.*'  0.1       0.9       centralize",
         "    '.*/bias'      1         0         None",
@@ -247,7 +256,7 @@ def test_the_table_has_a_row_for_each_variable_that_is_built() -> None:
     optimizer.build(variables)
     optimizer.groups["backbone/.*"].learning_rate = 0.25
     optimizer.describe(print_fn=printed.append)
-    assert printed[0].partition("Settings of single variables:\n")[2].splitlines() == [
+    assert table_in(printed[0]) == [
         "    variables        group          lr times  momentum  transform   weight_decay",
         "    backbone/kernel  'backbone/.*'  0.25      0.9       centralize  0.01",
         "    head/kernel                     1         0.9       None        0.01",

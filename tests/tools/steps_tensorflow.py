@@ -22,7 +22,8 @@ class WithOwnUpdate(keras_rmsprop.RMSprop):
 def compiled_steps(optimizer: Any) -> list[Any]:
     """The compiled steps that an optimizer has made so far."""
     inputs = _programs._program_inputs.get(optimizer._roster)
-    return [] if inputs is None else [step for step in inputs.programs.values() if step is not None]
+    programs = [] if inputs is None else inputs.programs.values()
+    return [step for step in programs if isinstance(step, _programs._Program)]
 
 
 def trajectories(situation: Situation) -> list[Any]:

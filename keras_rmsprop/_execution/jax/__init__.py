@@ -10,7 +10,7 @@ from keras_rmsprop._execution._interface import (
     swapping_strategy,
 )
 from keras_rmsprop._execution.jax._derivatives import install
-from keras_rmsprop._execution.jax._engine import run
+from keras_rmsprop._execution.jax._engine import how_steps_run, run
 from keras_rmsprop._execution.jax._values import (
     are_ready,
     copy,
@@ -28,6 +28,7 @@ __all__ = [
     "copy",
     "dense",
     "do_not_convert",
+    "how_steps_run",
     "install",
     "is_capturing_python",
     "is_sparse",

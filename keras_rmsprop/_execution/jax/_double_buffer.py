@@ -102,6 +102,10 @@ class _DoubleBuffer:
         """Whether a step has the same options."""
         return self.without_gradient == without_gradient and self.plan == plan
 
+    def why_not_traceable(self, plan: _step.Plan) -> str | None:
+        """Return why steps with this plan's transforms cannot be compiled, if that is known."""
+        return self.not_traceable if plan.groups == self.plan.groups else None
+
     def of_changed(self, all_of: list[Any]) -> list[Any]:
         """Select, from all variables or their arrays, those that a step changes."""
         return [all_of[place] for place in self.places]

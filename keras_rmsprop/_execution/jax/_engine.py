@@ -9,7 +9,7 @@ import jax
 import keras
 
 from keras_rmsprop._execution import _compilation
-from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
 from keras_rmsprop._execution.jax._double_buffer import double_buffers, run_compiled
 from keras_rmsprop._execution.jax._values import Gradients, read, write
@@ -61,6 +61,19 @@ def _why_op_by_op(step: Step) -> str | None:
     if reason is None and keras.distribution.distribution() is not None:
         reason = "a distribution of Keras is set, which lays out the variables"
     return reason
+
+
+def how_steps_run(step: Step, reason: str | None) -> Execution:
+    """Say how steps such as this one are run."""
+    reason = reason or _why_op_by_op(step)
+    double_buffer = double_buffers.get(step.roster)
+    if reason is None and double_buffer is not None:
+        reason = double_buffer.why_not_traceable(step.plan)
+    first = "" if step.jit_compile is True else ", the first one op by op"
+    return Execution(
+        _compilation.how_eager_steps_run(step, reason, f"run as one compiled call{first}"),
+        "in `fit` and under `jax.jit` they are part of the compiled function",
+    )
 
 
 def _compiles_by_default(step: Step, gradients: Gradients) -> bool:

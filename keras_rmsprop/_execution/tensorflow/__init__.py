@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_rmsprop._execution import _interface
 from keras_rmsprop._execution.tensorflow._averages import swapping_strategy
-from keras_rmsprop._execution.tensorflow._engine import run
+from keras_rmsprop._execution.tensorflow._engine import how_steps_run, run
 from keras_rmsprop._execution.tensorflow._private import do_not_convert
 from keras_rmsprop._execution.tensorflow._rows import is_sparse
 from keras_rmsprop._execution.tensorflow._values import (
@@ -27,6 +27,7 @@ __all__ = [
     "copy",
     "dense",
     "do_not_convert",
+    "how_steps_run",
     "install",
     "is_capturing_python",
     "is_sparse",

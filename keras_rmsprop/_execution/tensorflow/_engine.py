@@ -1,15 +1,21 @@
 """Run a step on TensorFlow: op by op, as one compiled call, or in a replica."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from keras_rmsprop._execution import _compilation, _op_by_op
-from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
-from keras_rmsprop._execution.tensorflow._programs import STRATEGY_REASON, inputs_of, run_compiled
+from keras_rmsprop._execution.tensorflow._programs import (
+    STRATEGY_REASON,
+    inputs_of,
+    run_compiled,
+    why_not_compiled,
+)
 from keras_rmsprop._execution.tensorflow._replicas import run_in_replica
 from keras_rmsprop._execution.tensorflow._rows import (
     checked_rows,
@@ -131,12 +137,34 @@ def _gains_by_compiling(step: Step, gradients: Gradients) -> bool:
     if tf.executing_eagerly():
         # A program that makes a single step should not pay for a compilation.
         return _has_stepped(step)
-    shapes = step.roster.shapes
-    if len(shapes) > NESTED_TENSORS or any(map(is_sparse, gradients)):
-        # With sparse gradients the program is an ordinary graph, like the surrounding one.
+    # With sparse gradients the program is an ordinary graph, like the surrounding one.
+    return not any(map(is_sparse, gradients)) and _is_worth_nesting(step.roster.shapes)
+
+
+def _is_worth_nesting(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a step in a graph gains by being a compiled call of its own."""
+    if len(shapes) > NESTED_TENSORS:
         return False
     elements = sum(tf.TensorShape(shape).num_elements() for shape in shapes)
     return bool(elements >= NESTED_ELEMENTS * len(shapes))
+
+
+def how_steps_run(step: Step, reason: str | None) -> Execution:
+    """Say how steps such as this one are run."""
+    reason = reason or _why_op_by_op(step, tf.distribute.has_strategy(), in_stateless_scope())
+    shapes = step.roster.shapes
+    if reason is None and shapes:
+        reason = inputs_of(step).why_op_by_op or why_not_compiled(step)
+    insists = step.jit_compile is True
+    nests = reason is None and (
+        insists or (step.jit_compile == "auto" and bool(shapes) and _is_worth_nesting(shapes))
+    )
+    first = "" if insists else ", the first one op by op"
+    inside = "compiled, even if the graph is not" if nests else "compiled if XLA compiles the graph"
+    return Execution(
+        _compilation.how_eager_steps_run(step, reason, f"run as one compiled call{first}"),
+        f"in `fit` and `tf.function` they are {inside}",
+    )
 
 
 def _has_stepped(step: Step) -> bool:

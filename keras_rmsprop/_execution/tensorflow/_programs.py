@@ -61,7 +61,8 @@ class _ProgramInputs:
     """An optimizer's variables as arguments of compiled programs, and the programs it uses."""
 
     def __init__(self, step: Step) -> None:
-        self.programs: dict[_Key, _Program | None] = {}
+        # Why it failed, in place of a program that could not be compiled.
+        self.programs: dict[_Key, _Program | str] = {}
         self.latest: _Latest | None = None
         self.rate = step.rate.variable
         self.why_op_by_op: str | None = None
@@ -246,11 +247,11 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     if rate is not None:
         given.append(rate)
     program = inputs.programs.get(key)
-    if program is not None:
+    if isinstance(program, _Program):
         program.call(inputs, given)
         inputs.latest = _Latest.of(step, rate, gradients, program)
         return True
-    if key in inputs.programs and step.jit_compile == "auto":
+    if program is not None and step.jit_compile == "auto":
         return False
     return _call_first(step, inputs, key, given)
 
@@ -274,7 +275,7 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
     except _compilation.NotTraceableError as error:
         if step.jit_compile is True:
             raise error.cause from None
-        _remember(inputs.programs, key, None)
+        _remember(inputs.programs, key, str(error))
         _log.debug("%s runs op by op: %s", step.name, error)
         return False
     except NOT_COMPILABLE as error:
@@ -283,7 +284,7 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
         # XLA compiles before it runs anything, so the variables are unchanged.
         if step.jit_compile is True:
             _compilation.raise_not_compilable(f"XLA does not take it ({error})")
-        _remember(inputs.programs, key, None)
+        _remember(inputs.programs, key, f"XLA does not take it ({error.message})")
         _log.debug("%s runs op by op: %s", step.name, error)
         return False
     if is_new:
@@ -294,6 +295,15 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
             _log.info("%s compiled its step in %.1f s", step.name, seconds)
     _remember(inputs.programs, key, program)
     return True
+
+
+def why_not_compiled(step: Step) -> str | None:
+    """Return why no step with these settings was compiled, or None if one was or none was made."""
+    programs = [
+        program for key, program in inputs_of(step).programs.items() if key.plan == step.plan
+    ]
+    reasons = [program for program in programs if isinstance(program, str)]
+    return reasons[-1] if reasons and len(reasons) == len(programs) else None
 
 
 # The programs of all optimizers.

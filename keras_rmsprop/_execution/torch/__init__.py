@@ -12,7 +12,7 @@ from keras_rmsprop._execution._interface import (
     shape_of,
     swapping_strategy,
 )
-from keras_rmsprop._execution.torch._engine import run
+from keras_rmsprop._execution.torch._engine import how_steps_run, run
 from keras_rmsprop._execution.torch._values import (
     are_ready,
     copy,
@@ -29,6 +29,7 @@ __all__ = [
     "copy",
     "dense",
     "do_not_convert",
+    "how_steps_run",
     "install",
     "is_capturing_python",
     "is_sparse",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from keras_rmsprop._execution import _compilation, _interrupts, _op_by_op
-from keras_rmsprop._execution._interface import Step
+from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
 from keras_rmsprop._execution.torch import _layout
 from keras_rmsprop._execution.torch._compiled import run_compiled
@@ -70,6 +70,20 @@ def _run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
         if step.jit_compile is True:
             _compilation.raise_not_compilable(reason)
     _run_op_by_op(step, gradients)
+
+
+def how_steps_run(step: Step, reason: str | None) -> Execution:
+    """Say how steps such as this one are run."""
+    compiled = (
+        "run as one graph, compiled by TorchInductor"
+        if step.jit_compile is True
+        else "run in place with multi-tensor operations, not compiled"
+    )
+    reason = reason or _compilation.why_op_by_op(step)
+    return Execution(
+        _compilation.how_eager_steps_run(step, reason, compiled),
+        "in `fit` they are eager, and inside `torch.compile` part of its graph",
+    )
 
 
 def _run_op_by_op(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:

@@ -24,15 +24,14 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras_rmsprop
 from keras_rmsprop._execution.tensorflow import _engine
-from keras_rmsprop._execution.tensorflow._programs import _program_inputs
 _engine.NESTED_ELEMENTS = 0
 from tests.tools import twins
+from tests.tools.steps_tensorflow import compiled_steps
 folder = sys.argv[1]
 results = {}
 
 def number_compiled(optimizer):
-    inputs = _program_inputs.get(optimizer._roster)
-    return 0 if inputs is None else sum(step is not None for step in inputs.programs.values())
+    return len(compiled_steps(optimizer))
 
 # A run that is resumed here.
 network = keras.models.load_model(folder + "/model.keras")

@@ -1,0 +1,430 @@
+"""Run conventions side by side on a test function, and find where they part.
+
+Two runs part where the distance between them exceeds a tolerance times the distance that the first
+has travelled. Steps are made in NumPy float64 by `keras_rmsprop.reference`, which no backend takes
+part in; only settings that it does not know, which no convention has, need the optimizer itself.
+"""
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from keras_rmsprop import conventions
+from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop._settings import _describe
+from keras_rmsprop._settings._conventions import CONVENTIONS, HOW_STEPS_RUN, OFF, Word
+from keras_rmsprop.reference import Reference
+
+Array = NDArray[np.float64]
+
+# A learning rate, or a function of the number of steps so far that returns one.
+Rate = float | Callable[[int], Any]
+
+# The numbers that all conventions have in common with `same=True`, where they have them at all.
+SAME: dict[str, Any] = {"rho": 0.9, "momentum": 0.0, "epsilon": 1e-7}
+
+# Of the palette of Okabe and Ito, which colour-blind readers can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_DASHES = ("-", "--", "-.", ":")
+
+
+class Landscape(NamedTuple):
+    """A function to minimise, with settings that suit it."""
+
+    formula: str
+    start: tuple[float, ...]
+    learning_rate: float
+    steps: int
+    value: Callable[[Array], float]
+    # At a point, and after a number of steps, on which noise depends.
+    gradient: Callable[[Array, int], Array]
+
+
+class Run(NamedTuple):
+    """The way that a convention takes."""
+
+    name: str
+    call: str
+    # The options that the convention has no argument for.
+    left_out: tuple[str, ...]
+    # At the start and after each step, (steps + 1, dimensions) and (steps + 1,).
+    positions: Array
+    losses: Array
+
+
+class Parting(NamedTuple):
+    """Where a run parts from the first one."""
+
+    name: str
+    # After each step, the distance between the two, relative to the distance that the first has
+    # travelled, (steps,).
+    distances: Array
+    # The first step after which that exceeds the tolerance, from 1, and where both are then, the
+    # first run first; None if they never part.
+    step: int | None
+    positions: tuple[Array, Array] | None
+    # The largest difference between the lengths of their steps, and at which step.
+    step_difference: float
+    step_difference_at: int
+
+
+class Comparison(NamedTuple):
+    """Several runs on one function."""
+
+    function: str
+    learning_rate: Rate
+    tolerance: float
+    runs: tuple[Run, ...]
+    # One for each run but the first.
+    partings: tuple[Parting, ...]
+
+
+def _rosenbrock_gradient(at: Array, _: int) -> Array:
+    x, y = at
+    return np.array([-2.0 * (1.0 - x) - 400.0 * x * (y - x**2), 200.0 * (y - x**2)])
+
+
+def _quadratic(at: Array) -> float:
+    return float(0.5 * (at[0] ** 2 + 100.0 * at[1] ** 2))
+
+
+def _quadratic_gradient(at: Array, _: int) -> Array:
+    return np.array([at[0], 100.0 * at[1]])
+
+
+def _noisy_gradient(at: Array, step: int) -> Array:
+    """Return the gradient with noise as large as it is at the start, the same for every run."""
+    noise = np.random.default_rng([0, step]).normal(size=2)
+    return _quadratic_gradient(at, step) + noise * np.array([1.0, 100.0])
+
+
+def _x_over_log_x_gradient(at: Array, _: int) -> Array:
+    log = np.log(at)
+    return np.asarray(1.0 / log - 1.0 / log**2)
+
+
+FUNCTIONS: dict[str, Landscape] = {
+    "quadratic": Landscape(
+        "(x**2 + 100 * y**2) / 2", (1.0, 1.0), 0.01, 300, _quadratic, _quadratic_gradient
+    ),
+    "rosenbrock": Landscape(
+        "(1 - x)**2 + 100 * (y - x**2)**2",
+        (-1.2, 1.0),
+        0.01,
+        1000,
+        lambda at: float((1.0 - at[0]) ** 2 + 100.0 * (at[1] - at[0] ** 2) ** 2),
+        _rosenbrock_gradient,
+    ),
+    "noisy_quadratic": Landscape(
+        "(x**2 + 100 * y**2) / 2, its gradient with noise",
+        (1.0, 1.0),
+        0.01,
+        300,
+        _quadratic,
+        _noisy_gradient,
+    ),
+    "xlogx": Landscape(
+        "x / log(x)",
+        (364.0,),
+        0.3,
+        1500,
+        lambda at: float(at[0] / np.log(at[0])),
+        _x_over_log_x_gradient,
+    ),
+}
+
+
+def compare(
+    names: Sequence[str],
+    function: str = "quadratic",
+    *,
+    learning_rate: Rate | None = None,
+    steps: int | None = None,
+    same: bool = False,
+    rho: float | None = None,
+    momentum: float | None = None,
+    epsilon: float | None = None,
+    centered: bool | None = None,
+    tolerance: float = 0.01,
+) -> Comparison:
+    """Run several conventions on a test function, and compare each with the first.
+
+    Args:
+        names: of two or more functions of `keras_rmsprop.conventions`.
+        function: one of `FUNCTIONS`.
+        learning_rate: of all runs, a number >= 0 or a function of the number of steps so far, such
+            as a Keras schedule. By default one that suits the function.
+        steps: how many, >= 1. By default as many as suit the function.
+        same: whether all use the numbers of `SAME`, where they have them, instead of their
+            framework's defaults, so that only their structure differs.
+        rho: None, or that of every convention, whatever its name there.
+        momentum: None, or that of every convention that has such an argument.
+        epsilon: None, or that of every convention that has such an argument.
+        centered: None, or that of every convention that has such an argument.
+        tolerance: the distance, relative to the distance travelled, beyond which two runs have
+            parted; > 0.
+
+    Raises: ValueError if a name is unknown or given twice, or a number is out of range.
+
+    Example:
+    >>> comparison = compare(["keras", "tf1"], steps=10)
+    >>> comparison.partings[0].step
+    1
+    """
+    _check(names, function, steps, tolerance)
+    landscape = FUNCTIONS[function]
+    rate = landscape.learning_rate if learning_rate is None else learning_rate
+    given = {"rho": rho, "momentum": momentum, "epsilon": epsilon, "centered": centered}
+    options = {**(SAME if same else {}), **{k: v for k, v in given.items() if v is not None}}
+    runs = [
+        _run(name, landscape, rate, options, landscape.steps if steps is None else steps)
+        for name in names
+    ]
+    partings = tuple(_parting(runs[0], other, tolerance) for other in runs[1:])
+    return Comparison(function, rate, tolerance, tuple(runs), partings)
+
+
+def _check(names: Sequence[str], function: str, steps: int | None, tolerance: float) -> None:
+    known = ", ".join(CONVENTIONS)
+    for name in names:
+        if name not in CONVENTIONS:
+            raise ValueError(f"There is no convention {name!r}; there are {known}.")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(
+            f"Comparing takes two or more different conventions, received {', '.join(names)}. "
+            f"There are {known}."
+        )
+    if function not in FUNCTIONS:
+        raise ValueError(f"There is no function {function!r}; there are {', '.join(FUNCTIONS)}.")
+    if steps is not None and not steps >= 1:
+        raise ValueError(f"`steps` must be an integer >= 1, received steps={steps!r}.")
+    if not 0.0 < tolerance < math.inf:
+        raise ValueError(
+            f"`tolerance` must be a finite number > 0, received tolerance={tolerance!r}."
+        )
+
+
+def _run(
+    name: str, landscape: Landscape, rate: Rate, options: Mapping[str, Any], steps: int
+) -> Run:
+    arguments, left_out = _arguments_of(name, options)
+    rate_name = CONVENTIONS[name].arguments["learning_rate"].name
+    optimizer: RMSprop = getattr(conventions, name)(**{rate_name: rate_at(rate, 0)}, **arguments)
+    shown = {rate_name: Word("schedule") if callable(rate) else rate, **arguments}
+    call = ", ".join(f"{argument}={value!r}" for argument, value in shown.items())
+    positions = follow(optimizer, landscape, rate, steps)
+    with np.errstate(all="ignore"):
+        losses = np.array([landscape.value(at) for at in positions])
+    return Run(name, f"conventions.{name}({call})", left_out, positions, losses)
+
+
+def _arguments_of(name: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the options as a convention's arguments, and those that it cannot have."""
+    convention = CONVENTIONS[name]
+    arguments, left_out = {}, []
+    for setting, value in options.items():
+        argument = convention.arguments.get(setting)
+        if argument is not None and argument.takes(value):
+            arguments[argument.name] = value
+        elif argument is not None or convention.fixed.get(setting, OFF.get(setting)) != value:
+            left_out.append(f"{setting}={value}")
+    return arguments, tuple(left_out)
+
+
+def rate_at(rate: Rate, step: int) -> float:
+    """Return the learning rate after a number of steps."""
+    return float(rate(step) if callable(rate) else rate)
+
+
+def follow(optimizer: RMSprop, landscape: Landscape, rate: Rate, steps: int) -> Array:
+    """Return the start and the positions after each step, (steps + 1, dimensions).
+
+    Args:
+        optimizer: not built, with a number as learning rate, which does not matter.
+        landscape: the function to minimise.
+        rate: the learning rate.
+        steps: how many.
+    """
+    start = np.array(landscape.start)
+    make_step = _stepper(optimizer, start)
+    positions = [start]
+    # A run that leaves the function's domain goes on with NaN.
+    with np.errstate(all="ignore"):
+        for step in range(steps):
+            gradient = landscape.gradient(positions[-1], step)
+            positions.append(make_step(gradient, rate_at(rate, step)))
+    return np.array(positions)
+
+
+def _stepper(optimizer: RMSprop, start: Array) -> Callable[[Array, float], Array]:
+    """Return a function of a gradient and a learning rate that makes a step."""
+    reference = _reference_of(optimizer, start)
+    if reference is not None:
+
+        def by_reference(gradient: Array, rate: float) -> Array:
+            reference.apply([gradient], rate)
+            return reference.weights[0]
+
+        return by_reference
+
+    weight = keras.Variable(start, dtype=keras.config.floatx(), name="x")
+
+    def by_optimizer(gradient: Array, rate: float) -> Array:
+        optimizer.learning_rate = rate
+        optimizer.apply([ops.convert_to_tensor(gradient, dtype=weight.dtype)], [weight])
+        return np.array(ops.convert_to_numpy(weight.value), np.float64)
+
+    return by_optimizer
+
+
+def _reference_of(optimizer: RMSprop, start: Array) -> Reference | None:
+    """Return the reference of an optimizer, or None if it lacks one of its settings."""
+    if type(optimizer) is not RMSprop:
+        return None
+    settings = optimizer._settings()
+    known = {name: x for name, x in settings.items() if name in _OF_THE_REFERENCE}
+    beyond = [name for name, x in settings.items() if x and name not in {*known, *HOW_STEPS_RUN}]
+    # A transform works on the backend's tensors, and groups are those of paths.
+    if beyond or known.pop("transform") or optimizer.groups:
+        return None
+    return Reference([start], **known)
+
+
+_OF_THE_REFERENCE = frozenset(inspect.signature(Reference).parameters)
+
+
+def _parting(first: Run, other: Run, tolerance: float) -> Parting:
+    with np.errstate(all="ignore"):
+        lengths, others = (
+            np.linalg.norm(np.diff(run.positions, axis=0), axis=1) for run in (first, other)
+        )
+        travelled = np.cumsum(lengths)
+        apart = np.linalg.norm(other.positions[1:] - first.positions[1:], axis=1)
+        at_rest = np.where(apart == 0.0, 0.0, np.inf)
+        distances = np.divide(apart, travelled, out=at_rest, where=travelled > 0.0)
+        differences = np.abs(others - lengths)
+    # Two runs that have both left the function's domain differ no more; one that has is infinitely
+    # far from one that has not.
+    lost = [np.isnan(run.positions[1:]).any(axis=1) for run in (first, other)]
+    gone = np.where(lost[0] & lost[1], 0.0, np.inf)
+    distances = np.where(lost[0] | lost[1], gone, distances)
+    differences = np.where(lost[0] | lost[1], gone, differences)
+    beyond = np.flatnonzero(distances > tolerance)
+    step = int(beyond[0]) + 1 if beyond.size else None
+    at = int(np.argmax(differences))
+    return Parting(
+        other.name,
+        distances,
+        step,
+        None if step is None else (first.positions[step], other.positions[step]),
+        float(differences[at]),
+        at + 1,
+    )
+
+
+def as_text(comparison: Comparison) -> str:
+    """Return a comparison as a table."""
+    function, rate, tolerance, runs, partings = comparison
+    landscape, first = FUNCTIONS[function], runs[0]
+    rows = [
+        ["convention", "last loss", "parts at step", "at", f"{first.name} at", "steps differ by"],
+        [first.name, f"{first.losses[-1]:.6g}", "", "", "", ""],
+    ]
+    for run, parting in zip(runs[1:], partings, strict=True):
+        where = ["never", "", ""]
+        if parting.step is not None and parting.positions is not None:
+            where = [str(parting.step), *map(_point, reversed(parting.positions))]
+        differ = f"{parting.step_difference:.3g} at step {parting.step_difference_at}"
+        if parting.step_difference == 0.0:
+            differ = "nothing"
+        rows.append([run.name, f"{run.losses[-1]:.6g}", *where, differ])
+    shown_rate = "by a schedule" if callable(rate) else f"{rate:g}"
+    heading = (
+        f"{function}: {landscape.formula} from {_point(np.array(landscape.start))}, "
+        f"{len(first.losses) - 1} steps, learning rate {shown_rate}"
+    )
+    calls = [
+        ", without ".join([f"    {run.call}", *([", ".join(run.left_out)] * bool(run.left_out))])
+        for run in runs
+    ]
+    meaning = (
+        f"They part where they are farther from each other than {tolerance:.3g} times the distance "
+        f"that {first.name} has travelled."
+    )
+    return "\n".join([_describe.table_as_text(heading, rows), "", *calls, "", meaning])
+
+
+def _point(at: Array) -> str:
+    numbers = ", ".join(f"{x:.6g}" for x in at)
+    return numbers if len(at) == 1 else f"({numbers})"
+
+
+def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Draw the losses, and the distances from the first run, into a file.
+
+    A circle marks where a run parts from the first one.
+
+    Args:
+        comparison: what to draw.
+        path: of the picture, in a format that matplotlib knows by its suffix.
+
+    Raises: ImportError if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "Drawing needs matplotlib, which is not installed: pip install matplotlib"
+        ) from error
+
+    function, _, tolerance, runs, partings = comparison
+    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
+    losses, distances = figure.subplots(1, 2)
+    steps = np.arange(len(runs[0].losses))
+    for i, run in enumerate(runs):
+        # Lines that lie on each other stay visible.
+        style: dict[str, Any] = {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "linestyle": _DASHES[i % len(_DASHES)],
+            "linewidth": max(3.0 - 0.5 * i, 1.0),
+        }
+        losses.plot(steps, _positive(run.losses), label=run.name, **style)
+        if i == 0:
+            continue
+        parting = partings[i - 1]
+        apart = _positive(parting.distances)
+        where = "never parts" if parting.step is None else f"parts at step {parting.step}"
+        distances.plot(steps[1:], apart, label=f"{run.name}: {where}", **style)
+        if parting.step is not None:
+            circle = {"marker": "o", "color": style["color"], "markerfacecolor": "white"}
+            losses.plot(parting.step, _positive(run.losses)[parting.step], zorder=3, **circle)
+            distances.plot(parting.step, apart[parting.step - 1], zorder=3, **circle)
+    losses.set(title="Loss", xlabel="step")
+    # Data, unlike `axhline`, so that the axis has limits even if no runs differ.
+    distances.plot(steps[1:], np.full(len(steps) - 1, tolerance), ":", color="#555555", lw=1.0)
+    distances.set(
+        title=f"Distance from {runs[0].name}, relative to the distance travelled",
+        xlabel="step",
+        xscale="log",
+    )
+    for panel, largest in ((losses, np.nanmax(runs[0].losses)), (distances, 1.0)):
+        panel.set_yscale("log")
+        # A passage through the minimum would fill the panel.
+        panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-12 * largest))
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(fontsize=9)
+    figure.suptitle(f"{function}: {FUNCTIONS[function].formula}", fontsize=12)
+    figure.savefig(path, dpi=150)
+
+
+def _positive(values: Array) -> Array:
+    """Return values for a logarithmic axis, with gaps where it has no place for them."""
+    return np.where(np.isfinite(values) & (values > 0.0), values, np.nan)
