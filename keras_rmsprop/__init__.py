@@ -14,11 +14,11 @@ except ModuleNotFoundError as error:
         f"its name where it is not tensorflow."
     ) from error
 
-from keras_rmsprop import conventions, interop, reference, transforms
+from keras_rmsprop import conventions, interop, recipes, reference, transforms
 from keras_rmsprop._optimizer import RMSprop
 
 __version__ = "0.1.0"
 
-__all__ = ["RMSprop", "conventions", "interop", "reference", "transforms"]
+__all__ = ["RMSprop", "conventions", "interop", "recipes", "reference", "transforms"]
 
 del _keras
