@@ -22,6 +22,8 @@ ROOT = Path(inspect.getfile(keras_rmsprop)).parent
 FRAMEWORKS = {"tensorflow", "tf_keras", "torch", "jax", "optax"}
 # The folders whose files may name a backend.
 BACKEND_CODE = ("_execution",)
+# The folder whose files may import what only the command line needs.
+COMMAND_LINE = "_command_line"
 
 
 def public_modules() -> list[ModuleType]:
@@ -146,11 +148,16 @@ def test_a_backend_is_named_only_where_steps_are_run(name: str) -> None:
 DRAWING = {"_compare.py": {"matplotlib"}}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(COMMAND_LINE)])
 def test_no_file_imports_a_plotting_or_data_library(name: str) -> None:
     libraries = {"matplotlib", "seaborn", "pandas", "sklearn", "rich"}
     assert not imported_by(FILES[name], nested=False) & libraries
     assert not imported_by(FILES[name]) & libraries - DRAWING.get(name, set())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_the_command_line_imports_click(name: str) -> None:
+    assert "click" not in imported_by(FILES[name]) or name.startswith(COMMAND_LINE)
 
 
 def test_the_reference_imports_nothing_else_of_the_package() -> None:
@@ -184,7 +191,7 @@ def test_importing_adds_no_framework_to_those_of_keras(
     added, _ = imports
     assert "keras_rmsprop" in added
     assert not added & FRAMEWORKS
-    assert not added & {"matplotlib", "seaborn", "pandas", "sklearn", "rich", "scipy"}
+    assert not added & {"click", "matplotlib", "seaborn", "pandas", "sklearn", "rich", "scipy"}
 
 
 def test_the_active_backend_is_imported_and_the_others_are_not(

@@ -1,0 +1,62 @@
+"""Read Keras models, with an optimizer of this package."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_rmsprop import interop
+from keras_rmsprop._command_line._program import Failure
+from keras_rmsprop._command_line._screen import framework
+from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop.interop import _live
+
+
+def loaded(path: Path) -> tuple[Any, RMSprop]:
+    """Load a model, in Keras's safe mode, and return it with its optimizer.
+
+    Keras's own RMSprop is replaced by one of this package with the same settings and state.
+
+    Raises: Failure if the file holds no such model, or another optimizer.
+    """
+    if find_spec("tensorflow"):
+        # Keras imports it to load a model, whichever backend is active.
+        framework("tensorflow")
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:
+        # A damaged file makes Keras, h5py and the backend raise many kinds of errors.
+        raise Failure(f"{path} cannot be loaded as a Keras model: {error}") from error
+    optimizer = _optimizer_of(model, path)
+    if not optimizer.built:
+        if not model.trainable_variables:
+            raise Failure(f"The model in {path} has no variables that its optimizer could train.")
+        optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+def _optimizer_of(model: Any, path: Path) -> RMSprop:
+    held = getattr(model, "optimizer", None)
+    # With mixed precision Keras wraps the optimizer.
+    optimizer = getattr(held, "inner_optimizer", held)
+    if isinstance(optimizer, RMSprop):
+        return optimizer
+    if optimizer is held and _live.is_of(optimizer, "keras.RMSprop"):
+        return _replaced(model, optimizer)
+    name = "no optimizer" if held is None else f"the optimizer {type(optimizer).__name__}"
+    raise Failure(
+        f"The model in {path} was saved with {name}; compile it with keras_rmsprop.RMSprop or with "
+        "keras.optimizers.RMSprop, and save it again."
+    )
+
+
+def _replaced(model: Any, before: Any) -> RMSprop:
+    """Compile a model with this package's optimizer instead of Keras's, and nothing else new."""
+    config = model.get_compile_config()
+    config["optimizer"] = keras.saving.serialize_keras_object(interop.like(before))
+    model.compile_from_config(config)
+    optimizer: RMSprop = model.optimizer
+    if before.built and optimizer.built:
+        interop.keras.load(optimizer, before)
+    return optimizer

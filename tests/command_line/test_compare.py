@@ -1,0 +1,67 @@
+"""Test `compare`: what the comparison says, and its picture."""
+
+import sys
+
+import pytest
+
+from keras_rmsprop import _compare
+from tests.tools import commands
+
+PNG = b"\x89PNG\r\n"
+
+
+def test_it_prints_the_comparison_and_saves_its_picture(tmp_path):
+    picture = tmp_path / "parts.png"
+    arguments = ("keras", "torch", "tf1", "--function", "rosenbrock", "--steps", "20")
+    printed = commands.succeeds(
+        "compare", *arguments, "--learning-rate", "0.5", "--same", "--output", picture
+    )
+    expected = _compare.compare(
+        ["keras", "torch", "tf1"], "rosenbrock", steps=20, learning_rate=0.5, same=True
+    )
+    assert printed == f"{_compare.as_text(expected)}\n\nPicture: {picture}\n"
+    assert picture.read_bytes().startswith(PNG)
+
+
+def test_by_default_function_and_frameworks_decide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = commands.succeeds("compare", "torch", "optax")
+    assert printed.startswith(_compare.as_text(_compare.compare(["torch", "optax"])))
+    (picture,) = tmp_path.iterdir()
+    assert picture.name in printed
+
+
+REFUSED = {
+    "an unknown convention": (["keras", "tensorflow"], "'tensorflow'"),
+    "one convention": (["keras"], "two or more"),
+    "an unknown function": (["keras", "torch", "--function", "cubic"], "'cubic'"),
+    "no steps": (["keras", "torch", "--steps", "0"], "0"),
+    "a negative rate": (["keras", "torch", "--learning-rate", "-1"], "-1"),
+    "a rate that is no number": (["keras", "torch", "--learning-rate", "nan"], "nan"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_to_be_compared_is_refused_in_a_sentence(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    arguments, words = REFUSED[case]
+    assert words in commands.fails("compare", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_written_is_a_sentence_after_the_table(tmp_path):
+    for name, words in {"parts.xyz": "xyz", "none/parts.png": "No such file"}.items():
+        status, out, err = commands.run("compare", "keras", "torch", "--output", tmp_path / name)
+        assert status == 2
+        assert out.startswith("quadratic")
+        assert words in err
+        assert len(err.splitlines()) == 1
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _, _, err = commands.run("compare", "keras", "torch", "--output", tmp_path / "parts.png")
+    assert "pip install" in err
+    assert "matplotlib" in err
