@@ -170,6 +170,9 @@ COMPARED = (
     "clipnorm",
     "clipvalue",
     "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
 )
 
 
@@ -194,7 +197,7 @@ def _differences_of(optimizer: RMSprop, other: Source, position: int, pair: Pair
         found += [
             f"`{setting}` is {own[setting]!r} here and {value!r} there"
             for setting, value in theirs.items()
-            if not _same_setting(setting, own, theirs)
+            if setting in own and not _same_setting(setting, own, theirs)
         ]
     if own["momentum"] and own["lr_in_momentum"] != other.lr_in_momentum and _moves(optimizer):
         found.append(
@@ -229,6 +232,8 @@ def _same_setting(name: str, own: Settings, theirs: Settings) -> bool:
         case "nesterov" if not has_momentum:
             return True
         case "epsilon_inside_sqrt" if not own["epsilon"]:
+            return True
+        case "ema_momentum" | "ema_overwrite_frequency" if not own["use_ema"]:
             return True
     a, b = own[name] or 0.0, theirs[name] or 0.0
     return math.isclose(a, b, rel_tol=SAME, abs_tol=0.0)
@@ -344,16 +349,16 @@ def _here(
     """Convert a variable's slots to the meaning that they have in `RMSprop`."""
     own = settings_of(optimizer, position)
     correction = _correction(own, source, source.steps)
-    v, m, b = (None if slot is None else slot.astype(np.float64) for slot in slots)
+    v, m, b, average = (None if slot is None else slot.astype(np.float64) for slot in slots)
     assert v is not None
     here = {"square_average": v / correction}
-    if own["centered"]:
-        mean = np.zeros_like(v) if m is None else m / correction
+    if own["centered"] and m is not None:
+        mean = m / correction
         # The frameworks' v - m² may have been rounded below zero.
         here["square_average"] = np.maximum(here["square_average"] - mean**2, 0.0)
         here["gradient_average"] = mean
-    if own["momentum"]:
-        here["momentum"] = np.zeros_like(v) if b is None else b * _buffer_factor(
+    if own["momentum"] and b is not None:
+        here["momentum"] = b * _buffer_factor(
             own, source, _wanted_rates(source, {position: pair}).get(position), pair,
             optimizer, position,
         )  # fmt: skip
@@ -361,12 +366,14 @@ def _here(
     if held.accumulator is not None:
         # Steps are complete when they are carried over.
         here["accumulator"] = np.zeros_like(v)
+    if held.average is not None and average is not None:
+        here["average"] = average
     return here
 
 
 def _outgoing(
     optimizer: RMSprop, target: Source, position: int, pair: Pair, here: Mapping[str, Array]
-) -> tuple[Array, Array | None, Array | None]:
+) -> Slots:
     """Convert a variable's slots to the meaning that they have in the other framework."""
     own = settings_of(optimizer, position)
     correction = _correction(own, target, steps_of(optimizer))
@@ -379,7 +386,8 @@ def _outgoing(
     if b is not None:
         rate = rate_of(optimizer, position)
         b = b / _buffer_factor(own, target, rate, pair, optimizer, position)
-    return v * correction, None if m is None else m * correction, b
+    mean = None if m is None else m * correction
+    return Slots(v * correction, mean, b, here.get("average"))
 
 
 def _correction(own: Settings, other: Source, steps: int | None) -> float:

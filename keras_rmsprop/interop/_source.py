@@ -30,6 +30,8 @@ class Slots(NamedTuple):
     gradient_average: Array | None = None
     # What is subtracted from the weight, or if the rate stays outside, that divided by it.
     momentum: Array | None = None
+    # The moving average of the weight.
+    average: Array | None = None
 
 
 class Source(NamedTuple):
