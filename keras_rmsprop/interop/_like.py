@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras.optimizers import schedules
 
 from keras_rmsprop import conventions
@@ -74,8 +75,10 @@ def like(
     """
     if _live.is_of(source, "keras_rmsprop.RMSprop"):
         return _of_this_package(source, variables, options)
-    found = _read(source, pairs, state, names)
     weights = None if variables is None else list(variables)
+    if weights is not None and _live.is_of(source, "keras.RMSprop") and source.built:
+        pairs = keras_state.pairs_of(source, weights, pairs)
+    found = _read(source, pairs, state, names, options)
     arguments = {**_arguments(found, pairs, weights), **options}
     optimizer = RMSprop(**arguments)
     if weights is not None:
@@ -99,15 +102,15 @@ class _Read(NamedTuple):
     load: Callable[..., Any] | None = None
 
 
-def _read(source: Any, pairs: Pairing, state: Any, names: Any) -> _Read:
+def _read(source: Any, pairs: Pairing, state: Any, names: Any, options: Mapping[str, Any]) -> _Read:
     if _live.is_of(source, "torch.RMSprop") or _live.is_of(source, *_OTHER_TORCH):
         return _torch(source, pairs, names)
     if callable(getattr(source, "update", None)) and callable(getattr(source, "init", None)):
         return _optax(source, pairs, state)
     if _live.is_of(source, "tensorflow.RMSPropOptimizer"):
-        return _tf1(source, pairs, state)
+        return _tf1(source, pairs, state, options)
     if _live.is_of(source, "tf_keras.RMSprop"):
-        return _tf_keras(source, pairs)
+        return _tf_keras(source, pairs, options)
     if _live.is_of(source, "keras.RMSprop"):
         return _keras(source, pairs)
     raise ValueError(
@@ -176,73 +179,88 @@ def _optax(source: Any, pairs: Any, state: Any) -> _Read:
     )
 
 
-def _tf1(source: Any, pairs: Pairing, state: Any) -> _Read:
-    values = [
-        getattr(source, f"_{key}") for key in ("learning_rate", "decay", "momentum", "epsilon")
-    ]
-    rate, decay, momentum, epsilon = (value() if callable(value) else value for value in values)
-    try:
-        rate, decay, momentum, epsilon = map(float, (rate, decay, momentum, epsilon))
-    except TypeError as error:
-        raise ValueError(
-            "A hyperparameter of the TF1 optimizer is a tensor of a graph, whose value is not "
-            "known here. Use `conventions.tf1` with its value or a schedule."
-        ) from error
+# The attributes in which TF1's optimizer holds its hyperparameters.
+_TF1 = {
+    "learning_rate": "_learning_rate",
+    "rho": "_decay",
+    "momentum": "_momentum",
+    "epsilon": "_epsilon",
+}
+
+
+def _tf1(source: Any, pairs: Pairing, state: Any, options: Mapping[str, Any]) -> _Read:
+    settings: dict[str, Any] = {"centered": bool(source._centered)}
+    for name, attribute in _TF1.items():
+        if name not in options:
+            settings[name] = _number_of_tf1(name, getattr(source, attribute))
     load = None
     if state is not None:
 
         def load(optimizer: RMSprop, *, exact: bool) -> None:
             tf1.load(optimizer, state, pairs, name=source._name, exact=exact)
 
-    settings = {
-        "rho": decay, "momentum": momentum, "epsilon": epsilon, "centered": bool(source._centered),
-    }  # fmt: skip
     more = {"initial_square_average": 1.0, "name": source._name}
-    return _Read(settings, rate, more, load=load)
+    return _Read(settings, settings.pop("learning_rate", None), more, load=load)
 
 
-def _tf_keras(source: Any, pairs: Pairing) -> _Read:
-    config = source.get_config()
-    settings = _live.settings_in(config)
-    rate = _schedule_or_number(config["learning_rate"])
-    more = {key: config[key] for key in _EMA if key in config}
-    if tf_keras.is_legacy(source):
-        settings["epsilon_inside_sqrt"] = settings["momentum"] > 0.0
-        settings |= {key: getattr(source, key, None) for key in ("clipnorm", "clipvalue")}
-        settings["global_clipnorm"] = getattr(source, "global_clipnorm", None)
-        if config["decay"]:
-            rate = conventions.TimeDecay(rate, config["decay"])
-    has_state = bool(getattr(source, "weights", None) or getattr(source, "_velocities", None))
+def _number_of_tf1(name: str, value: Any) -> float:
+    """Return a hyperparameter in the precision in which TF1 uses it."""
+    value = value() if callable(value) else value
+    try:
+        # TensorFlow makes float32 tensors of Python's numbers.
+        return float(np.float32(value) if type(value) in (int, float) else value)
+    except TypeError as error:
+        raise ValueError(
+            f"The {name} of the TF1 optimizer is a tensor of a graph, whose value is not known "
+            f"here. Pass `{name}`, a number{' or a schedule' if name == 'learning_rate' else ''}."
+        ) from error
 
+
+def _tf_keras(source: Any, pairs: Pairing, options: Mapping[str, Any]) -> _Read:
     def load(optimizer: RMSprop, *, exact: bool) -> None:
         tf_keras.load(optimizer, source, pairs, exact=exact)
 
-    return _Read(settings, rate, more, load=load if has_state else None)
+    has_state = tf_keras.has_state(source)
+    found = tf_keras.read(source)._replace(rates={}) if has_state else None
+    rate = None if "learning_rate" in options else _rate_of_tf_keras(source)
+    return _Read(tf_keras.settings_of(source), rate, {}, found, load if has_state else None)
 
 
-_EMA = ("use_ema", "ema_momentum", "ema_overwrite_frequency")
+def _rate_of_tf_keras(source: Any) -> Any:
+    config = source.get_config()
+    rate = config["learning_rate"]
+    if isinstance(rate, Mapping):
+        rate = _schedule_of_keras(rate)
+    elif tf_keras.is_legacy(source):
+        rate = float(np.float32(rate))
+    if not config.get("decay"):
+        return rate if callable(rate) else float(rate)
+    if callable(rate):
+        raise ValueError("The optimizer has a schedule and `decay`. Pass `learning_rate`.")
+    return conventions.TimeDecay(rate, float(np.float32(config["decay"])))
+
+
+def _schedule_of_keras(serialized: Mapping[str, Any]) -> Any:
+    """Return Keras's schedule of the same name as tf_keras's."""
+    name, config = serialized["class_name"], serialized["config"]
+    schedule = getattr(schedules, name, None)
+    if schedule is None:
+        raise ValueError(
+            f"The schedule {name!r} of tf_keras is not one of Keras's. Pass `learning_rate`."
+        )
+    # Keras's names must not be None.
+    return schedule(**{key: value for key, value in config.items() if value is not None})
 
 
 def _keras(source: Any, pairs: Pairing) -> _Read:
-    config = source.get_config()
-    more = {
-        key: config[key]
-        for key in (*_EMA, "loss_scale_factor", "gradient_accumulation_steps", "name")
-    }
-
     def load(optimizer: RMSprop, *, exact: bool) -> None:
         keras_state.load(optimizer, source, pairs, exact=exact)
 
     rate = source._learning_rate
-    rate = rate if not hasattr(rate, "assign") else config["learning_rate"]
-    return _Read(_live.settings_in(config), rate, more, load=load if source.built else None)
-
-
-def _schedule_or_number(rate: Any) -> Any:
-    """Return tf_keras's schedule as Keras's of the same name."""
-    if not isinstance(rate, Mapping):
-        return float(rate)
-    return schedules.deserialize({"class_name": rate["class_name"], "config": rate["config"]})
+    rate = float(_live.array_in(rate)) if hasattr(rate, "assign") else rate
+    more = {key: getattr(source, key) for key in ("loss_scale_factor", "name")}
+    found = keras_state.read(source)._replace(rates={}) if source.built else None
+    return _Read(keras_state.settings_of(source), rate, more, found, load if found else None)
 
 
 def _of_this_package(

@@ -1,11 +1,13 @@
 """Read and write the RMSprops of Keras 3 and tf_keras, which hold their slots in variables."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
-from keras_rmsprop.interop._source import Settings, Slots, Source, as_array
+from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots, Source, as_array
 
 
 class Held(NamedTuple):
@@ -17,44 +19,83 @@ class Held(NamedTuple):
     # The variable of the learning rate, None for a schedule or a callable.
     rate: Any
 
-    def source(self, framework: str, settings: Settings, rate: float | None = None) -> Source:
+    def source(
+        self,
+        framework: str,
+        settings: Settings,
+        steps: int,
+        rate: float,
+        undecayed: Collection[str] = (),
+    ) -> Source:
         """Read the variables.
 
         Args:
             framework: the optimizer's name, for messages.
-            settings: its settings, which all its parameters share.
-            rate: the learning rate of the next step, None to read it from its variable.
+            settings: its settings.
+            steps: the number of steps made.
+            rate: the learning rate of the next step.
+            undecayed: the names of the parameters that are excluded from weight decay.
         """
         names = tuple(self.slots["square_average"])
         slots = {
             name: Slots(*(self._array(kind, name) for kind in Slots._fields))  # type: ignore[arg-type]
             for name in names
         }
-        if self.rate is not None:
-            rate = float(as_array(self.rate))
+        without_decay = {**settings, "weight_decay": None}
         return Source(
             framework,
             slots,
-            int(np.array(self.iterations)),
-            {} if rate is None else dict.fromkeys(names, rate),
-            dict.fromkeys(names, settings),
+            steps,
+            dict.fromkeys(names, rate),
+            {name: without_decay if name in undecayed else settings for name in names},
             names=names,
         )
 
-    def _array(self, kind: str, name: str) -> Any:
+    def _array(self, kind: str, name: str) -> Array | None:
         variable = self.slots[kind].get(name)
-        return None if variable is None else as_array(variable)
+        return None if variable is None else array_in(variable)
 
-    def write(self, slots: Mapping[str, Slots], steps: int, rate: float | None) -> None:
-        """Assign slots whose shapes have been checked, the step count, and the rate."""
+    def write(self, slots: Mapping[str, Slots], steps: int, rate: float) -> None:
+        """Assign slots whose shapes have been checked, the step count, and the rate.
+
+        Averages of gradients and buffers that `slots` has none of start afresh.
+        """
         for name, own in slots.items():
             for kind, value in own._asdict().items():
                 variable = self.slots[kind].get(name)
-                if variable is not None and value is not None:
-                    variable.assign(value.astype(str(np.dtype(as_array(variable).dtype))))
+                if variable is None or (value is None and kind == "average"):
+                    continue
+                _assign(variable, np.zeros(tuple(variable.shape)) if value is None else value)
         self.iterations.assign(steps)
-        if self.rate is not None and rate is not None:
+        if self.rate is not None:
             self.rate.assign(rate)
+
+
+def array_in(variable: Any) -> Array:
+    """Return the value of a variable of Keras or tf_keras."""
+    return as_array(variable if isinstance(variable, keras.Variable) else variable.numpy())
+
+
+def _assign(variable: Any, value: Array) -> None:
+    # tf_keras's variables take only arrays of their own dtype.
+    dtype = getattr(variable.dtype, "as_numpy_dtype", None)
+    variable.assign(value if dtype is None else value.astype(dtype))
+
+
+def check_rate(here: float, there: float, framework: str) -> None:
+    """Refuse a target whose schedule gives another rate than the optimizer has.
+
+    Args:
+        here: the learning rate of the optimizer's next step.
+        there: the one that the target's schedule gives after as many steps.
+        framework: the target's name.
+    """
+    if not math.isclose(here, there, rel_tol=1e-5):
+        raise NotExactError(
+            f"The training would not go on with the same steps: the learning rate is {here:.7g} "
+            f"here, and {there:.7g} by the schedule of {framework}, which cannot be assigned. Use "
+            "one that has the same schedule, or pass exact=False. Nothing has changed."
+        )
 
 
 def numbered(names: Sequence[str]) -> list[str]:
@@ -67,8 +108,23 @@ def numbered(names: Sequence[str]) -> list[str]:
     return found
 
 
-# The settings that Keras and tf_keras have under the same names.
-SHARED = ("rho", "momentum", "epsilon", "centered", "weight_decay", "clipnorm", "clipvalue")
+# The settings that Keras's class and those of tf_keras have under the same names, as far as they
+# have them.
+SHARED = (
+    "rho",
+    "momentum",
+    "epsilon",
+    "centered",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "gradient_accumulation_steps",
+)
+# Those that they do not have, with what their steps are.
 FIXED: Settings = {
     "epsilon_inside_sqrt": True,
     "lr_in_momentum": True,
@@ -80,9 +136,14 @@ FIXED: Settings = {
 
 
 def settings_in(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings in a config of Keras's class or one of tf_keras."""
-    names = (*SHARED, "global_clipnorm")
-    return {**FIXED, **{name: config[name] for name in names if name in config}}
+    """Return the settings in the config of Keras's class, of tf_keras's, or of this package's."""
+    given = {name: _plain(config[name]) for name in (*SHARED, *FIXED) if name in config}
+    return {**FIXED, **given}
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as Python's number: legacy optimizers hold variables in float32."""
+    return value if value is None or isinstance(value, bool | int) else float(value)
 
 
 def is_of(source: Any, *names: str) -> bool:

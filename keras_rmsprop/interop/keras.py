@@ -10,21 +10,28 @@ in the file, and `load` reads it:
 `interop.like` returns an optimizer of the same settings that goes on where the other was.
 """
 
+import contextlib
 import io
+import json
+import os
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from keras.optimizers import schedules
+
+from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import _carry, _live
-from keras_rmsprop.interop._pairs import Pair, Pairing
-from keras_rmsprop.interop._source import Source
+from keras_rmsprop.interop._pairs import Pair, Pairing, shortened
+from keras_rmsprop.interop._source import NotExactError, Settings, Source
 
 __all__ = ["Pair", "assign", "load"]
-
-_WEIGHTS = "model.weights.h5"
 
 
 def load(
@@ -36,18 +43,28 @@ def load(
         optimizer: a built `keras_rmsprop.RMSprop`.
         source: the optimizer; or the path of a file that Keras saved with one, `.keras` or
             `.weights.h5`. A file has no names, so its state is matched by position and shape.
-        pairs: None, for variables of the same paths; "order"; or a mapping from the paths of the
-            other optimizer's variables to variables or paths. Not for files. Default None.
+        pairs: None, for the same variables, or variables of the same paths; "order"; or a mapping
+            from the paths of the other optimizer's variables to variables or paths. Not for files.
+            Default None.
         exact: whether to refuse a load after which the steps would differ, as far as the source
-            tells its settings, which a file does not. Default True.
+            tells its settings: a `.weights.h5` file does not. Default True.
 
     Returns: the `load_report`.
     Raises: ValueError if something does not fit, or `exact` and the steps would differ; the
         optimizer is unchanged then.
     """
-    if isinstance(source, str | Path):
-        return _load_file(optimizer, Path(source))
-    return _carry.load(optimizer, read(source), pairs, exact=exact)
+    if isinstance(source, str | os.PathLike):
+        if pairs is not None:
+            raise ValueError(
+                "A file has no names, so its state is matched by position; `pairs` is for live "
+                f"optimizers, received {pairs!r:.200}."
+            )
+        return _load_file(optimizer, Path(source), exact)
+    _carry.check_built(optimizer)
+    there = read(source)
+    _check_between_accumulations(source)
+    pairs = pairs_of(source, optimizer._roster.weights, pairs)
+    return _carry.load(optimizer, there, pairs, exact=exact)
 
 
 def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: bool = True) -> None:
@@ -55,16 +72,32 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
 
     Args:
         optimizer: a built `keras_rmsprop.RMSprop`.
-        target: a built `keras.optimizers.RMSprop`.
+        target: a built `keras.optimizers.RMSprop`. Its learning rate is assigned too, unless it is
+            a schedule or a callable.
         pairs: as for `load`.
         exact: as for `load`.
 
     Raises: as `load`; `target` is unchanged then.
     """
+    _carry.check_built(optimizer)
     source = read(target)
+    pairs = pairs_of(target, optimizer._roster.weights, pairs)
     slots = _carry.unload(optimizer, source, pairs, exact=exact)
     calls = _carry.steps_of(optimizer) * (target.gradient_accumulation_steps or 1)
-    _held(target).write(slots, calls, _carry.rate_of(optimizer, 0))
+    rate = _carry.rate_of(optimizer, 0)
+    held = _held(target)
+    if held.rate is None and exact:
+        _live.check_rate(rate, _rate_after(target, calls), source.framework)
+    held.write(slots, calls, rate)
+    for accumulator in getattr(target, "_accumulated_gradients", ()):
+        if accumulator is not None:
+            accumulator.assign(np.zeros(tuple(accumulator.shape)))
+
+
+def settings_of(source: Any) -> dict[str, Any]:
+    """Return an optimizer's settings as those of `RMSprop`."""
+    # Not by its config: a function as learning rate gives a warning there.
+    return _live.settings_in({name: getattr(source, name) for name in _live.SHARED})
 
 
 def read(source: Any) -> Source:
@@ -79,12 +112,22 @@ def read(source: Any) -> Source:
             "The Keras optimizer has no state, because it is not built. Call its "
             "`build(model.trainable_variables)`."
         )
-    held = _held(source)
-    found = held.source(
+    calls = int(source._iterations)
+    undecayed = {
+        name
+        for name, variable in zip(_names(source), source._trainable_variables, strict=True)
+        if source.weight_decay and not source._use_weight_decay(variable)
+    }
+    return _held(source).source(
         "keras.optimizers.RMSprop",
-        _live.settings_in(source.get_config()),
-        None if held.rate is not None else float(source.learning_rate),
+        settings_of(source),
+        calls // (source.gradient_accumulation_steps or 1),
+        _rate_after(source, calls),
+        undecayed,
     )
+
+
+def _check_between_accumulations(source: Any) -> None:
     accumulation = source.gradient_accumulation_steps or 1
     begun = int(source._iterations) % accumulation
     if begun:
@@ -92,47 +135,167 @@ def read(source: Any) -> Source:
             f"{begun} of {accumulation} gradients are accumulated, which would be lost. Carry the "
             "state over after the call that completes the step."
         )
-    return found._replace(steps=int(source._iterations) // accumulation)
+
+
+def _names(source: Any) -> list[str]:
+    return _live.numbered([_pairing.path_of(v) for v in source._trainable_variables])
 
 
 def _held(source: Any) -> _live.Held:
-    names = _live.numbered([_pairing.path_of(v) for v in source._trainable_variables])
     lists = {
         "square_average": source._velocities,
-        "gradient_average": getattr(source, "_average_gradients", None) or (),
-        "momentum": getattr(source, "_momentums", None) or (),
+        "gradient_average": source._average_gradients,
+        "momentum": source._momentums,
+        "average": source._model_variables_moving_average if source.use_ema else (),
     }
+    names = _names(source)
     slots = {kind: dict(zip(names, own, strict=False)) for kind, own in lists.items()}
     rate = source._learning_rate
     return _live.Held(slots, source._iterations, rate if hasattr(rate, "assign") else None)
 
 
-def _load_file(optimizer: RMSprop, path: Path) -> LoadReport:
-    import h5py
+def _rate_after(source: Any, calls: int) -> float:
+    """Return the learning rate of the call after so many."""
+    rate = source._learning_rate
+    if not hasattr(rate, "assign"):
+        is_schedule = isinstance(rate, schedules.LearningRateSchedule)
+        rate = rate(calls) if is_schedule else rate()
+    return float(rate if isinstance(rate, float | int) else _state.array_of(rate))
 
+
+def pairs_of(other: Any, weights: Sequence[Any], pairs: Pairing) -> Pairing:
+    """Pair variables with themselves if both optimizers have them and no pairs are given.
+
+    Args:
+        other: the other optimizer, which is built.
+        weights: the variables of this package's.
+        pairs: what the user gave.
+    """
+    here = set(map(id, weights))
+    same = [
+        Pair((name,), variable)
+        for name, variable in zip(_names(other), other._trainable_variables, strict=True)
+        if id(variable) in here
+    ]
+    return same if pairs is None and same else pairs
+
+
+# Files.
+
+
+def _load_file(optimizer: RMSprop, path: Path, exact: bool) -> LoadReport:
     _carry.check_built(optimizer)
+    parts = optimizer._parts()
+    with _opened(path) as (group, settings):
+        # Settings that differ are why slots do not fit, so they are named first.
+        if exact and settings is not None:
+            _refuse(path, _differences(optimizer, settings))
+        found = _state.read_file(group, parts)
+    if not isinstance(found, _state.State):
+        raise ValueError(f"{str(path)!r}: {found.reason} Nothing has changed.")
+    if exact:
+        entries = _state.plan_load(parts, found).report
+        _refuse(
+            path,
+            [
+                *_named("these are not in the file", entries.initialized),
+                *_named("these are only in the file", entries.dropped),
+            ],
+        )
+    optimizer._load(found)
+    report = optimizer.load_report
+    assert report is not None
+    return report
+
+
+def _named(words: str, names: Sequence[str]) -> list[str]:
+    slots = [name for name in names if name not in _COUNTERS]
+    return [f"{words}: {shortened(slots)}"] if slots else []
+
+
+def _refuse(path: Path, differences: Sequence[str]) -> None:
+    if differences:
+        raise NotExactError(
+            f"The training would not go on with the steps of {str(path)!r}: "
+            f"{'; '.join(differences)}. Use an optimizer of the same settings, or pass exact=False "
+            "to load what fits. Nothing has changed."
+        )
+
+
+# What the steps do not depend on, or what only tells that one side has a schedule.
+_COUNTERS = ("iteration", "learning_rate", "skipped_steps")
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+# Under mixed precision, Keras wraps the optimizer.
+_GROUPS = ("optimizer/inner_optimizer/vars", "optimizer/vars")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Settings | None]]:
+    """Open the optimizer's group in a file, with the settings that it tells."""
+    import h5py  # type: ignore[import-untyped]
+
     if not path.exists():
         raise ValueError(f"There is no file {str(path)!r}.")
     content: Any = path
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if _WEIGHTS not in archive.namelist():
-                raise ValueError(f"{str(path)!r} has no {_WEIGHTS}, as a .keras file has.")
-            content = io.BytesIO(archive.read(_WEIGHTS))
+    settings = None
+    with contextlib.ExitStack() as stack:
+        try:
+            if zipfile.is_zipfile(path):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                if _WEIGHTS not in archive.namelist():
+                    raise _NoStateError(f"{str(path)!r} has no {_WEIGHTS}, as a .keras file has.")
+                settings = _settings_in(archive)
+                content = io.BytesIO(archive.read(_WEIGHTS))
+            file = stack.enter_context(h5py.File(content, "r"))
+            groups = [file[name] for name in _GROUPS if name in file]
+            if not groups or not len(groups[0]):
+                raise _NoStateError(f"{str(path)!r} holds no optimizer's state.")
+        except _NoStateError:
+            raise
+        except _UNREADABLE as error:
+            raise ValueError(f"{str(path)!r} is not a file that Keras saves: {error}.") from error
+        yield groups[0], settings
+
+
+# What h5py and zipfile raise for files that are damaged or of another kind.
+_UNREADABLE = (OSError, LookupError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+
+
+class _NoStateError(ValueError):
+    """A file of Keras without an optimizer's state."""
+
+
+def _settings_in(archive: zipfile.ZipFile) -> Settings | None:
+    """Return the settings of the optimizer that a model was compiled with, None if unknown."""
+    if _CONFIG not in archive.namelist():
+        return None
     try:
-        file = h5py.File(content, "r")
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} is not a file that Keras saves: {error}.") from error
-    with file:
-        group = file.get("optimizer/vars")
-        if group is None or not len(group):
-            raise ValueError(f"{str(path)!r} holds no optimizer's state.")
-        before = optimizer.load_report
-        optimizer.load_own_variables(group)
-    report = optimizer.load_report
-    if report is None or report is before or not report.restored:
-        raise ValueError(
-            f"{str(path)!r} does not hold the state of an RMSprop of these variables. Nothing has "
-            "changed."
-        )
-    return report
+        found = json.loads(archive.read(_CONFIG))["compile_config"]["optimizer"]
+        while found["class_name"] == "LossScaleOptimizer":
+            found = found["config"]["inner_optimizer"]
+        known = found["class_name"] == "RMSprop" and not found["config"].get("groups")
+        return _live.settings_in(found["config"]) if known else None
+    except (ValueError, LookupError, TypeError):
+        # Not compiled, or with an optimizer that is not serialized.
+        return None
+
+
+def _differences(optimizer: RMSprop, settings: Settings) -> list[str]:
+    """Return in what an optimizer's settings differ from those of a file."""
+    weights = optimizer._roster.weights
+    names = _live.numbered([_pairing.path_of(weight) for weight in weights])
+    # Files do not tell which variables are excluded from weight decay.
+    undecided = {key: value for key, value in settings.items() if key != "weight_decay"}
+    by_name: Mapping[str, Settings] = {
+        name: settings if optimizer._use_weight_decay(weight) else undecided
+        for name, weight in zip(names, weights, strict=True)
+    }
+    there = Source(
+        "the file",
+        {},
+        settings=by_name,
+        lr_in_momentum=settings["lr_in_momentum"],
+        bias_correction=settings["bias_correction"],
+    )
+    pairs = [Pair((name,), weight) for name, weight in zip(names, weights, strict=True)]
+    return _carry.differences(optimizer, there, dict(enumerate(pairs)))

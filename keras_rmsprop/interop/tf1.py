@@ -9,29 +9,30 @@
 
 For a variable `w` and an optimizer named "RMSProp", a checkpoint holds the average of squares as
 `w/RMSProp` and the momentum buffer as `w/RMSProp_1`; if centered, `w/RMSProp_1` is the average
-gradient and `w/RMSProp_2` the buffer. It does not hold the settings or the learning rate. The
-number of steps is its `global_step`, if it has one. Reading and writing need TensorFlow, under any
-backend.
+gradient and `w/RMSProp_2` the buffer. If `minimize` was called in a variable scope, these names
+begin with it. A checkpoint does not hold the settings or the learning rate. The number of steps is
+its `global_step`, if it has one. Reading and writing need TensorFlow, under any backend.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import _carry
-from keras_rmsprop.interop._pairs import Pair, Pairing, linked
-from keras_rmsprop.interop._source import Slots, Source
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
+from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array
 
 __all__ = ["Pair", "load", "load_weights", "save"]
 
 _GLOBAL_STEP = "global_step"
+_FRAMEWORK = "tf.compat.v1.train.RMSPropOptimizer"
 
 
 def load(
@@ -50,21 +51,26 @@ def load(
             settings of the training.
         checkpoint: the path of a checkpoint, without ".index"; or a folder, for its latest.
         pairs: a mapping from the names of TF1's variables to Keras variables or their paths, or
-            tuples with conversions (see `Pair`). Default None: variables of the same names.
+            tuples with conversions (see `Pair`). Variables that have no slots, such as the
+            averages of a batch normalization, may be among them. Default None: variables of the
+            same names.
         name: the TF1 optimizer's name, which its slots have. Default "RMSProp".
         steps: the number of steps made. Default None: the checkpoint's `global_step`; the
             optimizer's count stays if there is none.
-        exact: whether to refuse a load that leaves out a variable, or whose slots show that the
-            steps were centered where these are not. Default True.
+        exact: whether to refuse a load that leaves out a variable, or after which the steps would
+            not be TF1's, as far as it is known: they are centered or not as the slots show, with
+            epsilon under the root and without Nesterov momentum. Default True.
 
     Returns: the `load_report`.
     Raises: ValueError if the checkpoint cannot be read or something does not fit; the optimizer is
         unchanged then.
     """
-    return _carry.load(optimizer, read(checkpoint, name, steps), pairs, exact=exact)
+    return _carry.load(optimizer, read(checkpoint, name, steps), _named(pairs), exact=exact)
 
 
-def load_weights(checkpoint: str | os.PathLike[str], pairs: Mapping[str, Any]) -> None:
+def load_weights(
+    checkpoint: str | os.PathLike[str], pairs: Mapping[str, Any] | Sequence[Pair]
+) -> None:
     """Assign the variables in a checkpoint to Keras variables, all or none.
 
     Args:
@@ -73,16 +79,30 @@ def load_weights(checkpoint: str | os.PathLike[str], pairs: Mapping[str, Any]) -
 
     Raises: ValueError if a variable is missing or does not fit; nothing has changed then.
     """
-    reader = _reader(checkpoint)
-    variables = [value[0] if isinstance(value, tuple) else value for value in pairs.values()]
-    links = linked(pairs, list(reader.get_variable_to_shape_map()), variables, whole=False)
-    missing = [name for name in pairs if not reader.has_tensor(name)]
+    reader = _opened(checkpoint)
+    names = sorted(reader.get_variable_to_shape_map())
+    variables = [_variable_in(entry) for entry in _entries(pairs)]
+    paths = [variable for variable in variables if isinstance(variable, str)]
+    if paths:
+        raise ValueError(f"Weights need variables, received the path {paths[0]!r}.")
+    missing = [name for name in _names_in(pairs) if name not in names]
     if missing:
-        raise ValueError(f"The checkpoint has no variable {missing[0]!r}. Nothing has changed.")
-    values = [
-        (variables[i], pair.converted([reader.get_tensor(*pair.names)], tuple(variables[i].shape)))
-        for i, pair in links.items()
-    ]
+        raise ValueError(
+            f"The checkpoint has no {shortened(missing)}; it has {shortened(names)}. Nothing has "
+            "changed."
+        )
+    links = linked(pairs, names, variables, whole=False)
+    values, misfits = [], []
+    for position, pair in links.items():
+        arrays = [_tensor(reader, name) for name in pair.names]
+        try:
+            value = pair.converted(arrays, tuple(variables[position].shape), weights=True)
+        except MisfitError as error:
+            misfits.append(str(error))
+            continue
+        values.append((variables[position], value))
+    if misfits:
+        raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
     for variable, value in values:
         variable.assign(np.array(value))
 
@@ -93,6 +113,7 @@ def save(
     pairs: Pairing,
     *,
     name: str = "RMSProp",
+    template: str | os.PathLike[str] | None = None,
     exact: bool = True,
 ) -> str:
     """Write the variables and their state to a checkpoint that TF1's `Saver` restores.
@@ -100,93 +121,224 @@ def save(
     Args:
         optimizer: a built `keras_rmsprop.RMSprop`.
         checkpoint: the path to write to, whose folder exists.
-        pairs: as for `load`, but with a name for every variable.
+        pairs: as for `load`, but with a name for every variable. Variables that the optimizer does
+            not have are written as they are.
         name: the TF1 optimizer's name. Default "RMSProp".
+        template: None, or a checkpoint of the graph that is to restore this one. What it has in
+            addition is copied, the names of its slots are kept, and its dtypes. Default None.
         exact: whether to refuse a state that TF1's optimizer cannot go on with exactly: with
-            epsilon outside the root, the rate outside the buffer, bias correction, Nesterov
-            momentum, decay or ascent. Default True.
+            epsilon outside the root, a scheduled rate outside the buffer, bias correction, Nesterov
+            momentum, decoupled decay, ascent, or different rates. (`l2` belongs into the loss
+            there, and clipping before `apply_gradients`.) Default True.
 
     Returns: the path.
     Raises: ValueError if something does not fit; nothing is written then.
     """
-    import tensorflow as tf
-
     _carry.check_built(optimizer)
+    path = Path(checkpoint)
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no folder {str(path.parent)!r} to write to.")
     weights = optimizer._roster.weights
-    names = list(pairs) if isinstance(pairs, Mapping) else [_pairing.path_of(v) for v in weights]
-    settings = _FIXED | {key: getattr(optimizer, key) for key in ("momentum", "centered")}
-    target = Source("TF1", {}, settings=dict.fromkeys(names, settings), names=tuple(names))
-    slots = _carry.unload(optimizer, target, pairs, exact=exact)
-    links = linked(pairs, names, weights, whole=exact)
-    tensors: dict[str, Any] = {_GLOBAL_STEP: np.int64(_carry.steps_of(optimizer))}
-    for position, pair in links.items():
-        (own,) = pair.names
-        weight = ops.convert_to_numpy(ops.convert_to_tensor(weights[position]))
-        (tensors[own],) = pair.parts(weight, weights=True)
-        # TF1 has a buffer even without momentum.
-        buffer = slots[own].momentum
-        buffer = np.zeros_like(slots[own].square_average) if buffer is None else buffer
-        present = [slots[own].square_average, slots[own].gradient_average, buffer]
-        values = [value for value in present if value is not None]
-        tensors |= dict(zip(_slot_names(own, name), values, strict=False))
-    path = str(Path(checkpoint))
-    tf.raw_ops.SaveV2(
-        prefix=path,
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=[tf.constant(np.array(value)) for value in tensors.values()],
-    )
-    return path
+    pairs = {_pairing.path_of(v): v for v in weights} if pairs is None else _named(pairs)
+    own, further = _split(pairs, weights)
+    names = _names_in(own)
+    settings = {**_KNOWN, **_REFUSED, "momentum": optimizer.momentum}
+    settings["centered"] = optimizer.centered
+    target = Source(_FRAMEWORK, {}, settings=dict.fromkeys(names, settings), names=tuple(names))
+    slots = _carry.unload(optimizer, target, own, exact=exact)
+    kept = {} if template is None else _everything(template)
+    stems = _stems(kept, name)
+    written: dict[str, Array] = {_GLOBAL_STEP: np.asarray(_carry.steps_of(optimizer), np.int64)}
+    for position, pair in linked(own, names, weights, whole=exact).items():
+        written |= _weights_of(weights[position], pair)
+        for owner in pair.names:
+            if owner in slots:
+                dtype = written[owner].dtype
+                written |= _slots_of(slots[owner], stems.get(owner, owner), name, dtype)
+    variables = [_variable_in(entry) for entry in _entries(further)]
+    for position, pair in linked(further, _names_in(further), variables).items():
+        written |= _weights_of(variables[position], pair)
+    _write(path, kept | {key: _fitting(key, value, kept) for key, value in written.items()})
+    return str(path)
 
 
-# What the steps of TF1's optimizer are, apart from its numbers.
-_FIXED: dict[str, Any] = {
-    "epsilon_inside_sqrt": True,
-    "lr_in_momentum": True,
-    "nesterov": False,
-    "l2": 0.0,
-    "weight_decay": None,
-    "maximize": False,
-}
+# What the steps of TF1's optimizer are, and what they are not.
+_KNOWN: Settings = {"epsilon_inside_sqrt": True, "lr_in_momentum": True, "nesterov": False}
+_REFUSED: Settings = {"weight_decay": None, "maximize": False}
 
 
 def read(
     checkpoint: str | os.PathLike[str], name: str = "RMSProp", steps: int | None = None
 ) -> Source:
     """Read the slots in a checkpoint."""
-    reader = _reader(checkpoint)
-    shapes = reader.get_variable_to_shape_map()
-    owners = sorted(key for key in shapes if _slot_names(key, name)[0] in shapes)
-    if not owners:
-        slots = sorted(key for key in shapes if "/" in key)[:8]
+    reader = _opened(checkpoint)
+    keys = reader.get_variable_to_shape_map()
+    stems = _stems(keys, name)
+    if not stems:
+        others = sorted(key for key in keys if "/" in key)
         raise ValueError(
             f"The checkpoint has no slots of an optimizer named {name!r}. It has "
-            f"{', '.join(map(repr, slots)) or 'no variables'}. Pass `name`."
+            f"{shortened(others)}. Pass `name`."
         )
-    found = {}
-    for owner in owners:
-        rms, first, second = _slot_names(owner, name)
-        arrays = [reader.get_tensor(key) for key in (rms, first, second) if key in shapes]
+    found: dict[str, Slots] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for owner, stem in stems.items():
+        arrays = [as_array(_tensor(reader, key)) for key in _keys(stem, name) if key in keys]
         centered = len(arrays) == 3
         found[owner] = Slots(
             arrays[0], arrays[1] if centered else None, arrays[-1] if len(arrays) > 1 else None
         )
-    if steps is None and _GLOBAL_STEP in shapes:
-        steps = int(reader.get_tensor(_GLOBAL_STEP))
-    return Source("tf.compat.v1.train.RMSPropOptimizer", found, steps, names=tuple(owners))
+        settings[owner] = {**_KNOWN, "centered": centered}
+        if len(arrays) == 1:
+            settings[owner]["momentum"] = 0.0
+    if steps is None and _GLOBAL_STEP in keys:
+        steps = int(_tensor(reader, _GLOBAL_STEP))
+    return Source(_FRAMEWORK, found, steps, settings=settings, names=tuple(stems))
 
 
-def _slot_names(owner: str, name: str) -> list[str]:
-    return [f"{owner}/{name}", f"{owner}/{name}_1", f"{owner}/{name}_2"]
+def _keys(stem: str, name: str) -> list[str]:
+    return [f"{stem}/{name}", f"{stem}/{name}_1", f"{stem}/{name}_2"]
 
 
-def _reader(checkpoint: str | os.PathLike[str]) -> Any:
+def _stems(keys: Collection[str], name: str) -> dict[str, str]:
+    """Return, for each variable with slots, what their names begin with.
+
+    That is the variable's name, or it ends with it: a variable scope may come before.
+
+    Raises: ValueError if two optimizers of one name have slots for a variable.
+    """
+    found: dict[str, str] = {}
+    for key in sorted(keys):
+        stem = key.removesuffix(f"/{name}")
+        if stem == key:
+            continue
+        parts = stem.split("/")
+        endings = ["/".join(parts[i:]) for i in range(len(parts))]
+        owner = next((ending for ending in endings if ending in keys), stem)
+        if owner in found or f"{stem}/{name}_3" in keys:
+            raise ValueError(
+                f"The checkpoint has slots of two optimizers named {name!r} for {owner!r}, which "
+                "cannot be told apart."
+            )
+        found[owner] = stem
+    return found
+
+
+def _opened(checkpoint: str | os.PathLike[str]) -> Any:
+    import tensorflow as tf
+
+    path = os.fspath(checkpoint)
+    try:
+        return tf.train.load_checkpoint(path)
+    except (ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"{path!r} is not a checkpoint of TensorFlow. Pass its path without "
+            f'".index" or ".data-...". ({str(error).splitlines()[0]})'
+        ) from error
+
+
+def _tensor(reader: Any, name: str) -> Array:
     import tensorflow as tf
 
     try:
-        return tf.train.load_checkpoint(os.fspath(checkpoint))
-    except (ValueError, tf.errors.OpError) as error:
+        return np.asarray(reader.get_tensor(name))
+    except tf.errors.OpError as error:
         raise ValueError(
-            f"{os.fspath(checkpoint)!r} is not a checkpoint of TensorFlow. Pass its path without "
-            f'".index" or ".data-...". ({str(error).splitlines()[0]})'
+            f"The checkpoint is damaged: {name!r} cannot be read. Nothing has changed. "
+            f"({str(error).splitlines()[0]})"
         ) from error
+
+
+def _everything(checkpoint: str | os.PathLike[str]) -> dict[str, Array]:
+    reader = _opened(checkpoint)
+    return {name: _tensor(reader, name) for name in reader.get_variable_to_shape_map()}
+
+
+def _named(pairs: Pairing) -> Pairing:
+    """Refuse to pair by order: what a checkpoint holds has none."""
+    if isinstance(pairs, str):
+        raise ValueError(
+            "A checkpoint has names and no order. Pass a mapping from its names to variables, "
+            f"received {pairs!r}."
+        )
+    return pairs
+
+
+def _entries(pairs: Pairing) -> list[Any]:
+    return list(pairs.values() if isinstance(pairs, Mapping) else _named(pairs) or ())
+
+
+def _variable_in(entry: Any) -> Any:
+    """Return the variable, or its path, in one of the pairs."""
+    if isinstance(entry, Pair):
+        return entry.variable
+    return entry[0] if isinstance(entry, tuple) else entry
+
+
+def _names_in(pairs: Pairing) -> list[str]:
+    if isinstance(pairs, Mapping):
+        own = [v.names if isinstance(v, Pair) else (key,) for key, v in pairs.items()]
+        return [name for names in own for name in names]
+    return [name for pair in _entries(pairs) for name in pair.names]
+
+
+def _split(pairs: Pairing, weights: Sequence[Any]) -> tuple[Pairing, Pairing]:
+    """Split pairs into those of an optimizer's variables and those of others."""
+    ids = set(map(id, weights))
+
+    def is_own(entry: Any) -> bool:
+        variable = _variable_in(entry)
+        return isinstance(variable, str) or id(variable) in ids
+
+    if isinstance(pairs, Mapping):
+        return (
+            {key: entry for key, entry in pairs.items() if is_own(entry)},
+            {key: entry for key, entry in pairs.items() if not is_own(entry)},
+        )
+    entries = _entries(pairs)
+    return [e for e in entries if is_own(e)], [e for e in entries if not is_own(e)]
+
+
+def _weights_of(variable: Any, pair: Pair) -> dict[str, Array]:
+    """Return a variable's value by TF1's names."""
+    return dict(zip(pair.names, pair.parts(_state.array_of(variable), weights=True), strict=True))
+
+
+def _slots_of(slots: Slots, stem: str, name: str, dtype: Any) -> dict[str, Array]:
+    """Return a variable's slots by TF1's names, in the variable's dtype, as TF1 has them."""
+    buffer = slots.momentum
+    if buffer is None:
+        # TF1 has one even without momentum.
+        buffer = np.zeros_like(slots.square_average)
+    values = [slots.square_average, slots.gradient_average, buffer]
+    present = [value.astype(dtype) for value in values if value is not None]
+    return dict(zip(_keys(stem, name), present, strict=False))
+
+
+def _fitting(key: str, value: Array, kept: Mapping[str, Array]) -> Array:
+    """Return a value in the dtype of the template."""
+    there = kept.get(key)
+    if there is None:
+        return value
+    if there.shape != value.shape:
+        raise ValueError(
+            f"{key!r} has shape {value.shape}, and {there.shape} in the template. Nothing was "
+            "written."
+        )
+    return value.astype(there.dtype)
+
+
+def _write(path: Path, tensors: Mapping[str, Array]) -> None:
+    import tensorflow as tf
+
+    # A session of its own also works in programs that have switched eager execution off.
+    config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        places = [tf.compat.v1.placeholder(v.dtype, v.shape) for v in tensors.values()]
+        save_all = tf.raw_ops.SaveV2(
+            prefix=str(path),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=places,
+        )
+        session.run(save_all, dict(zip(places, tensors.values(), strict=True)))

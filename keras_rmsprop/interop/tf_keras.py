@@ -4,10 +4,15 @@
     interop.tf_keras.assign(optimizer, old_model.optimizer)          # and back
 
 `tf_keras.optimizers.legacy.RMSprop` has two rules: without momentum epsilon is outside the root,
-with momentum it is under it. `interop.like` gives the one in use.
+with momentum it is under it. `interop.like` gives the one in use. It rounds its hyperparameters to
+float32, so a rho of 0.9 is read as 0.8999999761581421.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
@@ -43,7 +48,8 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
 
     Args:
         optimizer: a built `keras_rmsprop.RMSprop`.
-        target: a tf_keras optimizer, new or legacy, that has made a step or was built.
+        target: a tf_keras optimizer, new or legacy, that has made a step or was built. Its
+            learning rate is assigned too, unless it is a schedule.
         pairs: as for `load`.
         exact: as for `load`.
 
@@ -51,12 +57,42 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     """
     source = read(target)
     slots = _carry.unload(optimizer, source, pairs, exact=exact)
-    _held(target).write(slots, _carry.steps_of(optimizer), _carry.rate_of(optimizer, 0))
+    steps, rate = _carry.steps_of(optimizer), _carry.rate_of(optimizer, 0)
+    held = _held(target)
+    if held.rate is None and exact:
+        _live.check_rate(rate, _rate_after(target, steps), source.framework)
+    held.write(slots, steps, rate * _decay_after(target, steps))
 
 
 def is_legacy(source: Any) -> bool:
     """Whether an optimizer is one of `tf_keras.optimizers.legacy`."""
     return hasattr(source, "get_slot_names")
+
+
+def has_state(source: Any) -> bool:
+    """Whether an optimizer has slots."""
+    return bool(source._slots if is_legacy(source) else getattr(source, "_velocities", ()))
+
+
+def settings_of(source: Any) -> dict[str, Any]:
+    """Return an optimizer's settings as those of `RMSprop`."""
+    settings = _live.settings_in(source.get_config())
+    if is_legacy(source):
+        # Its momentum is on or off for good, whatever number is assigned later.
+        has_momentum = bool(source._momentum)
+        for name in ("rho", "momentum"):
+            # Before the first step they are as given.
+            settings[name] = float(np.float32(settings[name]))
+        settings["momentum"] = settings["momentum"] if has_momentum else 0.0
+        settings["epsilon_inside_sqrt"] = has_momentum
+        return settings | {name: getattr(source, name) for name in _CLIPS}
+    # It clips once.
+    given = [name for name in _CLIPS if settings[name]]
+    return settings | dict.fromkeys(given[1:])
+
+
+# In the order in which the new class looks for one.
+_CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
 def read(source: Any) -> Source:
@@ -66,69 +102,88 @@ def read(source: Any) -> Source:
             "`source` must be an RMSprop of tf_keras, received one of "
             f"{type(source).__module__}.{type(source).__qualname__}."
         )
-    held = _held(source)
-    if not held.slots["square_average"]:
+    if not has_state(source):
         raise ValueError(
             "The tf_keras optimizer has no state. Build it, or make a step, before carrying it "
             "over."
         )
-    config = source.get_config()
-    settings = _live.settings_in(config)
-    rate = None
-    if is_legacy(source):
-        settings["epsilon_inside_sqrt"] = settings["momentum"] > 0.0
-        settings |= {name: getattr(source, name, None) for name in _CLIPS}
-        rate = _rate_of_legacy(source)
-        held = held._replace(rate=None if rate is not None else held.rate)
-        return held.source("tf_keras.optimizers.legacy.RMSprop", settings, rate)
-    if held.rate is None:
-        rate = float(source._learning_rate(source.iterations))
-    return held.source("tf_keras.optimizers.RMSprop", settings, rate)
+    legacy = is_legacy(source)
+    if legacy and source.gradient_transformers:
+        raise ValueError(
+            "The optimizer has `gradient_transformers`, which cannot be carried over. Remove them, "
+            "and pass `transform` to `RMSprop`."
+        )
+    held = _held(source)
+    steps = int(source.iterations.numpy())
+    return held.source(
+        f"tf_keras.optimizers.{'legacy.' if legacy else ''}RMSprop",
+        settings_of(source),
+        steps,
+        _rate_after(source, steps),
+        () if legacy else _undecayed(source, list(held.slots["square_average"])),
+    )
 
 
-_CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
+def _undecayed(source: Any, names: Sequence[str]) -> set[str]:
+    """Return the names of the parameters that `exclude_from_weight_decay` has excluded."""
+    excluded = getattr(source, "_exclude_from_weight_decay", ())
+    patterns = getattr(source, "_exclude_from_weight_decay_names", ())
+    keys = {position: key for key, position in source._index_dict.items()}
+    return {
+        name
+        for position, name in enumerate(names)
+        if keys[position] in excluded or any(re.search(each, f"{name}:0") for each in patterns)
+    }
 
 
-def _rate_of_legacy(source: Any) -> float | None:
-    """Return the rate of the next step where it is not what its variable holds."""
-    rate = source._get_hyper("learning_rate")
-    count = source.iterations
-    decay = float(source._initial_decay)
-    if callable(rate) and not hasattr(rate, "assign"):
-        try:
-            rate = rate(count)
-        except TypeError:  # a callable without arguments
-            rate = rate()
-    elif not decay:
-        return None
-    return float(rate) / (1.0 + decay * float(count))
+def _rate_after(source: Any, steps: int) -> float:
+    """Return the learning rate of the step after so many."""
+    rate = source._get_hyper("learning_rate") if is_legacy(source) else source._learning_rate
+    if callable(rate):
+        # A schedule, which gets the count in its own dtype.
+        rate = rate(np.int64(steps))
+    return float(np.asarray(rate.numpy() if hasattr(rate, "numpy") else rate)) / _decay_after(
+        source, steps
+    )
+
+
+def _decay_after(source: Any, steps: int) -> float:
+    """Return what a legacy optimizer divides its learning rate by after so many steps."""
+    decay = source._initial_decay if is_legacy(source) else 0.0
+    return 1.0 + float(decay) * steps
 
 
 def _held(source: Any) -> _live.Held:
     if is_legacy(source):
         kinds = {"square_average": "rms", "gradient_average": "mg", "momentum": "momentum"}
-        slots = {kind: _legacy_slots(source, name) for kind, name in kinds.items()}
+        owners = list(source._slots.values())
+        # Such as "RMSprop/dense/kernel/rms:0", or without the optimizer's name.
+        names = _live.numbered(
+            [_without_scope(own["rms"].name, source._name).removesuffix("/rms") for own in owners]
+        )
+        slots = {
+            kind: {name: own[slot] for name, own in zip(names, owners, strict=True) if slot in own}
+            for kind, slot in kinds.items()
+        }
         rate = source._get_hyper("learning_rate")
     else:
         lists = {
             "square_average": getattr(source, "_velocities", ()),
             "gradient_average": getattr(source, "_average_gradients", ()),
             "momentum": getattr(source, "_momentums", ()),
+            "average": getattr(source, "_model_variables_moving_average", ()),
         }
-        # Such as "velocity/dense/kernel:0".
-        names = [_bare(v.name).partition("/")[2] for v in lists["square_average"]]
-        names = _live.numbered(names)
+        # Such as "RMSprop/velocity/dense/kernel:0", or without the optimizer's name.
+        own_names = [_without_scope(v.name, "velocity") for v in lists["square_average"]]
+        names = _live.numbered(own_names)
         slots = {kind: dict(zip(names, own, strict=False)) for kind, own in lists.items()}
         rate = source._learning_rate
-    return _live.Held(slots, source.iterations, rate if hasattr(rate, "assign") else None)
+    return _live.Held(
+        {"average": {}, **slots}, source.iterations, rate if hasattr(rate, "assign") else None
+    )
 
 
-def _legacy_slots(source: Any, slot: str) -> dict[str, Any]:
-    """Return the variables of one kind of slot, whose names end with it: "dense/kernel/rms:0"."""
-    found = [v for v in source.weights[1:] if _bare(v.name).rpartition("/")[2].startswith(slot)]
-    names = _live.numbered([_bare(v.name).rpartition("/")[0] for v in found])
-    return dict(zip(names, found, strict=True))
-
-
-def _bare(name: str) -> str:
-    return name.partition(":")[0]
+def _without_scope(name: str, scope: str) -> str:
+    """Return a variable's name without ":0" and without all up to a scope, if it is in one."""
+    bare = name.partition(":")[0]
+    return re.sub(rf"^(?:.+?/)??{re.escape(scope)}/", "", bare, count=1)
