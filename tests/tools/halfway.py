@@ -20,11 +20,14 @@ RATE = 2.0**-6
 
 
 class Problem(NamedTuple):
-    """Initial weights, and for each step the gradients and the rate."""
+    """Initial weights, and for each step the gradients and the rate.
+
+    Without rates, the optimizers have a schedule.
+    """
 
     starts: list[Array]
     gradients: list[list[Array]]
-    rates: list[float]
+    rates: list[float] | None
 
 
 def make_problem(*shapes: tuple[int, ...], moving: bool, dtype: str = "float64") -> Problem:
@@ -50,10 +53,15 @@ def steps(peer: Peer, problem: Problem, first: int, last: int) -> list[Snapshot]
     """Make the steps from `first` up to `last`, and return weights and state after each."""
     snapshots = []
     for t in range(first, last):
-        peer.set_rate(problem.rates[t])
+        _set_rate(peer, problem, t)
         peer.step(peer.tensors(problem.gradients[t]))
         snapshots.append(peer.snapshot())
     return snapshots
+
+
+def _set_rate(peer: Peer, problem: Problem, t: int) -> None:
+    if problem.rates is not None:
+        peer.set_rate(problem.rates[t])
 
 
 def there_then_here(
@@ -64,7 +72,7 @@ def there_then_here(
     Returns: weights and state after each step of the second half.
     """
     steps(peer, problem, 0, HALF)
-    peer.set_rate(problem.rates[HALF])
+    _set_rate(peer, problem, HALF)
     ours = peers.Ours(None, peer.weights())
     ours.optimizer = bring(peer, ours.variables)
     ours.optimizer.jit_compile = False
@@ -81,7 +89,7 @@ def here_then_there(
     ours = peers.Ours(optimizer, problem.starts)
     optimizer.jit_compile = False
     steps(ours, problem, 0, HALF)
-    ours.set_rate(problem.rates[HALF])
+    _set_rate(ours, problem, HALF)
     peer = peer_of(ours.weights())
     take(optimizer, peer, ours.variables)
     return steps(peer, problem, HALF, STEPS)

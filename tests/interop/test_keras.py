@@ -1,0 +1,524 @@
+"""Test carrying state between `keras.optimizers.RMSprop`, live or in files, and this package's."""
+
+import functools
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_rmsprop
+from keras_rmsprop import conventions, interop
+from keras_rmsprop.interop import NotExactError
+from tests.tools import halfway, models
+from tests.tools.models import Array, WithPath
+from yardsticks import peers
+
+SHAPES = ((), (2, 4))
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.7},
+    "centered": {"centered": True, "epsilon": 1e-3},
+    "centered, momentum": {"centered": True, "epsilon": 1e-3, "momentum": 0.7},
+    "everything": {
+        # Keras rounds some of these to float32 on some backends, but not these numbers.
+        "weight_decay": 0.125,
+        "clipvalue": 0.5,
+        "rho": 0.8,
+        "momentum": 0.7,
+        "use_ema": True,
+        "ema_momentum": 0.75,
+        "ema_overwrite_frequency": 4,
+    },
+}
+RATES = ("constant", "assigned", "schedule")
+
+
+def make_problem(rate: str) -> halfway.Problem:
+    problem = halfway.make_problem(*SHAPES, moving=rate == "assigned")
+    return problem._replace(rates=None) if rate == "schedule" else problem
+
+
+def arguments_of(case: str, rate: str) -> dict[str, Any]:
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.7)
+    return {"learning_rate": schedule if rate == "schedule" else 0.01, **CASES[case]}
+
+
+@functools.cache
+def whole_training(case: str, rate: str) -> list[peers.Snapshot]:
+    return peers.follow("keras", *make_problem(rate), **arguments_of(case, rate))
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("case", CASES)
+def test_ten_steps_there_and_ten_here(float64, case, rate):
+    problem, arguments = make_problem(rate), arguments_of(case, rate)
+    want = whole_training(case, rate)
+
+    def bring(peer: Any, variables: list[Any]) -> Any:
+        return interop.like(peer.optimizer, variables, "order")
+
+    got = halfway.there_then_here(peers.Keras(problem.starts, **arguments), bring, problem)
+    halfway.assert_same(got, want, problem)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("case", CASES)
+def test_ten_steps_here_and_ten_there(float64, case, rate):
+    problem, arguments = make_problem(rate), arguments_of(case, rate)
+    want = whole_training(case, rate)
+
+    def take(optimizer: Any, peer: Any, _: list[Any]) -> None:
+        peer.optimizer.build(peer.variables)
+        interop.keras.assign(optimizer, peer.optimizer, "order")
+        assert int(peer.optimizer.iterations) == halfway.HALF
+
+    got = halfway.here_then_there(
+        conventions.keras(**arguments),
+        lambda weights: peers.Keras(weights, **arguments),
+        take,
+        problem,
+    )
+    halfway.assert_same(got, want, problem)
+
+
+def test_gradients_are_accumulated_on(float64):
+    # Few steps: on JAX, Keras compiles each of them.
+    variables = zeros("a")
+    settings = {"learning_rate": 0.01, "momentum": 0.7, "gradient_accumulation_steps": 2}
+    source = trained(variables, steps=3, **settings)
+    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated"):
+        interop.like(source, variables)
+    apply(source, variables, range(3, 4))
+    copies = zeros("a")
+    copies[0].assign(variables[0])
+    start = models.values(variables)
+    optimizer = interop.like(source, copies, jit_compile=False)
+    assert (int(optimizer.iterations), int(optimizer._iterations)) == (2, 4)
+    for each, own in ((source, variables), (optimizer, copies)):
+        apply(each, own, range(4, 7))
+    models.assert_same(models.values(copies), models.values(variables), start, steps=1)
+    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated"):
+        interop.keras.assign(optimizer, source)
+    apply(optimizer, copies, range(7, 8))
+    # What the target has accumulated is replaced.
+    interop.keras.assign(optimizer, source)
+    assert int(source._iterations) == 8
+    assert not np.any(models.values(source._accumulated_gradients))
+    # A step is a step, however many gradients make it.
+    optimizer = interop.like(source, variables, gradient_accumulation_steps=None)
+    assert int(optimizer._iterations) == 4
+
+
+def built(variables: Sequence[Any], **settings: Any) -> keras_rmsprop.RMSprop:
+    optimizer = keras_rmsprop.RMSprop(**({"jit_compile": False} | settings))
+    optimizer.build(list(variables))
+    return optimizer
+
+
+def trained(variables: Sequence[Any], steps: int = 2, **settings: Any) -> Any:
+    """Keras's optimizer after some steps."""
+    optimizer = keras.optimizers.RMSprop(**({"learning_rate": 0.01} | settings))
+    optimizer.build(list(variables))
+    apply(optimizer, variables, range(steps))
+    return optimizer
+
+
+def apply(optimizer: Any, variables: Sequence[Any], steps: range) -> None:
+    """Make steps with gradients that depend only on the step."""
+    for step in steps:
+        rng = np.random.default_rng(step)
+        gradients = [rng.normal(0.3, 1.0, v.shape).astype(v.dtype) for v in variables]
+        optimizer.apply(models.tensors(gradients), list(variables))
+
+
+def zeros(*names: str, shape: tuple[int, ...] = (3,)) -> list[Any]:
+    return [WithPath(name, np.zeros(shape)) for name in names]
+
+
+# Names.
+
+
+def test_the_same_variables_are_paired_whatever_their_names_and_order(float64):
+    variables = zeros("a", "a", "b")
+    source = trained(variables, momentum=0.7)
+    optimizer = interop.like(source, variables[::-1])
+    want = models.values([*source._velocities[::-1], *source._momentums[::-1]])
+    got = models.values([*optimizer._square_averages, *optimizer._momentums])
+    models.assert_identical(got, want)
+    target = trained(variables[1:] + variables[:1], momentum=0.7)
+    interop.keras.assign(optimizer, target)
+    order = [1, 2, 0]
+    models.assert_identical(
+        models.values(target._velocities), models.values(source._velocities[i] for i in order)
+    )
+
+
+def test_other_variables_are_paired_by_their_paths(float64):
+    source = trained(zeros("old/layer/a", "old/layer/b"))
+    optimizer = interop.like(source, zeros("new/layer/b", "new/layer/a"))
+    models.assert_identical(
+        models.values(optimizer._square_averages), models.values(source._velocities[::-1])
+    )
+    pairs = {"old/layer/a": "new/layer/b", "old/layer/b": "layer/a"}
+    optimizer = interop.like(source, zeros("new/layer/b", "new/layer/a"), pairs)
+    models.assert_identical(
+        models.values(optimizer._square_averages), models.values(source._velocities)
+    )
+
+
+@pytest.mark.parametrize("carry", [interop.keras.load, interop.keras.assign])
+def test_pairs_that_do_not_fit_are_refused_whole(float64, carry):
+    there = zeros("a", shape=(2, 4)) + zeros("b")
+    here = zeros("a", shape=(2, 4)) + zeros("b")
+    source, optimizer = trained(there), built(here, learning_rate=0.01)
+    before = models.values([*source.variables, *optimizer.variables])
+    for pairs, message in (
+        ({"a": "b", "b": "a"}, r"'[ab]' has shape .*; '[ab]' has shape .*Nothing has changed"),
+        ({"a": "a"}, "no variable is paired with 'b'; no parameter is paired with 'b'"),
+        ({"a": "a", "c": "b"}, "There is no parameter 'c'"),
+        ({"a": "a", "b": "c"}, "paired with 'c', which is not a variable"),
+        ({"a": "a", "b": "a"}, "'b' and 'a' are both paired with 'a'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            carry(optimizer, source, pairs)
+        models.assert_identical(models.values([*source.variables, *optimizer.variables]), before)
+
+
+def test_variables_without_slots_are_left_out(float64):
+    variables = zeros("a", "scale")
+    variables[1].overwrite_with_gradient = True
+    source = trained(variables)
+    assert source._velocities[1] is None
+    optimizer = interop.like(source, variables)
+    got = models.values(optimizer._square_averages[:1])
+    models.assert_identical(got, models.values(source._velocities[:1]))
+    target = trained(variables)
+    target._velocities[0].assign([5.0] * 3)
+    interop.keras.assign(optimizer, target)
+    models.assert_identical(models.values(target._velocities[:1]), got)
+
+
+# What cannot be the same.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rho": 0.5}, r"`rho` is 0\.5 here and 0\.9 there"),
+        ({"momentum": 0.5}, r"`momentum` is 0\.5 here and 0\.7 there"),
+        ({"epsilon": 0.5}, r"`epsilon` is 0\.5 here and 1e-07 there"),
+        ({"epsilon_inside_sqrt": False}, "`epsilon_inside_sqrt` is False here and True there"),
+        ({"centered": True}, "`centered` is True here and False there"),
+        ({"weight_decay": 0.1}, r"`weight_decay` is 0\.1 here and None there"),
+        ({"clipvalue": 0.1}, r"`clipvalue` is 0\.1 here and None there"),
+        ({"use_ema": True}, "`use_ema` is True here and False there"),
+        ({"l2": 0.1}, r"`l2` is 0\.1 here and 0\.0 there"),
+        ({"bias_correction": True}, "`bias_correction` is True here and False there"),
+        ({"maximize": True}, "`maximize` is True here and False there"),
+        ({"groups": {"b": {"rho": 0.5}}}, r"`rho` is 0\.5 here and 0\.9 there \(of 'b'\)"),
+    ],
+)
+@pytest.mark.parametrize("carry", [interop.keras.load, interop.keras.assign])
+def test_other_steps_are_refused(float64, carry, settings, message):
+    variables = zeros("a", "b")
+    source = trained(variables, momentum=0.7)
+    optimizer = built(variables, **({"momentum": 0.7, "learning_rate": 0.01} | settings))
+    before = models.values([*source.variables, *optimizer.variables])
+    with pytest.raises(NotExactError, match=f"{message}.*exact=False.*Nothing has changed"):
+        carry(optimizer, source)
+    models.assert_identical(models.values([*source.variables, *optimizer.variables]), before)
+
+
+@pytest.mark.parametrize("carry", [interop.keras.load, interop.keras.assign])
+def test_a_schedule_that_has_another_rate_is_refused(float64, carry):
+    variables = zeros("a")
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([5], [0.5, 0.25])
+    source = trained(variables, learning_rate=schedule)
+    other = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.125])
+    optimizer = built(variables, learning_rate=other)
+    optimizer.iterations.assign(2)
+    with pytest.raises(NotExactError, match=r"0\.125 here.* 0\.5 "):
+        carry(optimizer, source)
+    carry(optimizer, source, exact=False)
+    # And a callable.
+    source = trained(variables, learning_rate=lambda: 0.25)
+    with pytest.raises(NotExactError, match=r"0\.125 here.* 0\.25 "):
+        carry(optimizer, source)
+
+
+def test_the_rate_is_carried_over_and_back(float64):
+    variables = zeros("a")
+    source = trained(variables)
+    source.learning_rate = 0.3
+    optimizer = built(variables)
+    interop.keras.load(optimizer, source)
+    assert float(optimizer.learning_rate) == 0.3
+    optimizer.learning_rate = 0.2
+    interop.keras.assign(optimizer, source)
+    assert float(source.learning_rate) == 0.2
+
+
+def test_without_exactness_the_rest_starts_afresh_and_is_reported(float64):
+    source = trained(zeros("a", "b"), momentum=0.7)
+    optimizer = built(zeros("a", "c"), centered=True, momentum=0.5)
+    with pytest.warns(UserWarning, match="these start afresh"):
+        report = interop.keras.load(optimizer, source, exact=False)
+    assert set(report.initialized) == {
+        "a/gradient_average",
+        "c/square_average",
+        "c/gradient_average",
+        "c/momentum",
+    }
+    assert {"a/square_average", "a/momentum", "iteration"} <= set(report.restored)
+    assert int(optimizer.iterations) == 2
+
+
+def test_slots_that_only_the_target_has_start_afresh_too(float64):
+    variables = zeros("a")
+    target = trained(variables, momentum=0.7, centered=True)
+    optimizer = built(variables)
+    optimizer.apply(models.tensors([np.ones(3)]), variables)
+    interop.keras.assign(optimizer, target, exact=False)
+    got = models.values([*target._velocities, *target._momentums, *target._average_gradients])
+    want = [*models.values(optimizer._square_averages), np.zeros(3), np.zeros(3)]
+    models.assert_identical(got, want)
+
+
+def test_anything_else_is_refused():
+    variables = zeros("a")
+    optimizer = built(variables)
+    with pytest.raises(ValueError, match="has no state, because it is not built"):
+        interop.keras.load(optimizer, keras.optimizers.RMSprop())
+    with pytest.raises(ValueError, match=r"must be a keras\.optimizers\.RMSprop .*Adam\."):
+        interop.keras.load(optimizer, keras.optimizers.Adam())
+
+
+# `interop.like`.
+
+
+def test_variables_that_are_excluded_from_weight_decay_become_a_group(float64):
+    variables = zeros("kernel", "bias")
+    for variable in variables:
+        variable.assign(np.ones(3))
+    source = keras.optimizers.RMSprop(0.01, weight_decay=0.5)
+    source.exclude_from_weight_decay(var_list=variables[1:])
+    source.build(variables)
+    with pytest.raises(ValueError, match="different settings, which become groups"):
+        interop.like(source)
+    copies = zeros("kernel", "bias")
+    optimizer = interop.like(source, copies, jit_compile=False)
+    start = models.values(variables)
+    for copy, value in zip(copies, start, strict=True):
+        copy.assign(value)
+    for gradient in (1.0, -2.0):
+        for each, own in ((source, variables), (optimizer, copies)):
+            each.apply(models.tensors([np.full(3, gradient)] * 2), own)
+    models.assert_same(models.values(copies), models.values(variables), start, steps=2)
+    interop.keras.assign(optimizer, source)
+
+
+def test_like_has_the_settings_of_keras_s_class():
+    source = keras.optimizers.RMSprop(
+        0.5, rho=0.75, momentum=0.25, epsilon=0.125, centered=True, weight_decay=0.1, clipnorm=2.0,
+        use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=7, loss_scale_factor=4.0,
+        gradient_accumulation_steps=3, name="mine",
+    )  # fmt: skip
+    config = interop.like(source).get_config()
+    want = source.get_config()
+    assert {name: config[name] for name in want} == want
+
+
+# Files.
+
+
+STEPS = 8
+# The attributes of Keras's class that hold what is the same here.
+SLOTS = {
+    "gradient_average": "_average_gradients",
+    "momentum": "_momentums",
+    "average": "_model_variables_moving_average",
+    "accumulator": "_accumulated_gradients",
+}
+
+
+def write(
+    folder: Path, optimizer: Any, suffix: str = ".keras", steps: int = STEPS
+) -> tuple[keras.Model, Path]:
+    """Make steps with a model's optimizer, and save both."""
+    model = models.model()
+    model.compile(optimizer, loss="mse")
+    optimizer.build(model.trainable_variables)
+    # Inside one that scales the loss, if there is one.
+    apply(getattr(optimizer, "inner_optimizer", optimizer), model.trainable_variables, range(steps))
+    path = folder / f"trained{suffix}"
+    model.save(path) if suffix == ".keras" else model.save_weights(path)
+    return model, path
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("suffix", "rate"), [(".keras", "constant"), (".weights.h5", "schedule")])
+def test_a_training_in_a_file_goes_on(float64, tmp_path, case, rate, suffix):
+    arguments = arguments_of(case, rate)
+    theirs, path = write(tmp_path, keras.optimizers.RMSprop(**arguments), suffix)
+    ours = models.model()
+    start = ours.get_weights()
+    optimizer = built(ours.trainable_variables, **arguments)
+    report = interop.keras.load(optimizer, path)
+    assert report.initialized == report.dropped == ()
+    assert int(optimizer.iterations) == STEPS
+    ours.set_weights(theirs.get_weights())
+    for model, own in ((ours, optimizer), (theirs, theirs.optimizer)):
+        apply(own, model.trainable_variables, range(STEPS, 2 * STEPS))
+    models.assert_same(ours.get_weights(), theirs.get_weights(), start, steps=2 * STEPS)
+    for kind, slots in SLOTS.items():
+        held = getattr(theirs.optimizer, slots, ())
+        got = [getattr(parameter, kind) for parameter in optimizer._roster.parameters]
+        for mine, want in zip(models.values(got) if held else (), models.values(held), strict=True):
+            np.testing.assert_allclose(mine, want, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_a_file_of_this_package_is_read_too(tmp_path, suffix):
+    settings = {"momentum": 0.5, "nesterov": True, "lr_in_momentum": False, "centered": True}
+    trained_here = keras_rmsprop.RMSprop(0.01, jit_compile=False, **settings)
+    _, path = write(tmp_path, trained_here, suffix)
+    optimizer = built(models.model().trainable_variables, **settings)
+    interop.keras.load(optimizer, str(path))
+    models.assert_identical(optimizer.state_dict().values(), trained_here.state_dict().values())
+
+
+def test_moving_averages_and_half_an_accumulation_are_in_a_file(tmp_path):
+    settings = {"use_ema": True, "gradient_accumulation_steps": 3, "learning_rate": 0.01}
+    model, path = write(tmp_path, keras.optimizers.RMSprop(**settings), steps=4)
+    optimizer = built(models.model().trainable_variables, **settings)
+    interop.keras.load(optimizer, path)
+    assert int(optimizer._iterations) == 4
+    for kind in ("accumulator", "average"):
+        got = [getattr(parameter, kind) for parameter in optimizer._roster.parameters]
+        want = models.values(getattr(model.optimizer, SLOTS[kind]))
+        assert np.any(want[0] != 0.0)
+        models.assert_identical(models.values(got), want)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rho": 0.5}, r"`rho` is 0\.5 here and 0\.9 there"),
+        ({"epsilon": 0.5}, r"`epsilon` is 0\.5 here and 1e-07 there"),
+        ({"nesterov": True}, "`nesterov` is True here and False there"),
+        ({"momentum": 0.0}, r"`momentum` is 0\.0 here and 0\.7 there"),
+    ],
+)
+def test_a_file_of_other_steps_is_refused(tmp_path, settings, message):
+    _, path = write(tmp_path, keras.optimizers.RMSprop(0.01, momentum=0.7))
+    optimizer = built(models.model().trainable_variables, **({"momentum": 0.7} | settings))
+    before = optimizer.state_dict()
+    with pytest.raises(NotExactError, match=f"(?s){message}.*exact=False.*Nothing has changed"):
+        interop.keras.load(optimizer, path)
+    models.assert_identical(optimizer.state_dict().values(), before.values())
+    assert optimizer.load_report is None
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_what_is_not_in_a_file_is_refused_or_starts_afresh(tmp_path, suffix):
+    _, path = write(tmp_path, keras.optimizers.RMSprop(0.01), suffix)
+    optimizer = built(models.model().trainable_variables, momentum=0.7)
+    message = {
+        ".keras": r"`momentum` is 0\.7 here and 0\.0 there",
+        ".weights.h5": "not in the file",
+    }
+    with pytest.raises(NotExactError, match=message[suffix]):
+        interop.keras.load(optimizer, path)
+    assert int(optimizer.iterations) == 0
+    with pytest.warns(UserWarning, match="these start afresh: .*momentum"):
+        report = interop.keras.load(optimizer, path, exact=False)
+    assert {name.rpartition("/")[2] for name in report.initialized} == {"momentum"}
+    assert int(optimizer.iterations) == STEPS
+
+
+def test_variables_may_be_excluded_from_the_decay_in_a_file(tmp_path):
+    source = keras.optimizers.RMSprop(0.01, weight_decay=0.1)
+    source.exclude_from_weight_decay(var_names=["bias"])
+    _, path = write(tmp_path, source)
+    optimizer = keras_rmsprop.RMSprop(weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(models.model().trainable_variables)
+    interop.keras.load(optimizer, path)
+    optimizer.weight_decay = 0.2
+    with pytest.raises(NotExactError, match=r"`weight_decay` is 0\.2 here and 0\.1 there \(of"):
+        interop.keras.load(optimizer, path)
+
+
+def test_the_optimizer_inside_a_loss_scaling_one_is_read(tmp_path):
+    inner = keras.optimizers.RMSprop(0.01, momentum=0.7)
+    _, path = write(tmp_path, keras.optimizers.LossScaleOptimizer(inner))
+    optimizer = built(models.model().trainable_variables, momentum=0.7)
+    interop.keras.load(optimizer, path)
+    models.assert_identical(models.values(optimizer._momentums), models.values(inner._momentums))
+    with pytest.raises(NotExactError, match="`momentum`"):
+        interop.keras.load(built(models.model().trainable_variables, momentum=0.5), path)
+
+
+def test_files_that_hold_no_state_of_an_rmsprop_are_refused(tmp_path):
+    optimizer = built(models.model().trainable_variables, momentum=0.7)
+    before = optimizer.state_dict()
+    uncompiled = tmp_path / "uncompiled.keras"
+    models.model().save(uncompiled)
+    _, adam = write(tmp_path, keras.optimizers.Adam(0.01))
+    _, weights_of_adam = write(tmp_path, keras.optimizers.Adam(0.01), ".weights.h5")
+    text, archive = tmp_path / "text", tmp_path / "archive.keras"
+    text.write_text("no file of Keras")
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("readme", "nothing")
+    for path, message in (
+        (tmp_path / "none.keras", "There is no file"),
+        (tmp_path, "is not a file that Keras saves"),
+        (text, "is not a file that Keras saves"),
+        (archive, r"has no model\.weights\.h5"),
+        (uncompiled, "holds no optimizer's state"),
+        (adam, "state of another optimizer"),
+        (weights_of_adam, "state of another optimizer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            interop.keras.load(optimizer, path)
+        models.assert_identical(optimizer.state_dict().values(), before.values())
+        assert optimizer.load_report is None
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_a_damaged_file_is_refused_whole(tmp_path, suffix):
+    _, path = write(tmp_path, keras.optimizers.RMSprop(0.01), suffix)
+    optimizer = built(models.model().trainable_variables)
+    before = optimizer.state_dict()
+    content = path.read_bytes()
+    for kept in (content[: len(content) // 2], flipped(content)):
+        path.write_bytes(kept)
+        with pytest.raises(ValueError, match=r"not a file that Keras saves|damaged|holds no"):
+            interop.keras.load(optimizer, path)
+        models.assert_identical(optimizer.state_dict().values(), before.values())
+
+
+def flipped(content: bytes) -> bytes:
+    """Overwrite the first half of a file, after its first bytes."""
+    half = len(content) // 2
+    return content[:16] + bytes(255 - byte for byte in content[16:half]) + content[half:]
+
+
+def test_pairs_are_not_for_files(tmp_path):
+    with pytest.raises(ValueError, match="`pairs` is for live optimizers"):
+        interop.keras.load(built(zeros("a")), tmp_path / "trained.keras", "order")
+
+
+def test_the_state_in_a_file_of_a_float32_model(tmp_path: Path) -> None:
+    # As a user meets it: a float32 model, `fit` and a Keras file.
+    theirs = models.model()
+    start: list[Array] = theirs.get_weights()
+    models.fit(theirs, keras.optimizers.RMSprop(0.01, momentum=0.5))
+    theirs.save(path := tmp_path / "trained.keras")
+    loaded = keras.saving.load_model(path)
+    loaded.compile(interop.like(loaded.optimizer, loaded.trainable_variables), loss="mse")
+    models.assert_same(models.go_on(loaded), models.go_on(theirs), start, steps=16)
