@@ -77,6 +77,14 @@ CLAIMS = {
         ["carried over, Keras ends at torch's weights", "the losses are torch's"],
         ["port_from_torch"],
     ),
+    "port_from_tf1": (
+        [
+            "carried over, Keras ends at TF1's weights",
+            "carried back from Keras's checkpoint, TF1 ends at them too",
+            "the losses are TF1's",
+        ],
+        ["port_from_tf1"],
+    ),
     "linear_layer": (["keras_rmsprop gives the published losses"], ["linear_layer"]),
     "embeddings": (
         [
@@ -96,6 +104,9 @@ CLAIMS = {
 NEEDS_A_BACKEND = {
     "embeddings": pytest.mark.skipif(
         BACKEND != "tensorflow", reason="only TensorFlow has the sparse gradients of embeddings"
+    ),
+    "port_from_tf1": pytest.mark.skipif(
+        BACKEND != "tensorflow", reason="TF1 is not imported beside another backend"
     ),
     "port_from_torch": pytest.mark.skipif(
         BACKEND == "jax", reason="torch is not imported beside JAX, to keep processes small"
