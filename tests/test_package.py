@@ -21,7 +21,9 @@ from tests.conftest import BACKEND
 ROOT = Path(inspect.getfile(keras_rmsprop)).parent
 FRAMEWORKS = {"tensorflow", "tf_keras", "torch", "jax", "optax"}
 # The folders whose files may name a backend.
-BACKEND_CODE = ("_execution",)
+BACKEND_CODE = ("_execution", "interop", "_command_line")
+# Of these, those that may do so only inside a function, once a framework is asked for.
+ON_DEMAND = ("interop", "_command_line")
 # The folder whose files may import what only the command line needs.
 COMMAND_LINE = "_command_line"
 
@@ -142,6 +144,11 @@ def test_a_backend_is_named_only_where_steps_are_run(name: str) -> None:
     assert not imported_by(FILES[name]) & FRAMEWORKS
     backend_check = r"environ.*KERAS_BACKEND|backend\(\) *(==|!=|in |not in )|match .*backend\(\)"
     assert re.search(backend_check, FILES[name].read_text("utf-8")) is None
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(ON_DEMAND)])
+def test_other_frameworks_are_imported_on_demand(name: str) -> None:
+    assert not imported_by(FILES[name], nested=False) & FRAMEWORKS
 
 
 # The files that draw, with what they may import to do so, in the function that does.
