@@ -98,6 +98,14 @@ CLAIMS = {
         ["all forms take Keras's steps", "keras_rmsprop stays finite"],
         ["centered_and_momentum"],
     ),
+    "a2c_cartpole": (
+        [
+            "all optimizers get the same first gradient",
+            "tf1's first step is the learning rate times the clipped gradient",
+            "torch's first step is more than 100 times as long as tf1's",
+        ],
+        ["a2c_cartpole"],
+    ),
 }
 
 
@@ -105,6 +113,7 @@ NEEDS_A_BACKEND = {
     "embeddings": pytest.mark.skipif(
         BACKEND != "tensorflow", reason="only TensorFlow has the sparse gradients of embeddings"
     ),
+    "a2c_cartpole": pytest.mark.skipif(BACKEND != "jax", reason="a2c_cartpole.py is for JAX"),
     "port_from_tf1": pytest.mark.skipif(
         BACKEND != "tensorflow", reason="TF1 is not imported beside another backend"
     ),
