@@ -26,6 +26,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import itertools
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -335,7 +336,7 @@ def draw_ends(axes: Axes, curves: dict[str, Array]) -> None:
         ylabel="mean of the last 100 episodes",
         ylim=(0, 1.03 * TIME_LIMIT),
     )
-    axes.set_xticks(range(len(curves)), [name.replace(", ", ",\n") for name in curves], fontsize=8)
+    axes.set_xticks(range(len(curves)), [textwrap.fill(name, 14) for name in curves], fontsize=8)
     axes.grid(visible=False, axis="x")
 
 
@@ -357,8 +358,9 @@ def draw_norms(axes: Axes, first: dict[str, Array], trainings: dict[str, list[Tr
         ylabel="norm of the change of all weights",
         xscale="log",
         yscale="log",
+        ylim=(2e-4, 8.0),  # Leaves room for the legend.
     )
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
 
 
 if __name__ == "__main__":
