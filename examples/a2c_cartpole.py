@@ -16,7 +16,7 @@ last 100 completed, as Stable-Baselines3 reports. The intervals are 95 % bootstr
 First the steps that the optimizers take on the same gradients, those of 200 rollouts with the
 untrained network.
 
-A published run is in `published/`. It takes about ten minutes on 2 CPU cores.
+A published run is in `published/`. It takes ten minutes on 2 busy CPU cores.
 """
 
 import os

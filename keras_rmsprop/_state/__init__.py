@@ -20,6 +20,7 @@ from keras_rmsprop._state._read import (
     state_of,
     subclass_variables,
 )
+from keras_rmsprop._state._sanity import why_impossible
 
 __all__ = [
     "LastLoad",
@@ -36,5 +37,6 @@ __all__ = [
     "state_of",
     "subclass_variables",
     "to_dict",
+    "why_impossible",
     "write_state",
 ]

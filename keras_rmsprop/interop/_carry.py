@@ -23,6 +23,8 @@ from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots,
 
 # How far settings may differ: some frameworks round them to float32.
 SAME = 1e-6
+# And how far what they leave of 1, which decides how long an average remembers.
+SMALL = 1e-4
 
 
 def load(
@@ -39,17 +41,20 @@ def load(
         _refuse(differences(optimizer, source, links), source, incoming=True)
     slots = _incoming(optimizer, source, links)
     here = _state.state_of(optimizer._parts())
+    if source.steps is None:
+        # The count stays, and so it must be one of completed steps.
+        check_between_accumulations(optimizer)
     steps = here.calls if source.steps is None else source.steps * here.accumulation_steps
-    optimizer._load(
-        here._replace(
-            calls=steps,
-            learning_rate=_rate(optimizer, source, links, here),
-            slots=slots,
-            centered=any("gradient_average" in each for each in slots),
-            # Rows of lazy tables arrive up to date.
-            rho=here.rho,
-        )
+    state = here._replace(
+        calls=steps,
+        learning_rate=_rate(optimizer, source, links, here),
+        slots=slots,
+        centered=any("gradient_average" in each for each in slots),
     )
+    reason = _state.why_impossible(state)
+    if reason is not None:
+        raise ValueError(f"The state cannot be an RMSprop's: {reason}. Nothing has changed.")
+    optimizer._load(state)
     report = optimizer.load_report
     assert report is not None
     return report
@@ -78,8 +83,8 @@ def unload(
     check_built(optimizer)
     links = linked(pairing, target.parameters, optimizer._roster.weights, whole=exact)
     if exact:
-        compared = target if rates == "kept" else target._replace(rates={})
-        words = differences(optimizer, compared, links)
+        compared = target if rates == "kept" else target._replace(rates={}, moves=None)
+        words = differences(optimizer, compared, links, keeps_rate=rates == "kept")
         own = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
         if rates == "one" and len(own) > 1:
             words.append(f"the variables have different learning rates here: {sorted(own)}")
@@ -176,8 +181,17 @@ COMPARED = (
 )
 
 
-def differences(optimizer: RMSprop, other: Source, links: Mapping[int, Pair]) -> list[str]:
-    """Return what would make the steps of the two differ, in words."""
+def differences(
+    optimizer: RMSprop, other: Source, links: Mapping[int, Pair], *, keeps_rate: bool = False
+) -> list[str]:
+    """Return what would make the steps of the two differ, in words.
+
+    Args:
+        optimizer: a built optimizer.
+        other: the other framework's.
+        links: the pair of each variable.
+        keeps_rate: whether the optimizer goes on with its own rate, rather than with the other's.
+    """
     # By the difference, the variables that have it.
     found: dict[str, list[str]] = {}
     for position, pair in links.items():
@@ -186,7 +200,7 @@ def differences(optimizer: RMSprop, other: Source, links: Mapping[int, Pair]) ->
     return [
         words if len(paths) == len(links) else f"{words} (of {shortened(paths, 4)})"
         for words, paths in found.items()
-    ] + _rates_that_differ(optimizer, other, links)
+    ] + _rates_that_differ(optimizer, other, links, keeps_rate)
 
 
 def _differences_of(optimizer: RMSprop, other: Source, position: int, pair: Pair) -> list[str]:
@@ -208,18 +222,40 @@ def _differences_of(optimizer: RMSprop, other: Source, position: int, pair: Pair
     if known and not any(other.settings.get(name) for name in pair.names):
         if own["centered"] != (known[0].gradient_average is not None):
             found.append(f"`centered` is {own['centered']} here and {not own['centered']} there")
-        if own["momentum"] and known[0].momentum is None:
-            found.append(f"`momentum` is {own['momentum']} here, and there is none there")
+        if bool(own["momentum"]) is not (known[0].momentum is not None):
+            there = "none" if own["momentum"] else "a buffer"
+            found.append(f"`momentum` is {own['momentum']} here, and there is {there} there")
     if own["bias_correction"] != other.bias_correction:
         found.append(
             f"`bias_correction` is {own['bias_correction']} here and {other.bias_correction} there"
         )
-    if pair.rate != 1.0 and own["l2"]:
+    decays = [name for name in ("l2", "weight_decay") if own[name]]
+    if pair.rate != 1.0 and decays:
         found.append(
-            f"`l2` decays {pair.path!r}, which is the sum of {pair.label}, otherwise than each of "
-            "them"
+            f"`{decays[0]}` decays {pair.path!r}, which is the sum of {pair.label}, otherwise than "
+            "each of them"
         )
-    return list(dict.fromkeys(found))
+    if 0 < len(known) < len(pair.names):
+        found.append(f"only one of {pair.label} has made steps")
+    return list(dict.fromkeys(found + _only_here(optimizer, other, position, bool(known))))
+
+
+def _only_here(optimizer: RMSprop, other: Source, position: int, has_state: bool) -> list[str]:
+    """Return what only this optimizer does, and no other framework's."""
+    found = []
+    settings = optimizer._settings_of(position)
+    if settings.transform is not None:
+        found.append("`transform` changes the gradients here only")
+    if optimizer.state_dtype is not None:
+        found.append(f"the slots are rounded to {optimizer.state_dtype} here (`state_dtype`)")
+    tells_average = any("use_ema" in each for each in other.settings.values())
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency and not tells_average:
+        found.append("`ema_overwrite_frequency` replaces the weights here only")
+    start = other.arguments.get("initial_square_average")
+    own_start = optimizer.initial_square_average
+    if not has_state and start is not None and start != own_start:
+        found.append(f"an average starts from {own_start} here and from {start} there")
+    return found
 
 
 def _same_setting(name: str, own: Settings, theirs: Settings) -> bool:
@@ -236,21 +272,31 @@ def _same_setting(name: str, own: Settings, theirs: Settings) -> bool:
         case "ema_momentum" | "ema_overwrite_frequency" if not own["use_ema"]:
             return True
     a, b = own[name] or 0.0, theirs[name] or 0.0
+    if name in ("rho", "momentum") and not math.isclose(1.0 - a, 1.0 - b, rel_tol=SMALL):
+        return False
     return math.isclose(a, b, rel_tol=SAME, abs_tol=0.0)
 
 
-def _rates_that_differ(optimizer: RMSprop, other: Source, links: Mapping[int, Pair]) -> list[str]:
+def _rates_that_differ(
+    optimizer: RMSprop, other: Source, links: Mapping[int, Pair], keeps_rate: bool
+) -> list[str]:
+    moves = _moves(optimizer)
+    if other.moves is not None and other.moves != moves:
+        words = {True: "changes by a schedule or a callable", False: "is a number"}
+        return [f"the learning rate {words[moves]} here, and {words[other.moves]} there"]
     wanted = _wanted_rates(other, links)
     if not wanted:
         return []
-    if _moves(optimizer):
+    if moves:
         base = _rate_at(optimizer, other.steps)
         if base is None:
             return []
-        off = {i: base * _factor(optimizer, i) for i in wanted}
+        later = _later_rates_that_differ(optimizer, other)
+        if later:
+            return later
     else:
-        base = _base_for(optimizer, wanted)
-        off = {i: base * _factor(optimizer, i) for i in wanted}
+        base = _base_rate(optimizer) if keeps_rate else _base_for(optimizer, wanted)
+    off = {i: base * _factor(optimizer, i) for i in wanted}
     return [
         f"the learning rate of {links[i].path!r} is {off[i]:.7g} here and {rate:.7g} there"
         + (
@@ -261,6 +307,27 @@ def _rates_that_differ(optimizer: RMSprop, other: Source, links: Mapping[int, Pa
         for i, rate in wanted.items()
         if not math.isclose(off[i], rate, rel_tol=10 * SAME)
     ][:4]
+
+
+# How many steps ahead two schedules are compared.
+_AHEAD = (1, 10, 100, 1000, 10_000)
+
+
+def _later_rates_that_differ(optimizer: RMSprop, other: Source) -> list[str]:
+    """Return where two schedules that may agree now differ later."""
+    if other.rate_after is None or other.steps is None:
+        return []
+    for ahead in _AHEAD:
+        here, there = (
+            _rate_at(optimizer, other.steps + ahead),
+            other.rate_after(other.steps + ahead),
+        )
+        if here is not None and not math.isclose(here, there, rel_tol=100 * SAME, abs_tol=1e-12):
+            return [
+                f"the learning rate after {other.steps + ahead} steps is {here:.7g} here and "
+                f"{there:.7g} there"
+            ]
+    return []
 
 
 def _wanted_rates(other: Source, links: Mapping[int, Pair]) -> dict[int, float]:

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras.optimizers import schedules
 
-from keras_rmsprop import conventions
+from keras_rmsprop import _state, conventions
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import _carry, _live, _optax_arguments, optax, tf1, tf_keras, torch
 from keras_rmsprop.interop import keras as keras_state
 from keras_rmsprop.interop._pairs import Pair, Pairing, linked
-from keras_rmsprop.interop._source import Settings, Source
+from keras_rmsprop.interop._source import NotExactError, Settings, Source
 
 # Settings that the variables of one optimizer share.
 _SHARED = (
@@ -74,12 +74,14 @@ def like(
     (0.95, 0.9)
     """
     if _live.is_of(source, "keras_rmsprop.RMSprop"):
-        return _of_this_package(source, variables, options)
+        return _of_this_package(source, variables, pairs, options, exact)
     weights = None if variables is None else list(variables)
     if weights is not None and _live.is_of(source, "keras.RMSprop") and source.built:
         pairs = keras_state.pairs_of(source, weights, pairs)
     found = _read(source, pairs, state, names, options)
-    arguments = {**_arguments(found, pairs, weights), **options}
+    if weights is not None and found.source is not None and found.source.framework == "optax":
+        pairs = optax.pairing_of(pairs, found.source, weights)
+    arguments = {**_arguments(found, pairs, weights, exact), **options}
     optimizer = RMSprop(**arguments)
     if weights is not None:
         optimizer.build(weights)
@@ -145,8 +147,10 @@ def _optax(source: Any, pairs: Any, state: Any) -> _Read:
 
     by_name = None
     if isinstance(told, _optax_arguments.Labelled):
-        by_name = told.by_parameter()
+        by_name = told.by_parameter(None if state is None else optax.read(state).names)
         first = next(iter(by_name.values()))
+        # Rates of groups are factors of a rate > 0.
+        first = next((a for a in by_name.values() if a.rate_after(0) != 0.0), first)
         if any(
             each.initial_square_average != first.initial_square_average for each in by_name.values()
         ):
@@ -264,17 +268,42 @@ def _keras(source: Any, pairs: Pairing) -> _Read:
 
 
 def _of_this_package(
-    source: RMSprop, variables: Sequence[Any] | None, options: Mapping[str, Any]
+    source: RMSprop,
+    variables: Sequence[Any] | None,
+    pairs: Pairing,
+    options: Mapping[str, Any],
+    exact: bool,
 ) -> RMSprop:
-    optimizer = type(source).from_config({**source.get_config(), **options})
-    if variables is not None:
-        optimizer.build(list(variables))
-        if source.built:
-            optimizer.load_state_dict(source.state_dict(), strict=False)
+    """Copy an optimizer of this package, with its state by the position of the variables."""
+    if pairs is not None:
+        raise ValueError(
+            "The variables of a keras_rmsprop.RMSprop are paired by position. Leave `pairs` out; "
+            "to choose by name, use `state_dict` and `load_state_dict`."
+        )
+    changed = [name for name in options if name in (*_carry.COMPARED, "learning_rate", "groups")]
+    if exact and changed:
+        raise NotExactError(
+            f"The options {', '.join(changed)} change the steps. Pass exact=False to take the "
+            "state all the same."
+        )
+    optimizer: RMSprop = type(source).from_config({**source.get_config(), **options})
+    if variables is None:
+        return optimizer
+    optimizer.build(list(variables))
+    if source.built:
+        shapes = [[tuple(v.shape) for v in each._roster.weights] for each in (source, optimizer)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"The variables have the shapes {shapes[1]}, where those of the optimizer have "
+                f"{shapes[0]}."
+            )
+        optimizer._load(_state.state_of(source._parts())._replace(names=None))
     return optimizer
 
 
-def _arguments(found: _Read, pairs: Pairing, variables: Sequence[Any] | None) -> dict[str, Any]:
+def _arguments(
+    found: _Read, pairs: Pairing, variables: Sequence[Any] | None, exact: bool
+) -> dict[str, Any]:
     """Return the arguments of an `RMSprop` with these settings."""
     arguments = {"learning_rate": found.rate, **found.settings, **found.more}
     source = found.source
@@ -298,7 +327,7 @@ def _arguments(found: _Read, pairs: Pairing, variables: Sequence[Any] | None) ->
             "The parameters have different settings, which become groups of variables. Pass "
             "`variables`, such as model.trainable_variables, and `pairs`."
         )
-    return {**arguments, "groups": _groups(own, pairs, source, variables)}
+    return {**arguments, "groups": _groups(own, pairs, source, variables, exact)}
 
 
 def _own_settings(found: _Read, source: Source, name: str) -> dict[str, Any]:
@@ -316,10 +345,11 @@ def _groups(
     pairs: Pairing,
     source: Source,
     variables: Sequence[Any],
+    exact: bool,
 ) -> dict[str, dict[str, Any]]:
     """Return groups of the variables whose settings differ from the base."""
-    links = linked(pairs, source.parameters, variables)
-    paths = _pairing.without_prefix(tuple(map(_pairing.path_of, variables)))
+    links = linked(pairs, source.parameters, variables, whole=exact)
+    paths = list(map(_pairing.path_of, variables))
     # By the settings, the variables that have them.
     members: dict[str, list[str]] = {}
     settings: dict[str, dict[str, Any]] = {}

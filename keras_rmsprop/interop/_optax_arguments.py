@@ -5,7 +5,7 @@ names that they have in optax 0.2; a transformation that is composed otherwise i
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras_rmsprop.interop._source import Settings
@@ -62,8 +62,11 @@ class Labelled(NamedTuple):
     by_label: Mapping[Any, Arguments]
     labels: Any
 
-    def by_parameter(self) -> dict[str, Arguments]:
+    def by_parameter(self, names: Sequence[str] | None = None) -> dict[str, Arguments]:
         """Return the arguments of each parameter, by its path in the labels' pytree.
+
+        Args:
+            names: the paths of the parameters, where they are known: a label may be of several.
 
         Raises: ValueError if the labels are a function of the parameters.
         """
@@ -72,7 +75,18 @@ class Labelled(NamedTuple):
                 "The labels of the multi_transform are a function, and the parameters it would "
                 "label are not known here. Pass it the labels themselves."
             )
-        return {name: self.by_label[label] for name, label in named_leaves(self.labels).items()}
+        own = {path: self.by_label[label] for path, label in named_leaves(self.labels).items()}
+        if names is None:
+            return own
+        found = {}
+        for name in names:
+            parts = name.split("/")
+            prefixes = ("/".join(parts[:n]) for n in range(len(parts), -1, -1))
+            path = next((each for each in prefixes if each in own), None)
+            if path is None:
+                raise ValueError(f"The labels of the multi_transform have none for {name!r}.")
+            found[name] = own[path]
+        return found
 
 
 # In this order, with those in brackets optional:
@@ -103,6 +117,17 @@ def arguments_of(transformation: Any) -> Arguments | Labelled:
         by_label = {label: arguments_of(each) for label, each in transforms.items()}
         if any(isinstance(each, Labelled) for each in by_label.values()):
             raise _unknown(["partition", "partition"])
+        arguments = [each for each in by_label.values() if isinstance(each, Arguments)]
+        if len(arguments) > 1 and any(each.settings["global_clipnorm"] for each in arguments):
+            raise ValueError(
+                "The transformations of a multi_transform clip by a norm of their own parameters; "
+                "an `RMSprop` has one norm, of all. Clip before the multi_transform, or not at all."
+            )
+        if len({each.lr_in_momentum for each in arguments}) > 1:
+            raise ValueError(
+                "The transformations have their rates partly before and partly after the trace; "
+                "all variables of an `RMSprop` have the same order."
+            )
         return Labelled(by_label, parts[0].arguments["param_labels"])  # type: ignore[arg-type]
     return _assembled(parts)
 
@@ -174,8 +199,10 @@ def _rate_of(part: Part) -> float | Callable[[Any], Any]:
         return -float(part.arguments["step_size"])
     # scale_by_learning_rate wraps the schedule in a function that changes its sign.
     function = part.arguments["step_size_fn"]
-    schedule = _closure(function).get("learning_rate")
-    if callable(schedule):
+    inside = _closure(function)
+    schedule = inside.get("learning_rate")
+    is_wrapped = getattr(function, "__qualname__", "").startswith("scale_by_learning_rate.")
+    if is_wrapped and callable(schedule) and inside.get("m") == -1:
         found: Callable[[Any], Any] = schedule
         return found
     return lambda count: -function(count)

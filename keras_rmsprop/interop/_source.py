@@ -5,7 +5,7 @@ momentum buffer if there is momentum. They differ in what the buffer holds and i
 their settings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -47,6 +47,10 @@ class Source(NamedTuple):
     rates: Mapping[str, float] = _NOTHING
     # The settings by parameter, as far as the framework tells them; empty if it does not.
     settings: Mapping[str, Settings] = _NOTHING
+    # Whether a schedule of its own changes the rate, None if it cannot know, and the rate that its
+    # schedule gives after a number of steps.
+    moves: bool | None = None
+    rate_after: Callable[[int], float] | None = None
     lr_in_momentum: bool = True
     # Whether its steps divide the averages by 1 - rho**t.
     bias_correction: bool = False

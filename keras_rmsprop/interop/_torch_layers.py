@@ -126,17 +126,21 @@ def _listed(modules: Mapping[str, Any]) -> str:
 def _with_parameters(module: Any) -> Iterator[tuple[str, Any]]:
     """Yield the modules that have parameters of their own, with their names."""
     for name, each in module.named_modules():
-        if any(True for _ in each.parameters(recurse=False)):
+        own = (*each.parameters(recurse=False), *each.buffers(recurse=False))
+        if own:
             yield name, each
 
 
-def _with_variables(layers: Iterable[Any]) -> Iterator[Any]:
+def _with_variables(layers: Iterable[Any], seen: set[int] | None = None) -> Iterator[Any]:
     """Yield the layers that are known here or have no layers in them, if they have variables."""
+    seen = set() if seen is None else seen
     for layer in layers:
         inner = getattr(layer, "layers", None) or getattr(layer, "_layers", ())
         if inner and not _class_of(layer, _KERAS):
-            yield from _with_variables(inner)
-        elif layer.weights:
+            yield from _with_variables(inner, seen)
+        elif layer.weights and id(layer) not in seen:
+            # torch, too, has a module that is used twice once.
+            seen.add(id(layer))
             yield layer
 
 

@@ -118,12 +118,22 @@ def read(source: Any) -> Source:
         for name, variable in zip(_names(source), source._trainable_variables, strict=True)
         if source.weight_decay and not source._use_weight_decay(variable)
     }
-    return _held(source).source(
-        "keras.optimizers.RMSprop",
-        settings_of(source),
-        calls // (source.gradient_accumulation_steps or 1),
-        _rate_after(source, calls),
-        undecayed,
+    accumulation = source.gradient_accumulation_steps or 1
+    rate = source._learning_rate
+    is_schedule = isinstance(rate, schedules.LearningRateSchedule)
+    return (
+        _held(source)
+        .source(
+            "keras.optimizers.RMSprop",
+            settings_of(source),
+            calls // accumulation,
+            _rate_after(source, calls),
+            undecayed,
+        )
+        ._replace(
+            moves=not hasattr(rate, "assign"),
+            rate_after=(lambda n: _rate_after(source, n * accumulation)) if is_schedule else None,
+        )
     )
 
 

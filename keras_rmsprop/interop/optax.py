@@ -13,7 +13,7 @@ A state does not tell decay, epsilon and rate. They are compared only if the tra
 is given as well.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,9 @@ import numpy as np
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _optax_arguments
+from keras_rmsprop.interop._optax_arguments import named_leaves
 from keras_rmsprop.interop._pairs import Pair, Pairing
-from keras_rmsprop.interop._source import Array, Slots, Source, as_array
+from keras_rmsprop.interop._source import Array, NotExactError, Slots, Source, as_array
 
 __all__ = ["Pair", "load", "state"]
 
@@ -58,7 +59,10 @@ def load(
         optimizer is unchanged then.
     """
     source = read(state, steps, transformation)
-    return _carry.load(optimizer, source, _pairing_of(pairs, source, optimizer), exact=exact)
+    if exact and transformation is None:
+        _check_order(optimizer, source)
+    weights = getattr(optimizer, "_roster", None) and optimizer._roster.weights
+    return _carry.load(optimizer, source, pairing_of(pairs, source, weights or ()), exact=exact)
 
 
 def state(
@@ -84,8 +88,13 @@ def state(
     Raises: as `load`.
     """
     target = read(template, None, transformation)
+    if exact and transformation is None:
+        _check_order(optimizer, target)
+    weights = getattr(optimizer, "_roster", None) and optimizer._roster.weights
+    # An injected rate is replaced; others are part of the transformation.
+    rates: Any = "one" if _is_injected(template) else "kept"
     slots = _carry.unload(
-        optimizer, target, _pairing_of(pairs, target, optimizer), exact=exact, rates="kept"
+        optimizer, target, pairing_of(pairs, target, weights or ()), exact=exact, rates=rates
     )
     if target.lr_in_momentum:
         slots = {name: _negated(own) for name, own in slots.items()}
@@ -97,7 +106,7 @@ def read(state: Any, steps: int | None = None, transformation: Any = None) -> So
 
     Raises: ValueError if it contains no state of RMSprop, or one of another kind.
     """
-    found = _Found({}, {}, {}, [], [], [])
+    found = _Found({}, {}, {}, [], [], [], {})
     _collect(state, found)
     if not found.square:
         raise ValueError(
@@ -114,10 +123,22 @@ def read(state: Any, steps: int | None = None, transformation: Any = None) -> So
         for name, square in found.square.items()
     }
     counts = set(found.corrected or found.counts)
-    if steps is None and len(counts) == 1:
+    if steps is None and len(counts) > 1:
+        raise ValueError(
+            f"The state has different counts of steps, {sorted(counts)}. Pass `steps`."
+        )
+    if steps is None and counts:
         (steps,) = counts
+    injected = dict(found.injected)
+    rate = injected.pop("learning_rate", None)
     source = Source(
-        "optax.rmsprop", slots, steps, bias_correction=bool(found.corrected), names=tuple(slots)
+        "optax.rmsprop",
+        slots,
+        steps,
+        rates={} if rate is None else dict.fromkeys(slots, rate),
+        settings=dict.fromkeys(slots, injected) if injected else {},
+        bias_correction=bool(found.corrected),
+        names=tuple(slots),
     )
     if transformation is not None:
         source = _with_settings(source, transformation)
@@ -139,6 +160,8 @@ class _Found(NamedTuple):
     counts: list[int]
     # The gradients accumulated towards the next step, where there are any.
     unfinished: list[int]
+    # The settings that `inject_hyperparams` holds, by this package's names.
+    injected: dict[str, float]
 
 
 # The states by their classes' names, so that optax need not be imported.
@@ -148,6 +171,29 @@ _AVERAGES = (
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
 )
+# States without arrays of parameters, or with other states in them.
+_TRANSPARENT = (
+    "EmptyState",
+    "MaskedState",
+    "MaskedNode",
+    "PartitionState",
+    "MultiTransformState",
+    "ScaleByScheduleState",
+    "WrappedScheduleState",
+    "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState",
+    "ApplyIfFiniteState",
+    "MultiStepsState",
+    "ConditionallyTransformState",
+    "ConditionallyMaskState",
+    "ZeroNansState",
+)
+_INJECTED = {
+    "learning_rate": "learning_rate",
+    "decay": "rho",
+    "eps": "epsilon",
+    "momentum": "momentum",
+}
 _OTHERS = ("ScaleByAdamState", "ScaleByRssState", "ScaleByBeliefState", "ScaleByLionState")
 
 
@@ -161,12 +207,30 @@ def _collect(node: Any, found: _Found) -> None:
         if "count" in node._fields:  # every tuple has a method of that name
             found.corrected.append(int(node.count))
     elif name == "TraceState":
+        if not set(named_leaves(node.trace)) <= set(found.square):
+            raise ValueError(
+                "The state has a trace before the averages, of gradients rather than of steps, "
+                "which an `RMSprop` does not hold."
+            )
         _add(node.trace, found.trace)
     elif name in _OTHERS:
         raise ValueError(f"The state contains a {name}, which is another optimizer's.")
+    elif hasattr(node, "_fields") and name not in _TRANSPARENT:
+        raise ValueError(
+            f"The state contains a {name}, for which an `RMSprop` has no place. Take it out, or "
+            "pass the part of the state that is of optax.rmsprop."
+        )
     else:
         if name == "ScaleByScheduleState" or name.startswith("Inject"):
             found.counts.append(int(node.count))
+        if name.startswith("Inject"):
+            found.injected.update(
+                {
+                    ours: float(node.hyperparams[theirs])
+                    for theirs, ours in _INJECTED.items()
+                    if node.hyperparams.get(theirs) is not None
+                }
+            )
         if name == "MultiStepsState":
             if int(node.mini_step):
                 found.unfinished.append(int(node.mini_step))
@@ -181,12 +245,12 @@ def _children(node: Any) -> Iterator[Any]:
     elif isinstance(node, tuple | list):
         fields = getattr(node, "_fields", range(len(node)))
         for field, value in zip(fields, node, strict=True):
-            if field not in ("hyperparams", "acc_grads"):
+            if field not in ("hyperparams", "hyperparams_states", "acc_grads"):
                 yield value
 
 
 def _add(tree: Any, arrays: dict[str, Array]) -> None:
-    for name, leaf in _optax_arguments.named_leaves(tree).items():
+    for name, leaf in named_leaves(tree).items():
         if name in arrays:
             raise ValueError(f"The state has two entries for {name!r}.")
         arrays[name] = as_array(leaf)
@@ -198,11 +262,27 @@ def _negated(slots: Slots) -> Slots:
     return slots if buffer is None else slots._replace(momentum=-buffer)
 
 
-def _pairing_of(pairs: Any, source: Source, optimizer: RMSprop) -> Pairing:
+def _check_order(optimizer: RMSprop, source: Source) -> None:
+    """Refuse a state whose trace may hold directions, or steps: only the transformation tells."""
+    has_trace = any(own.momentum is not None for own in source.slots.values())
+    if has_trace and not getattr(optimizer, "lr_in_momentum", True):
+        raise NotExactError(
+            "The optimizer's momentum buffers hold directions (lr_in_momentum=False), and the "
+            "state does not tell whether its trace does. Pass `transformation`."
+        )
+
+
+def _is_injected(state: Any) -> bool:
+    """Whether `inject_hyperparams` holds the learning rate in the state."""
+    if type(state).__name__.startswith("Inject"):
+        return "learning_rate" in state.hyperparams
+    return any(map(_is_injected, _children(state)))
+
+
+def pairing_of(pairs: Any, source: Source, weights: Sequence[Any]) -> Pairing:
     """Return pairs by name; parameters in a list are in the order of the variables."""
     names = source.parameters
     if pairs is None and all(name.isdecimal() or not name for name in names):
-        weights = optimizer._roster.weights
         numbers = [int(name or 0) for name in names]
         if max(numbers) < len(weights):
             return [Pair((n,), weights[i]) for n, i in zip(names, numbers, strict=True)]
@@ -215,9 +295,7 @@ def _pairing_of(pairs: Any, source: Source, optimizer: RMSprop) -> Pairing:
         isinstance(x, Mapping | list) for x in pairs.values()
     ):
         return pairs
-    return _optax_arguments.named_leaves(
-        pairs, lambda node: isinstance(node, Pair) or hasattr(node, "assign")
-    )
+    return named_leaves(pairs, lambda node: isinstance(node, Pair) or hasattr(node, "assign"))
 
 
 def _rebuilt(node: Any, slots: Mapping[str, Slots], steps: int, rate: float) -> Any:
@@ -246,7 +324,7 @@ def _rebuilt(node: Any, slots: Mapping[str, Slots], steps: int, rate: float) -> 
         return node._replace(count=count(node.count)) if "count" in node._fields else node
     if name == "TraceState":
         return node._replace(trace=filled(node.trace, lambda own: own.momentum))
-    if name == "ScaleByScheduleState":
+    if name in ("ScaleByScheduleState", "WrappedScheduleState"):
         return node._replace(count=count(node.count))
     if name == "MultiStepsState":
         inner = _rebuilt(node.inner_opt_state, slots, steps, rate)
@@ -256,7 +334,11 @@ def _rebuilt(node: Any, slots: Mapping[str, Slots], steps: int, rate: float) -> 
         if "learning_rate" in given:
             given["learning_rate"] = np.asarray(rate, np.asarray(given["learning_rate"]).dtype)
         inner = _rebuilt(node.inner_state, slots, steps, rate)
-        return node._replace(inner_state=inner, count=count(node.count), hyperparams=given)
+        node = node._replace(inner_state=inner, count=count(node.count), hyperparams=given)
+        if "hyperparams_states" in node._fields:
+            states = _rebuilt(node.hyperparams_states, slots, steps, rate)
+            node = node._replace(hyperparams_states=states)
+        return node
     if isinstance(node, Mapping):
         return type(node)({key: _rebuilt(x, slots, steps, rate) for key, x in node.items()})  # type: ignore[call-arg]
     if hasattr(node, "_fields"):
@@ -270,12 +352,16 @@ def _with_settings(source: Source, transformation: Any) -> Source:
     """Add to a state the settings of its transformation."""
     told = _optax_arguments.arguments_of(transformation)
     if isinstance(told, _optax_arguments.Labelled):
-        by_name = told.by_parameter()
+        by_name = told.by_parameter(source.parameters)
     else:
         by_name = dict.fromkeys(source.parameters, told)
+    schedules = [each.learning_rate for each in by_name.values() if callable(each.learning_rate)]
+    one = schedules[0] if schedules and all(each is schedules[0] for each in schedules) else None
     rates = {name: each.rate_after(source.steps) for name, each in by_name.items()}
     return source._replace(
         settings={name: each.settings for name, each in by_name.items()},
         rates={name: rate for name, rate in rates.items() if rate is not None},
+        moves=bool(schedules),
+        rate_after=None if one is None else lambda count: float(one(count)),
         lr_in_momentum=all(each.lr_in_momentum for each in by_name.values()),
     )

@@ -142,8 +142,9 @@ def save(
     pairs = {_pairing.path_of(v): v for v in weights} if pairs is None else _named(pairs)
     own, further = _split(pairs, weights)
     names = _names_in(own)
-    settings = {**_KNOWN, **_REFUSED, "momentum": optimizer.momentum}
-    settings["centered"] = optimizer.centered
+    # Its numbers are the same for all variables.
+    shared = ("momentum", "centered", "rho", "epsilon")
+    settings = {**_KNOWN, **_REFUSED, **{key: getattr(optimizer, key) for key in shared}}
     target = Source(_FRAMEWORK, {}, settings=dict.fromkeys(names, settings), names=tuple(names))
     slots = _carry.unload(optimizer, target, own, exact=exact)
     kept = {} if template is None else _everything(template)

@@ -8,6 +8,7 @@ with momentum it is under it. `interop.like` gives the one in use. It rounds its
 float32, so a rho of 0.9 is read as 0.8999999761581421.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -121,7 +122,13 @@ def read(source: Any) -> Source:
         steps,
         _rate_after(source, steps),
         () if legacy else _undecayed(source, list(held.slots["square_average"])),
-    )
+    )._replace(moves=_moves(source), rate_after=functools.partial(_rate_after, source))
+
+
+def _moves(source: Any) -> bool:
+    """Whether the rate changes from step to step."""
+    rate = source._get_hyper("learning_rate") if is_legacy(source) else source._learning_rate
+    return callable(rate) or _decay_after(source, 1) != 1.0
 
 
 def _undecayed(source: Any, names: Sequence[str]) -> set[str]:

@@ -13,15 +13,16 @@
 
 torch identifies parameters by their order. Here names do, and shapes are checked, so that state
 never ends up at another parameter of another shape. Where a convolution's output is flattened, the
-rows of the next `Linear` are in another order than Keras's, unless the Keras model has
-`data_format="channels_first"`; give that pair yourself.
+rows of the next `Linear` are in another order than Keras's: give that pair yourself.
+
+A torch optimizer has no schedule: a scheduler changes its rate. So `state_dict` gives it the
+present rate, also where that comes from a schedule here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
@@ -112,7 +113,7 @@ def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
     state = dict(module.state_dict())
     changed = {}
     for pair in pairs:
-        value = ops.convert_to_numpy(pair.variable)
+        value = as_array(pair.variable)
         for name, array in zip(pair.names, pair.parts(value, weights=True), strict=True):
             there = state.get(name)
             if there is None or tuple(there.shape) != array.shape:
@@ -193,7 +194,8 @@ def state_dict(
         groups.append({**group, "lr": _rate_of_group(own.values(), rates, group["lr"], exact)})
         for number, name in own.items():
             if name in slots:
-                state[number] = _entries(slots[name], _carry.steps_of(optimizer))
+                momentum = there.settings[name]["momentum"] > 0.0
+                state[number] = _entries(slots[name], _carry.steps_of(optimizer), momentum)
     return {"state": state, "param_groups": groups}
 
 
@@ -209,13 +211,16 @@ def _rate_of_group(
     return next(iter(found.values()), now)
 
 
-def _entries(slots: Slots, steps: int) -> dict[str, Any]:
+def _entries(slots: Slots, steps: int, has_momentum: bool) -> dict[str, Any]:
     """Return the state that torch holds of one parameter."""
     import torch
 
+    buffer = slots.momentum
+    if buffer is None and has_momentum:
+        buffer = np.zeros_like(slots.square_average)
     entries = {
         "square_avg": slots.square_average,
-        "momentum_buffer": slots.momentum,
+        "momentum_buffer": buffer,
         "grad_avg": slots.gradient_average,
     }
     return {"step": torch.tensor(float(steps), dtype=torch.float32)} | {
@@ -240,6 +245,8 @@ def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
         raise ValueError(f"`kind` must be one of {', '.join(_KINDS)}, received {kind!r}.")
     numbers = [number for group in groups for number in group["params"]]
     own_names = _names_of(source, groups, names, len(numbers), live)
+    if not live:
+        _check_order(contents, numbers, names)
     slots: dict[str, Slots] = {}
     steps = 0
     for number, name in zip(numbers, own_names, strict=True):
@@ -259,8 +266,36 @@ def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
         )
     inside = any(each["lr_in_momentum"] for each in settings.values())
     return Source(
-        kind, slots, steps, rates, settings, lr_in_momentum=inside, names=tuple(own_names)
+        kind,
+        slots,
+        steps,
+        rates,
+        settings,
+        lr_in_momentum=inside,
+        names=tuple(own_names),
+        arguments={"initial_square_average": 0.0 if kind == _KINDS[0] else 1.0},
     )
+
+
+def _check_order(contents: Mapping[str, Any], numbers: Sequence[Any], names: Any) -> None:
+    """Refuse to take the order of a module's parameters for that of a state's without evidence.
+
+    Where no two parameters have the same shape, a wrong order is found later, by the shapes.
+    """
+    told = any("param_names" in group for group in contents["param_groups"])
+    from_module = isinstance(names, Pairs) or hasattr(names, "named_parameters")
+    if told or not from_module or all(isinstance(number, str) for number in numbers):
+        return
+    module = names.module if isinstance(names, Pairs) else names
+    in_order = [name for name, _ in module.named_parameters()]
+    shapes = [tuple(p.shape) for _, p in module.named_parameters()]
+    if len(set(shapes)) < len(shapes):
+        raise ValueError(
+            "A state_dict of torch's optimizer has numbers and no names, and some parameters have "
+            "the same shape, so that nothing shows which is which. Pass the optimizer itself; or "
+            "create it with module.named_parameters(); or pass `names`, in the order of its param "
+            f"groups, such as {in_order[:3]} ..."
+        )
 
 
 def _kind_of(source: Any) -> str:
@@ -310,6 +345,9 @@ def _names_of(
             )
         return [by_id[id(p)] for p in parameters]
     told = [name for group in groups for name in group.get("param_names", ())]
+    numbers = [number for group in groups for number in group["params"]]
+    if not told and all(isinstance(number, str) for number in numbers):
+        told = numbers  # as torch.distributed.checkpoint writes them
     if told:
         return told
     if named is not None:
