@@ -118,7 +118,7 @@ NEEDS_A_BACKEND = {
         BACKEND != "tensorflow", reason="TF1 is not imported beside another backend"
     ),
     "port_from_torch": pytest.mark.skipif(
-        BACKEND == "jax", reason="torch is not imported beside JAX, to keep processes small"
+        BACKEND != "tensorflow", reason="port_from_torch.py goes to Keras on TensorFlow"
     ),
 }
 

@@ -83,7 +83,7 @@ def unload(
     check_built(optimizer)
     links = linked(pairing, target.parameters, optimizer._roster.weights, whole=exact)
     if exact:
-        compared = target if rates == "kept" else target._replace(rates={}, moves=None)
+        compared = target if rates == "kept" else target._replace(rates={})
         words = differences(optimizer, compared, links, keeps_rate=rates == "kept")
         own = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
         if rates == "one" and len(own) > 1:

@@ -194,8 +194,8 @@ def state_dict(
         groups.append({**group, "lr": _rate_of_group(own.values(), rates, group["lr"], exact)})
         for number, name in own.items():
             if name in slots:
-                momentum = there.settings[name]["momentum"] > 0.0
-                state[number] = _entries(slots[name], _carry.steps_of(optimizer), momentum)
+                own_slots = _complete(slots[name], there.settings[name])
+                state[number] = _entries(own_slots, _carry.steps_of(optimizer))
     return {"state": state, "param_groups": groups}
 
 
@@ -211,16 +211,21 @@ def _rate_of_group(
     return next(iter(found.values()), now)
 
 
-def _entries(slots: Slots, steps: int, has_momentum: bool) -> dict[str, Any]:
+def _complete(slots: Slots, settings: Settings) -> Slots:
+    """Return slots with zeros for those that the settings need and that do not exist here."""
+    needed = {"momentum": settings["momentum"] > 0.0, "gradient_average": settings["centered"]}
+    missing = [name for name, is_needed in needed.items() if is_needed]
+    missing = [name for name in missing if getattr(slots, name) is None]
+    return slots._replace(**dict.fromkeys(missing, np.zeros_like(slots.square_average)))
+
+
+def _entries(slots: Slots, steps: int) -> dict[str, Any]:
     """Return the state that torch holds of one parameter."""
     import torch
 
-    buffer = slots.momentum
-    if buffer is None and has_momentum:
-        buffer = np.zeros_like(slots.square_average)
     entries = {
         "square_avg": slots.square_average,
-        "momentum_buffer": buffer,
+        "momentum_buffer": slots.momentum,
         "grad_avg": slots.gradient_average,
     }
     return {"step": torch.tensor(float(steps), dtype=torch.float32)} | {
