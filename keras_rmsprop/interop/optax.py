@@ -224,11 +224,13 @@ def _collect(node: Any, found: _Found) -> None:
         if name == "ScaleByScheduleState" or name.startswith("Inject"):
             found.counts.append(int(node.count))
         if name.startswith("Inject"):
+            # What a schedule sets is that of the last step.
+            scheduled = getattr(node, "hyperparams_states", {})
             found.injected.update(
                 {
                     ours: float(node.hyperparams[theirs])
                     for theirs, ours in _INJECTED.items()
-                    if node.hyperparams.get(theirs) is not None
+                    if node.hyperparams.get(theirs) is not None and theirs not in scheduled
                 }
             )
         if name == "MultiStepsState":
@@ -282,7 +284,8 @@ def _is_injected(state: Any) -> bool:
 def pairing_of(pairs: Any, source: Source, weights: Sequence[Any]) -> Pairing:
     """Return pairs by name; parameters in a list are in the order of the variables."""
     names = source.parameters
-    if pairs is None and all(name.isdecimal() or not name for name in names):
+    paths = [getattr(weight, "path", "") for weight in weights]
+    if pairs is None and set(names) != set(paths) and all(n.isdecimal() or not n for n in names):
         numbers = [int(name or 0) for name in names]
         if max(numbers) < len(weights):
             return [Pair((n,), weights[i]) for n, i in zip(names, numbers, strict=True)]

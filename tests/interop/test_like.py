@@ -90,3 +90,28 @@ def test_only_a_built_optimizer_takes_state():
         ValueError, match=r"must be a keras_rmsprop\.RMSprop, received one of keras"
     ):
         interop.keras.load(source, source)
+
+
+def test_options_that_change_the_steps_of_a_copy_are_refused(float64):
+    source = RMSprop(0.02, momentum=0.5)
+    variables = stepped(source)
+    with pytest.raises(NotExactError, match="rho change the steps"):
+        interop.like(source, variables, rho=0.5)
+    copy = interop.like(source, variables, lr_in_momentum=False, exact=False)
+    buffers = [float(keras.ops.max(keras.ops.abs(each._momentums[0]))) for each in (source, copy)]
+    assert buffers[1] == pytest.approx(buffers[0] / 0.02)
+
+
+def test_a_copy_takes_state_by_position(float64):
+    source = RMSprop(0.02)
+    stepped(source)
+    others = [keras.Variable(np.zeros(shape), name=f"other_{shape}") for shape in ((2, 3), (3,))]
+    copy = interop.like(source, others)
+    for ours, theirs in zip(copy._square_averages, source._square_averages, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+        )
+    with pytest.raises(ValueError, match="have the shapes"):
+        interop.like(source, others[::-1])
+    with pytest.raises(ValueError, match="paired by position"):
+        interop.like(source, others, "order")

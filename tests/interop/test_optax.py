@@ -357,3 +357,111 @@ def test_like_reads_every_argument():
     assert interop.like(transformation, name="x").get_config() == {
         **want.get_config(), "name": "x",
     }  # fmt: skip
+
+
+def halving(count: Any) -> Any:
+    """A schedule."""
+    return 0.01 * 0.5**count
+
+
+@pytest.mark.parametrize(
+    ("rate", "transformation", "words"),
+    [
+        (0.01, lambda: optax.rmsprop(halving), "is a number here, and changes by a schedule"),
+        (halving, lambda: optax.rmsprop(0.01), "changes by a schedule or a callable here"),
+        (0.1, lambda: optax.rmsprop(0.01), "is 0.1 here and 0.01 there"),
+        (
+            lambda count: halving(count) * (1.0 if count < 9 else 2.0),
+            lambda: optax.rmsprop(halving),
+            "after 10 steps",
+        ),
+    ],
+)
+def test_a_rate_that_stays_or_moves_on_one_side_only_is_refused(rate, transformation, words):
+    parameters = [np.ones(3, np.float32)]
+    state = transformation().init(parameters)
+    optimizer = conventions.optax(rate)
+    optimizer.build([keras.Variable(parameters[0])])
+    with pytest.raises(NotExactError) as raised:
+        interop.optax.state(optimizer, state, transformation=transformation())
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("transformation", "words"),
+    [
+        (lambda: optax.chain(optax.ema(0.9), optax.rmsprop(0.01)), "contains a EmaState"),
+        (lambda: optax.chain(optax.trace(0.9), optax.rmsprop(0.01)), "a trace before the averages"),
+        (lambda: optax.MultiSteps(optax.inject_hyperparams(optax.rmsprop)(0.01), 2), None),
+    ],
+)
+def test_states_with_more_than_rmsprop_holds_are_refused(transformation, words):
+    state = transformation().init([np.ones(3, np.float32)])
+    optimizer = conventions.optax(0.01)
+    optimizer.build([keras.Variable(np.ones(3))])
+    if words is None:
+        interop.optax.load(optimizer, state)
+        return
+    with pytest.raises(ValueError, match=words):
+        interop.optax.load(optimizer, state)
+
+
+def test_injected_numbers_are_compared_and_loaded():
+    transformation = optax.inject_hyperparams(optax.rmsprop)(learning_rate=0.5, decay=0.75)
+    state = transformation.init([np.ones(3, np.float32)])
+    optimizer = conventions.optax(0.01)
+    optimizer.build([keras.Variable(np.ones(3))])
+    with pytest.raises(NotExactError, match=r"`rho` is 0\.9 here and 0\.75 there"):
+        interop.optax.load(optimizer, state)
+    optimizer.rho = 0.75
+    interop.optax.load(optimizer, state)
+    assert float(optimizer.learning_rate) == 0.5
+
+
+def test_a_trace_of_unknown_order_is_refused_without_the_transformation():
+    transformation = AROUND["the rate after the trace"]()
+    state = transformation.init([np.ones(3, np.float32)])
+    optimizer = interop.like(transformation, [keras.Variable(np.ones(3))], state=state)
+    assert not optimizer.lr_in_momentum
+    with pytest.raises(NotExactError, match="Pass `transformation`"):
+        interop.optax.load(optimizer, state)
+
+
+def test_a_schedule_that_ascends_or_is_scaled_is_read_as_it_is():
+    scaled = optax.chain(
+        optax.scale_by_rms(), optax.scale_by_schedule(lambda count: -0.5 * halving(count))
+    )
+    assert float(interop.like(scaled).learning_rate) == pytest.approx(0.005)
+    ascending = optax.chain(
+        optax.scale_by_rms(), optax.scale_by_learning_rate(halving, flip_sign=False)
+    )
+    assert float(interop.like(ascending).learning_rate) == pytest.approx(-0.01)
+
+
+@pytest.mark.parametrize("labels", [["x", "y"], {"a": "x", "b": "y"}, {"a": {"k": "x"}, "b": "y"}])
+def test_a_multi_transform_of_any_pytree_becomes_groups(labels):
+    transforms = {"x": optax.rmsprop(0.0), "y": optax.rmsprop(0.01, decay=0.5)}
+    transformation = optax.multi_transform(transforms, labels)
+    first, second = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+    parameters: Any = [first, second] if isinstance(labels, list) else {"a": first, "b": second}
+    if isinstance(labels, dict) and isinstance(labels["a"], dict):
+        parameters["a"] = {"k": first}
+    state = transformation.init(parameters)
+    variables = [keras.Variable(first, name="a"), keras.Variable(second, name="b")]
+    pairs = None
+    if isinstance(parameters, dict):
+        pairs = {"a/k" if isinstance(parameters["a"], dict) else "a": variables[0]}
+        pairs["b"] = variables[1]
+    optimizer = interop.like(transformation, variables, pairs, state=state)
+    assert optimizer._settings_of(0).rho == 0.9
+    assert optimizer._settings_of(1).rho == 0.5
+    optimizer.apply([keras.ops.ones((2, 3)), keras.ops.ones(3)], variables)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(variables[0]), first)
+    assert np.all(keras.ops.convert_to_numpy(variables[1]) < second)
+
+
+def test_norms_of_parts_are_refused():
+    part = optax.chain(optax.clip_by_global_norm(1.0), optax.rmsprop(0.01))
+    transformation = optax.multi_transform({"x": part, "y": part}, ["x", "y"])
+    with pytest.raises(ValueError, match="one norm, of all"):
+        interop.like(transformation)

@@ -398,6 +398,81 @@ def test_a_parameter_that_made_no_step_starts_afresh(float64):
     assert int(optimizer.iterations) == 3
 
 
+def test_the_order_of_a_state_dict_is_not_trusted_where_shapes_are_equal(float64):
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)).double()
+    there = torch.optim.RMSprop(list(network.parameters())[::-1])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3), keras.layers.Dense(3)])
+    pairs = interop.torch.pairs(network, model)
+    train_torch(network, there, [(np.ones((2, 3)), np.zeros((2, 3)))] * 3)
+    optimizer = conventions.torch()
+    optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="nothing shows which is which"):
+        interop.torch.load(optimizer, there.state_dict(), pairs)
+    names = [name for name, _ in network.named_parameters()][::-1]
+    interop.torch.load(optimizer, there.state_dict(), pairs, names=names)
+    want = there.state[network[0].weight]["square_avg"].numpy().T
+    got = keras.ops.convert_to_numpy(optimizer._square_averages[0])
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"transform": "centralize"}, "`transform` changes the gradients here only"),
+        ({"use_ema": True, "ema_overwrite_frequency": 2}, "replaces the weights here only"),
+        ({"rho": 1.0 - 1e-7}, "`rho` is"),
+    ],
+)
+def test_what_torch_does_not_do_is_refused(float64, options, words):
+    network, model, pairs = twins()
+    there = torch.optim.RMSprop(network.parameters(), alpha=1.0 - 2e-7, lr=0.5)
+    train_torch(network, there, batches(3))
+    given = {"rho": 1.0 - 2e-7, "epsilon": 1e-8, "epsilon_inside_sqrt": False, **options}
+    optimizer = keras_rmsprop.RMSprop(0.5, lr_in_momentum=False, **given)
+    optimizer.build(model.trainable_variables)
+    with pytest.raises(NotExactError) as raised:
+        interop.torch.load(optimizer, there, pairs)
+    assert words in str(raised.value)
+    with pytest.raises(NotExactError) as raised:
+        interop.torch.state_dict(optimizer, there, pairs)
+    assert words in str(raised.value)
+
+
+def test_groups_are_of_their_layers_also_if_the_model_has_a_layer_s_name(float64):
+    network, _, _ = twins()
+    there = torch_optimizer(network, "rates")
+    layers = [keras.layers.Dense(4, activation="tanh", name="hidden")]
+    layers.append(keras.layers.Dense(2, name="head"))
+    model = keras.Sequential([keras.Input((3,)), *layers], name="head")
+    pairs = interop.torch.pairs(network, model)
+    optimizer = interop.like(there, model.trainable_variables, pairs)
+    assert optimizer._roster.members == (0, 0, 1, 1)
+
+
+def test_torch_goes_on_from_a_state_without_its_buffers(float64):
+    network, model, pairs = twins()
+    optimizer = conventions.torch()
+    optimizer.build(model.trainable_variables)
+    train_keras(model, optimizer, batches(2))
+    there = torch.optim.RMSprop(network.parameters(), momentum=0.5, centered=True)
+    with pytest.raises(NotExactError, match="`momentum` is 0"):
+        interop.torch.state_dict(optimizer, there, pairs)
+    there.load_state_dict(interop.torch.state_dict(optimizer, there, pairs, exact=False))
+    train_torch(network, there, batches(1))
+    assert float(there.state[network.head.bias]["step"]) == 3.0
+
+
+def test_a_buffer_of_one_bias_of_two_is_refused(float64):
+    module = torch.nn.LSTM(3, 4, batch_first=True).double()
+    module.bias_hh_l0.requires_grad_(False)
+    there = torch.optim.RMSprop(module.parameters())
+    model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4, return_sequences=True)])
+    network_losses(module, there, [(np.ones((2, 5, 3)), np.ones((2, 5, 4)))])
+    pairs = interop.torch.pairs(module, model)
+    with pytest.raises(NotExactError, match="only one of 'bias_ih_l0' and 'bias_hh_l0'"):
+        interop.like(there, model.trainable_variables, pairs)
+
+
 # Layers.
 
 
