@@ -217,7 +217,7 @@ def _collect(node: Any, found: _Found) -> None:
         raise ValueError(f"The state contains a {name}, which is another optimizer's.")
     elif hasattr(node, "_fields") and name not in _TRANSPARENT:
         raise ValueError(
-            f"The state contains a {name}, for which an `RMSprop` has no place. Take it out, or "
+            f"The state contains {name}, for which an `RMSprop` has no place. Take it out, or "
             "pass the part of the state that is of optax.rmsprop."
         )
     else:

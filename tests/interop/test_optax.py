@@ -390,7 +390,7 @@ def test_a_rate_that_stays_or_moves_on_one_side_only_is_refused(rate, transforma
 @pytest.mark.parametrize(
     ("transformation", "words"),
     [
-        (lambda: optax.chain(optax.ema(0.9), optax.rmsprop(0.01)), "contains a EmaState"),
+        (lambda: optax.chain(optax.ema(0.9), optax.rmsprop(0.01)), "contains EmaState"),
         (lambda: optax.chain(optax.trace(0.9), optax.rmsprop(0.01)), "a trace before the averages"),
         (lambda: optax.MultiSteps(optax.inject_hyperparams(optax.rmsprop)(0.01), 2), None),
     ],
