@@ -183,10 +183,10 @@ def write(
         bias_correction=bool(own["bias_correction"]),
         names=tuple(names),
     )
-    slots = _carry.unload(optimizer, target, pairs, exact=options.exact)
+    slots, steps = _carry.unload(optimizer, target, pairs, exact=options.exact)
     before = _before(own)
     moves = optimizer._rate().variable is None
-    arrays = _arrays(slots, own, _carry.steps_of(optimizer), moves)
+    arrays = _arrays(slots, own, steps, moves)
     # In a chain with others, the state of optax.rmsprop has a place of its own.
     place = f"{len(before)}/" if before else ""
     with replacing(path) as temporary, temporary.open("wb") as file:

@@ -67,8 +67,10 @@ def unload(
     *,
     exact: bool,
     rates: Literal["one", "each", "kept"] = "one",
-) -> dict[str, Slots]:
-    """Return an optimizer's slots by another framework's names and in its terms.
+) -> tuple[dict[str, Slots], int]:
+    """Return an optimizer's slots by another framework's names and in its terms, and its steps.
+
+    Both are of one moment, also while another thread makes steps.
 
     Args:
         optimizer: a built optimizer.
@@ -89,9 +91,10 @@ def unload(
         if rates == "one" and len(own) > 1:
             words.append(f"the variables have different learning rates here: {sorted(own)}")
         _refuse(words, target, incoming=False)
-    check_between_accumulations(optimizer)
     optimizer.settle()
     state = _state.state_of(optimizer._parts())
+    _check_between(state.calls or 0, state.accumulation_steps)
+    steps = (state.calls or 0) // state.accumulation_steps
     found: dict[str, Slots] = {}
     misfits = []
     for position, pair in links.items():
@@ -99,7 +102,7 @@ def unload(
         if "square_average" not in here:
             continue
         dtype = np.promote_types(here["square_average"].dtype, np.float32)
-        slots = _outgoing(optimizer, target, position, pair, here)
+        slots = _outgoing(optimizer, target, position, pair, here, steps)
         parts = [None if slot is None else pair.parts(slot.astype(dtype)) for slot in slots]
         for i, name in enumerate(pair.names):
             found[name] = Slots(*(None if part is None else part[i] for part in parts))  # type: ignore[arg-type]
@@ -112,7 +115,7 @@ def unload(
                 )
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
-    return found
+    return found, steps
 
 
 def check_built(optimizer: Any) -> None:
@@ -130,13 +133,16 @@ def check_built(optimizer: Any) -> None:
 
 
 def check_between_accumulations(optimizer: RMSprop) -> None:
-    """Refuse to take away a state with a sum of gradients, which no other framework holds."""
-    steps = optimizer.gradient_accumulation_steps or 1
-    begun = int(optimizer._iterations) % steps
+    """Refuse a state with a sum of gradients, which no other framework holds."""
+    _check_between(int(optimizer._iterations), optimizer.gradient_accumulation_steps or 1)
+
+
+def _check_between(calls: int, accumulation_steps: int) -> None:
+    begun = calls % accumulation_steps
     if begun:
         raise ValueError(
-            f"{begun} of {steps} gradients are accumulated, which would be lost. Carry the state "
-            f"over after the call that completes the step."
+            f"{begun} of {accumulation_steps} gradients are accumulated, which would be lost. "
+            "Carry the state over after the call that completes the step."
         )
 
 
@@ -439,11 +445,16 @@ def _here(
 
 
 def _outgoing(
-    optimizer: RMSprop, target: Source, position: int, pair: Pair, here: Mapping[str, Array]
+    optimizer: RMSprop,
+    target: Source,
+    position: int,
+    pair: Pair,
+    here: Mapping[str, Array],
+    steps: int,
 ) -> Slots:
     """Convert a variable's slots to the meaning that they have in the other framework."""
     own = settings_of(optimizer, position)
-    correction = _correction(own, target, steps_of(optimizer))
+    correction = _correction(own, target, steps)
     s, m, b = (
         here[kind].astype(np.float64) if kind in here else None
         for kind in ("square_average", "gradient_average", "momentum")

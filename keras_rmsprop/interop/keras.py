@@ -82,8 +82,8 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     _carry.check_built(optimizer)
     source = read(target)
     pairs = pairs_of(target, optimizer._roster.weights, pairs)
-    slots = _carry.unload(optimizer, source, pairs, exact=exact)
-    calls = _carry.steps_of(optimizer) * (target.gradient_accumulation_steps or 1)
+    slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
+    calls = steps * (target.gradient_accumulation_steps or 1)
     rate = _carry.rate_of(optimizer, 0)
     held = _held(target)
     if held.rate is None and exact:

@@ -93,12 +93,12 @@ def state(
     weights = getattr(optimizer, "_roster", None) and optimizer._roster.weights
     # An injected rate is replaced; others are part of the transformation.
     rates: Any = "one" if _is_injected(template) else "kept"
-    slots = _carry.unload(
+    slots, steps = _carry.unload(
         optimizer, target, pairing_of(pairs, target, weights or ()), exact=exact, rates=rates
     )
     if target.lr_in_momentum:
         slots = {name: _negated(own) for name, own in slots.items()}
-    return _rebuilt(template, slots, _carry.steps_of(optimizer), _carry.rate_of(optimizer, 0))
+    return _rebuilt(template, slots, steps, _carry.rate_of(optimizer, 0))
 
 
 def read(state: Any, steps: int | None = None, transformation: Any = None) -> Source:

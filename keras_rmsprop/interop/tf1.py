@@ -146,10 +146,10 @@ def save(
     shared = ("momentum", "centered", "rho", "epsilon")
     settings = {**_KNOWN, **_REFUSED, **{key: getattr(optimizer, key) for key in shared}}
     target = Source(_FRAMEWORK, {}, settings=dict.fromkeys(names, settings), names=tuple(names))
-    slots = _carry.unload(optimizer, target, own, exact=exact)
+    slots, steps = _carry.unload(optimizer, target, own, exact=exact)
     kept = {} if template is None else _everything(template)
     stems = _stems(kept, name)
-    written: dict[str, Array] = {_GLOBAL_STEP: np.asarray(_carry.steps_of(optimizer), np.int64)}
+    written: dict[str, Array] = {_GLOBAL_STEP: np.asarray(steps, np.int64)}
     for position, pair in linked(own, names, weights, whole=exact).items():
         written |= _weights_of(weights[position], pair)
         for owner in pair.names:

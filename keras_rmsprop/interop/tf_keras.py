@@ -57,8 +57,8 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     Raises: as `load`; `target` is unchanged then.
     """
     source = read(target)
-    slots = _carry.unload(optimizer, source, pairs, exact=exact)
-    steps, rate = _carry.steps_of(optimizer), _carry.rate_of(optimizer, 0)
+    slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
+    rate = _carry.rate_of(optimizer, 0)
     held = _held(target)
     if held.rate is None and exact:
         _live.check_rate(rate, _rate_after(target, steps), source.framework)

@@ -179,7 +179,7 @@ def state_dict(
     Raises: as `load`, and ValueError if variables of one param group have different rates.
     """
     there = read(target, pairs if names is None else names)
-    slots = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
+    slots, steps = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
     links = linked(pairs, there.parameters, optimizer._roster.weights, whole=exact)
     rates = {
         name: _carry.rate_of(optimizer, position) / pair.rate
@@ -195,7 +195,7 @@ def state_dict(
         for number, name in own.items():
             if name in slots:
                 own_slots = _complete(slots[name], there.settings[name])
-                state[number] = _entries(own_slots, _carry.steps_of(optimizer))
+                state[number] = _entries(own_slots, steps)
     return {"state": state, "param_groups": groups}
 
 
