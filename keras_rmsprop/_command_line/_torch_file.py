@@ -113,7 +113,8 @@ def write(
         raise Failure("torch has other names and layouts than Keras: pass --map.")
     pairs = _map.pairs_of(entries, optimizer)
     template = _template(optimizer, pairs, options)
-    state = interop.torch.state_dict(optimizer, template, pairs, exact=options.exact)
+    kind = KINDS.get(options.kind or "")
+    state = interop.torch.state_dict(optimizer, template, pairs, kind=kind, exact=options.exact)
     with replacing(path) as temporary:
         torch.save(state, temporary)
     groups = state["param_groups"]

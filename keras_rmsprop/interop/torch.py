@@ -162,7 +162,13 @@ def load(
 
 
 def state_dict(
-    optimizer: RMSprop, target: Any, pairs: Pairing, *, names: Any = None, exact: bool = True
+    optimizer: RMSprop,
+    target: Any,
+    pairs: Pairing,
+    *,
+    names: Any = None,
+    kind: str | None = None,
+    exact: bool = True,
 ) -> dict[str, Any]:
     """Return the state as the `state_dict` of a torch optimizer, for its `load_state_dict`.
 
@@ -173,12 +179,13 @@ def state_dict(
             present ones.
         pairs: as for `load`.
         names: as for `load`.
+        kind: as for `load`.
         exact: as for `load`.
 
     Returns: a `state_dict` with torch tensors, in the dtypes of Keras's slots.
     Raises: as `load`, and ValueError if variables of one param group have different rates.
     """
-    there = read(target, pairs if names is None else names)
+    there = read(target, pairs if names is None else names, kind)
     slots, steps = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
     links = linked(pairs, there.parameters, optimizer._roster.weights, whole=exact)
     rates = {
@@ -199,16 +206,18 @@ def state_dict(
     return {"state": state, "param_groups": groups}
 
 
-def _rate_of_group(
-    names: Iterable[str], rates: Mapping[str, float], now: float, exact: bool
-) -> float:
+def _rate_of_group(names: Iterable[str], rates: Mapping[str, float], now: Any, exact: bool) -> Any:
+    """Return the rate of a param group: a number, or a tensor if it is one now."""
     found = {name: rates[name] for name in names if name in rates}
     if exact and len(set(found.values())) > 1:
         raise ValueError(
             "The parameters of one param group have one rate, but their variables have different "
             f"ones: {found}. Split the param group, or pass exact=False."
         )
-    return next(iter(found.values()), now)
+    if not found:
+        return now
+    rate = next(iter(found.values()))
+    return now.detach().clone().fill_(rate) if hasattr(now, "detach") else rate
 
 
 def _complete(slots: Slots, settings: Settings) -> Slots:

@@ -629,6 +629,35 @@ def test_timm_s_state_dict_is_known_by_its_entries(float64):
         interop.torch.load(optimizer, state, "order")
 
 
+def test_a_rate_that_is_a_tensor_stays_one(float64):
+    network, model, pairs = twins()
+    there = torch.optim.RMSprop(network.parameters(), lr=torch.tensor(0.5), foreach=False)
+    optimizer = conventions.torch(0.25)
+    optimizer.build(model.trainable_variables)
+    rate = interop.torch.state_dict(optimizer, there, pairs)["param_groups"][0]["lr"]
+    assert torch.is_tensor(rate)
+    assert float(rate) == 0.25
+    assert float(there.param_groups[0]["lr"]) == 0.5
+
+
+def test_stable_baselines3_s_state_is_named_by_the_caller(float64):
+    # Its state_dict has the entries of torch's.
+    network, model, pairs = twins()
+    there = torch.optim.RMSprop(network.parameters(), lr=0.01, alpha=0.9, eps=1e-5)
+    train_torch(network, there, batches(1))
+    optimizer = conventions.timm(0.01, alpha=0.9, eps=1e-5, lr_in_momentum=False)
+    optimizer.build(model.trainable_variables)
+    state = there.state_dict()
+    with pytest.raises(NotExactError, match="`epsilon_inside_sqrt` is True here and False there"):
+        interop.torch.load(optimizer, state, pairs, names=list(dict(network.named_parameters())))
+    kind = "Stable-Baselines3's RMSpropTFLike"
+    interop.torch.load(optimizer, state, pairs, kind=kind)
+    back = interop.torch.state_dict(optimizer, state, pairs, kind=kind)
+    np.testing.assert_allclose(
+        back["state"][0]["square_avg"], state["state"][0]["square_avg"], rtol=1e-15
+    )
+
+
 def test_half_precision_state_is_widened():
     parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
     there = torch.optim.RMSprop([parameter], lr=0.01)
