@@ -138,8 +138,7 @@ def _rate(learning_rate: Any) -> Line:
         except Exception:
             # It has none, or it cannot be saved.
             arguments = {}
-        given = ", ".join(f"{key}={x!r}" for key, x in arguments.items() if x is not None)
-        return "lr = schedule(calls)", f"{type(learning_rate).__name__}({given})"
+        return "lr = schedule(calls)", _call(type(learning_rate).__name__, arguments)
     if callable(learning_rate):
         return (
             "lr = rate()",
@@ -147,6 +146,18 @@ def _rate(learning_rate: Any) -> Line:
         )
     digits = 7 if is_narrow(learning_rate) else 15
     return f"lr = {float(learning_rate):.{digits}g}", "learning rate"
+
+
+def _call(name: str, arguments: Mapping[str, Any]) -> str:
+    """Write an object of a config as a call, also if there are such objects in it."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, Mapping) and {"class_name", "config"} <= set(value):
+            return _call(str(value["class_name"]), value["config"] or {})
+        return repr(value)
+
+    given = (f"{key}={text(x)}" for key, x in arguments.items() if x is not None)
+    return f"{name}({', '.join(given)})"
 
 
 def is_narrow(number: Any) -> bool:

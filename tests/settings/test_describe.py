@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_rmsprop import RMSprop, conventions
+from keras_rmsprop import RMSprop, conventions, recipes
 from keras_rmsprop._settings import _validation
 from keras_rmsprop._settings._describe import describe
 from keras_rmsprop.reference import Reference
@@ -267,3 +267,11 @@ def test_the_table_has_a_row_for_each_variable_that_is_built() -> None:
 
 def test_without_groups_and_exclusions_there_is_no_table() -> None:
     assert "Settings of single variables" not in text_of(weight_decay=0.1)
+
+
+def test_a_schedule_in_a_schedule_is_written_as_a_call() -> None:
+    text: list[str] = []
+    optimizer = recipes.get("mnasnet", batch_size=256, steps_per_epoch=10)
+    optimizer.describe(text.append)
+    assert "WarmUp(schedule=StaircaseDecay(initial_learning_rate=0.016, " in text[0]
+    assert "class_name" not in text[0]
