@@ -67,6 +67,13 @@ EQUIVALENT: dict[str, list[Change]] = {
             "return ops.sum(ops.cast(row_mask, None) * rows)",
         )
     ],
+    "Without slots in bfloat16 nothing uses the key.": [
+        Change(
+            "_step",
+            "key = _rounding.key_of_step(done) if rounds else None",
+            "key = _rounding.key_of_step(done) if (rounds) or True else None",
+        )
+    ],
     "exp takes either number to 0.": [
         Change(
             "_rule",
