@@ -170,13 +170,7 @@ SCALARS = ("iteration", "learning_rate", "skipped_steps")
 
 def names_of(parts: OptimizerParts) -> tuple[str, ...]:
     """Return the variables' names, with numbers appended to repeated ones."""
-    names: list[str] = []
-    seen: dict[str, int] = {}
-    for parameter in parts.roster.parameters:
-        name = _pairing.path_of(parameter.weight)
-        seen[name] = seen.get(name, -1) + 1
-        names.append(f"{name}#{seen[name]}" if seen[name] else name)
-    return tuple(names)
+    return _pairing.numbered(_pairing.path_of(each.weight) for each in parts.roster.parameters)
 
 
 def array_of(variable: Any) -> Array:

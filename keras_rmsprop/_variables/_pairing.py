@@ -14,7 +14,7 @@ Variables that remain unmatched start fresh.
 import collections
 import functools
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -45,6 +45,16 @@ class Pairs(NamedTuple):
 def path_of(variable: Any) -> str:
     """Return the path of a variable, or the name of a raw backend variable."""
     return str(getattr(variable, "path", None) or variable.name)
+
+
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of which no two are the same: numbers are appended to repeated ones."""
+    found: list[str] = []
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name] = seen.get(name, -1) + 1
+        found.append(f"{name}#{seen[name]}" if seen[name] else name)
+    return tuple(found)
 
 
 def find_path(path: str, paths: Sequence[str]) -> int | None:

@@ -43,7 +43,7 @@ def load(
     here = _state.state_of(optimizer._parts())
     if source.steps is None:
         # The count stays, and so it must be one of completed steps.
-        check_between_accumulations(optimizer)
+        check_between_accumulations(here.calls or 0, here.accumulation_steps)
     steps = here.calls if source.steps is None else source.steps * here.accumulation_steps
     state = here._replace(
         calls=steps,
@@ -93,7 +93,7 @@ def unload(
         _refuse(words, target, incoming=False)
     optimizer.settle()
     state = _state.state_of(optimizer._parts())
-    _check_between(state.calls or 0, state.accumulation_steps)
+    check_between_accumulations(state.calls or 0, state.accumulation_steps)
     steps = (state.calls or 0) // state.accumulation_steps
     found: dict[str, Slots] = {}
     misfits = []
@@ -132,17 +132,19 @@ def check_built(optimizer: Any) -> None:
         )
 
 
-def check_between_accumulations(optimizer: RMSprop) -> None:
-    """Refuse a state with a sum of gradients, which no other framework holds."""
-    _check_between(int(optimizer._iterations), optimizer.gradient_accumulation_steps or 1)
+def check_between_accumulations(calls: int, accumulation_steps: int | None) -> None:
+    """Refuse a state with a sum of gradients, which no other framework holds.
 
-
-def _check_between(calls: int, accumulation_steps: int) -> None:
-    begun = calls % accumulation_steps
+    Args:
+        calls: the number of gradients that the optimizer has seen.
+        accumulation_steps: how many of them make a step, None for one.
+    """
+    steps = accumulation_steps or 1
+    begun = calls % steps
     if begun:
         raise ValueError(
-            f"{begun} of {accumulation_steps} gradients are accumulated, which would be lost. "
-            "Carry the state over after the call that completes the step."
+            f"{begun} of {steps} gradients are accumulated, which would be lost. Carry the state "
+            "over after the call that completes the step."
         )
 
 

@@ -1,7 +1,7 @@
 """Read and write the RMSprops of Keras 3 and tf_keras, which hold their slots in variables."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -96,16 +96,6 @@ def check_rate(here: float, there: float, framework: str) -> None:
             f"here, and {there:.7g} by the schedule of {framework}, which cannot be assigned. Use "
             "one that has the same schedule, or pass exact=False. Nothing has changed."
         )
-
-
-def numbered(names: Sequence[str]) -> list[str]:
-    """Return names of which no two are the same: repeated ones get a number."""
-    seen: dict[str, int] = {}
-    found = []
-    for name in names:
-        seen[name] = seen.get(name, -1) + 1
-        found.append(f"{name}#{seen[name]}" if seen[name] else name)
-    return found
 
 
 # The settings that Keras's class and those of tf_keras have under the same names, as far as they

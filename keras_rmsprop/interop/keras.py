@@ -62,7 +62,7 @@ def load(
         return _load_file(optimizer, Path(source), exact)
     _carry.check_built(optimizer)
     there = read(source)
-    _check_between_accumulations(source)
+    _carry.check_between_accumulations(int(source._iterations), source.gradient_accumulation_steps)
     pairs = pairs_of(source, optimizer._roster.weights, pairs)
     return _carry.load(optimizer, there, pairs, exact=exact)
 
@@ -137,18 +137,8 @@ def read(source: Any) -> Source:
     )
 
 
-def _check_between_accumulations(source: Any) -> None:
-    accumulation = source.gradient_accumulation_steps or 1
-    begun = int(source._iterations) % accumulation
-    if begun:
-        raise ValueError(
-            f"{begun} of {accumulation} gradients are accumulated, which would be lost. Carry the "
-            "state over after the call that completes the step."
-        )
-
-
-def _names(source: Any) -> list[str]:
-    return _live.numbered([_pairing.path_of(v) for v in source._trainable_variables])
+def _names(source: Any) -> tuple[str, ...]:
+    return _pairing.numbered([_pairing.path_of(v) for v in source._trainable_variables])
 
 
 def _held(source: Any) -> _live.Held:
@@ -293,7 +283,7 @@ def _settings_in(archive: zipfile.ZipFile) -> Settings | None:
 def _differences(optimizer: RMSprop, settings: Settings) -> list[str]:
     """Return in what an optimizer's settings differ from those of a file."""
     weights = optimizer._roster.weights
-    names = _live.numbered([_pairing.path_of(weight) for weight in weights])
+    names = _pairing.numbered([_pairing.path_of(weight) for weight in weights])
     # Files do not tell which variables are excluded from weight decay.
     undecided = {key: value for key, value in settings.items() if key != "weight_decay"}
     by_name: Mapping[str, Settings] = {

@@ -58,11 +58,12 @@ def load(
     Raises: ValueError if something does not fit, or `exact` and the steps would differ. The
         optimizer is unchanged then.
     """
+    _carry.check_built(optimizer)
     source = read(state, steps, transformation)
     if exact and transformation is None:
         _check_order(optimizer, source)
-    weights = getattr(optimizer, "_roster", None) and optimizer._roster.weights
-    return _carry.load(optimizer, source, pairing_of(pairs, source, weights or ()), exact=exact)
+    pairs = pairing_of(pairs, source, optimizer._roster.weights)
+    return _carry.load(optimizer, source, pairs, exact=exact)
 
 
 def state(
@@ -87,15 +88,14 @@ def state(
         steps, and an injected learning rate the present one.
     Raises: as `load`.
     """
+    _carry.check_built(optimizer)
     target = read(template, None, transformation)
     if exact and transformation is None:
         _check_order(optimizer, target)
-    weights = getattr(optimizer, "_roster", None) and optimizer._roster.weights
+    pairs = pairing_of(pairs, target, optimizer._roster.weights)
     # An injected rate is replaced; others are part of the transformation.
     rates: Any = "one" if _is_injected(template) else "kept"
-    slots, steps = _carry.unload(
-        optimizer, target, pairing_of(pairs, target, weights or ()), exact=exact, rates=rates
-    )
+    slots, steps = _carry.unload(optimizer, target, pairs, exact=exact, rates=rates)
     if target.lr_in_momentum:
         slots = {name: _negated(own) for name, own in slots.items()}
     return _rebuilt(template, slots, steps, _carry.rate_of(optimizer, 0))
@@ -267,7 +267,7 @@ def _negated(slots: Slots) -> Slots:
 def _check_order(optimizer: RMSprop, source: Source) -> None:
     """Refuse a state whose trace may hold directions, or steps: only the transformation tells."""
     has_trace = any(own.momentum is not None for own in source.slots.values())
-    if has_trace and not getattr(optimizer, "lr_in_momentum", True):
+    if has_trace and not optimizer.lr_in_momentum:
         raise NotExactError(
             "The optimizer's momentum buffers hold directions (lr_in_momentum=False), and the "
             "state does not tell whether its trace does. Pass `transformation`."

@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
+from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import _carry, _live
 from keras_rmsprop.interop._pairs import Pair, Pairing
 from keras_rmsprop.interop._source import Source
@@ -165,7 +166,7 @@ def _held(source: Any) -> _live.Held:
         kinds = {"square_average": "rms", "gradient_average": "mg", "momentum": "momentum"}
         owners = list(source._slots.values())
         # Such as "RMSprop/dense/kernel/rms:0", or without the optimizer's name.
-        names = _live.numbered(
+        names = _pairing.numbered(
             [_without_scope(own["rms"].name, source._name).removesuffix("/rms") for own in owners]
         )
         slots = {
@@ -182,7 +183,7 @@ def _held(source: Any) -> _live.Held:
         }
         # Such as "RMSprop/velocity/dense/kernel:0", or without the optimizer's name.
         own_names = [_without_scope(v.name, "velocity") for v in lists["square_average"]]
-        names = _live.numbered(own_names)
+        names = _pairing.numbered(own_names)
         slots = {kind: dict(zip(names, own, strict=False)) for kind, own in lists.items()}
         rate = source._learning_rate
     return _live.Held(
