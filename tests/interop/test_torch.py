@@ -139,6 +139,17 @@ def twins(network: Network | None = None) -> tuple[Network, keras.Model, Any]:
     return network, model, pairs
 
 
+def mapping_of(model: keras.Model) -> dict[str, Any]:
+    """The pairs of the twins, one by one."""
+    hidden, head = model.layers
+    return {
+        "hidden.weight": (hidden.kernel, np.transpose, np.transpose),
+        "hidden.bias": hidden.bias,
+        "head.weight": (head.kernel, np.transpose, np.transpose),
+        "head.bias": head.bias,
+    }
+
+
 def batches(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     return [(rng.normal(size=(5, 3)), rng.normal(size=(5, 2))) for _ in range(count)]
@@ -249,13 +260,8 @@ def test_swapped_names_of_unlike_shape_are_refused_and_named(float64):
     network, model, _ = twins()
     there = torch.optim.RMSprop(network.parameters())
     train_torch(network, there, batches(3))
-    hidden, head = model.layers
-    swapped = {
-        "hidden.weight": (head.kernel, np.transpose, np.transpose),
-        "hidden.bias": hidden.bias,
-        "head.weight": (hidden.kernel, np.transpose, np.transpose),
-        "head.bias": head.bias,
-    }
+    right = mapping_of(model)
+    swapped = right | {"hidden.weight": right["head.weight"], "head.weight": right["hidden.weight"]}
     optimizer = conventions.torch()
     optimizer.build(model.trainable_variables)
     before = models.values(optimizer.variables)
@@ -327,13 +333,7 @@ def test_incomplete_or_wrong_pairs_are_refused(float64, change, message):
     network, model, _ = twins()
     there = torch.optim.RMSprop(network.parameters())
     train_torch(network, there, batches(3))
-    hidden, head = model.layers
-    mapping = {
-        "hidden.weight": (hidden.kernel, np.transpose, np.transpose),
-        "hidden.bias": hidden.bias,
-        "head.weight": (head.kernel, np.transpose, np.transpose),
-        "head.bias": head.bias,
-    }
+    mapping = mapping_of(model)
     optimizer = conventions.torch()
     optimizer.build(model.trainable_variables)
     before = models.values(optimizer.variables)
