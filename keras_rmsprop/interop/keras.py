@@ -27,7 +27,7 @@ from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop import _carry, _live
+from keras_rmsprop.interop import _carry, _live, _writing
 from keras_rmsprop.interop._pairs import Pair, Pairing, shortened
 from keras_rmsprop.interop._source import NotExactError, Settings, Source
 
@@ -88,10 +88,13 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     held = _held(target)
     if held.rate is None and exact:
         _live.check_rate(rate, _rate_after(target, calls), source.framework)
-    held.write(slots, calls, rate)
-    for accumulator in getattr(target, "_accumulated_gradients", ()):
-        if accumulator is not None:
-            accumulator.assign(np.zeros(tuple(accumulator.shape)))
+    sums = [each for each in getattr(target, "_accumulated_gradients", ()) if each is not None]
+    _writing.write(
+        [
+            *held.assignments(slots, calls, rate),
+            *((each, np.zeros(tuple(each.shape))) for each in sums),
+        ]
+    )
 
 
 def settings_of(source: Any) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
-from keras_rmsprop.interop import _carry
+from keras_rmsprop.interop import _carry, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
 from keras_rmsprop.interop._source import Settings, Slots, Source, as_array
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
@@ -84,8 +85,7 @@ def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
         missing = [name for name in pair.names if name not in arrays]
         if missing:
             raise ValueError(f"The module has no {missing[0]!r}. Nothing has changed.")
-        if isinstance(pair.variable, str):
-            raise ValueError(f"Weights need variables, received the path {pair.variable!r}.")
+        _writing.check_variable(pair.variable)
         own = [as_array(arrays[name]) for name in pair.names]
         try:
             value = pair.converted(own, tuple(pair.variable.shape), weights=True)
@@ -95,8 +95,7 @@ def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
         values.append((pair.variable, value))
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
-    for variable, value in values:
-        variable.assign(np.array(value))
+    _writing.write(values)
 
 
 def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
@@ -123,7 +122,14 @@ def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
                     f"is {shape}. Nothing has changed."
                 )
             changed[name] = torch.from_numpy(np.array(array))
-    module.load_state_dict(state | changed)
+    # The tensors in a state are the module's own.
+    before = {name: state[name].clone() for name in changed}
+    with _interrupts.deferred():
+        try:
+            module.load_state_dict(state | changed)
+        except BaseException:
+            module.load_state_dict(state | before)
+            raise
 
 
 def load(
