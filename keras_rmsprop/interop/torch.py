@@ -59,8 +59,9 @@ def pairs(module: Any, layers: Any) -> Pairs:
 
     Args:
         module: a `torch.nn.Module`.
-        layers: a built Keras model or layer, or a list of layers, with the same layers in the same
-            order; or a mapping from names of submodules to Keras layers.
+        layers: a built Keras model or layer, or a list of layers, with the same layers. If each
+            module has the name of one layer, names decide; otherwise order does, unless some names
+            contradict it. Or a mapping from names of submodules to Keras layers.
 
     Returns: pairs for `load`, `load_weights`, `state_dict`, `export_weights` and `interop.like`.
     Raises: ValueError if the layers do not correspond.
