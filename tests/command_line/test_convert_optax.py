@@ -240,3 +240,33 @@ def test_what_optax_cannot_go_on_with_is_refused_unless_inexact(tmp_path):
     assert "--inexact" in words
     assert not (tmp_path / "state.npz").exists()
     commands.succeeds(*arguments, "--inexact")
+
+
+def slots_in(path: Path) -> dict[str, Any]:
+    held = keras.saving.load_model(path).optimizer.state_dict()
+    return {name: np.array(value) for name, value in held.items() if "/" in name}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_there_and_back_gives_the_same_bytes_until_optax_makes_a_step(tmp_path, case):
+    arguments = {**CASES[case], "decay": 0.7}
+    commands.save_model(
+        tmp_path / "model.keras", conventions.optax(RATE, **arguments), trained=True
+    )
+    commands.succeeds("convert", tmp_path / "model.keras", tmp_path / "state.npz")
+    options = ["--model", tmp_path / "model.keras", "--force"]
+    commands.succeeds("convert", tmp_path / "state.npz", tmp_path / "out.keras", *options)
+    want, got = slots_in(tmp_path / "model.keras"), slots_in(tmp_path / "out.keras")
+    assert got.keys() == want.keys()
+    assert {name for name in want if got[name].tobytes() != want[name].tobytes()} == set()
+    # What optax has changed counts.
+    arrays = dict(np.load(tmp_path / "state.npz"))
+    key = next(key for key in arrays if key.endswith("nu/hidden/kernel"))
+    assert arrays[key].dtype == "float32"
+    arrays[key] = 4.0 * arrays[key]
+    np.savez(tmp_path / "state.npz", **arrays)
+    commands.succeeds("convert", tmp_path / "state.npz", tmp_path / "out.keras", *options)
+    changed = slots_in(tmp_path / "out.keras")
+    assert np.all(
+        changed["hidden/kernel/square_average"] > 3.0 * want["hidden/kernel/square_average"]
+    )
