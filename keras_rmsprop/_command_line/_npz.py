@@ -18,6 +18,7 @@ A path is taken apart as `keras_rmsprop.interop.optax` takes a state apart: what
 or "trace" is the name of a parameter. Only NumPy is needed, neither JAX nor optax.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -137,6 +138,7 @@ def source_of(arrays: Arrays, path: Path) -> Source:
         )
     if any(leaf.field == _OF_AMSGRAD for leaf in leaves):
         raise Failure(f"{path} holds a state of optax.amsgrad.")
+    _check_counts(leaves, path)
     begun = _counts(leaves, "mini_step")
     if any(begun):
         raise Failure(
@@ -180,6 +182,15 @@ def _by_name(leaves: list[_Leaf], field: str, path: Path) -> dict[str, Array]:
                 raise Failure(f"{path} has two entries in {field!r} for {leaf.name!r}.")
             found[leaf.name] = leaf.array
     return found
+
+
+def _check_counts(leaves: list[_Leaf], path: Path) -> None:
+    for leaf in leaves:
+        if leaf.field in _COUNTS and leaf.array.ndim == 0:
+            count = float(leaf.array)
+            if not (0.0 <= count < math.inf and count.is_integer()):
+                key = "/".join((*leaf.state, leaf.field))
+                raise Failure(f"{path}: {key!r} must be an integer >= 0, received {count:g}.")
 
 
 def _counts(leaves: list[_Leaf], field: str) -> list[int]:
@@ -226,7 +237,8 @@ def write(
     narrow, slots = arrays(wide=False)
     kept = _digits_lost(narrow, arrays(wide=True)[0])
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **narrow, **kept)
+        contents: dict[str, Any] = {**narrow, **kept}
+        np.savez(file, **contents)
     rate = "schedule" if moves else f"{_carry.rate_of(optimizer, 0):.7g}"
     transformation = f"optax.rmsprop({rate}{_arguments(own)})"
     if before:

@@ -133,6 +133,21 @@ def settings_in(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**FIXED, **given}
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuse settings that are no numbers.
+
+    Raises: ValueError that names the first.
+    """
+    for name in (*SHARED, *FIXED):
+        value = config.get(name)
+        is_number = value is None or isinstance(value, bool | int | float)
+        if not is_number or abs(value or 0.0) > _LARGEST or value != value:
+            raise ValueError(f"`{name}` must be a finite number, received {value!r:.60}")
+
+
+_LARGEST = float(np.finfo(np.float64).max)
+
+
 def _plain(value: Any) -> Any:
     """Return a setting as Python's number: legacy optimizers hold variables in float32."""
     return value if value is None or isinstance(value, bool | int) else float(value)

@@ -276,11 +276,15 @@ def _settings_in(archive: zipfile.ZipFile) -> Settings | None:
         found = json.loads(archive.read(_CONFIG))["compile_config"]["optimizer"]
         while found["class_name"] == "LossScaleOptimizer":
             found = found["config"]["inner_optimizer"]
-        known = found["class_name"] == "RMSprop" and not found["config"].get("groups")
-        return _live.settings_in(found["config"]) if known else None
-    except (ValueError, LookupError, TypeError):
+        config = found["config"]
+        is_known = found["class_name"] == "RMSprop" and not config.get("groups")
+    except (ValueError, LookupError, TypeError, AttributeError):
         # Not compiled, or with an optimizer that is not serialized.
         return None
+    if not is_known:
+        return None
+    _live.check_settings(config)
+    return _live.settings_in(config)
 
 
 def _differences(optimizer: RMSprop, settings: Settings) -> list[str]:

@@ -27,7 +27,7 @@ import numpy as np
 from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
-from keras_rmsprop.interop import _carry, _writing
+from keras_rmsprop.interop import _carry, _torch_form, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
 from keras_rmsprop.interop._source import Settings, Slots, Source, as_array
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
@@ -260,10 +260,12 @@ def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
             f"{type(source).__module__}.{type(source).__qualname__}."
         )
     contents = source.state_dict() if live else source
+    _torch_form.check_whole(contents)
     groups = contents["param_groups"]
     kind = kind or (_kind_of(source) if live else None) or _kind_by_entries(groups)
     if kind not in _KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(_KINDS)}, received {kind!r}.")
+    _torch_form.check_fields(contents)
     numbers = [number for group in groups for number in group["params"]]
     own_names = _names_of(source, groups, names, len(numbers), live)
     if not live:

@@ -270,3 +270,19 @@ def test_there_and_back_gives_the_same_bytes_until_optax_makes_a_step(tmp_path, 
     assert np.all(
         changed["hidden/kernel/square_average"] > 3.0 * want["hidden/kernel/square_average"]
     )
+
+
+@pytest.mark.parametrize("count", [np.nan, np.inf, -1, 2.5])
+@pytest.mark.parametrize("key", ["0/count", "mini_step"])
+def test_a_count_that_is_none_is_refused_with_its_file_and_key(tmp_path, key, count):
+    slots = {f"0/nu/{p}": np.ones_like(w) for p, w in zip(PATHS, commands.starts(), strict=True)}
+    np.savez(tmp_path / "state.npz", **slots, **{key: np.asarray(count)})
+    commands.save_model(tmp_path / "model.keras", conventions.optax(RATE))
+    words = commands.fails(
+        "convert",
+        tmp_path / "state.npz",
+        tmp_path / "out.keras",
+        "--model",
+        tmp_path / "model.keras",
+    )
+    assert f"state.npz: {key!r} must be an integer >= 0, received {count:g}" in words
