@@ -30,6 +30,9 @@ Rate = float | Callable[[int], Any]
 # The numbers that all conventions have in common with `same=True`, where they have them at all.
 SAME: dict[str, Any] = {"rho": 0.9, "momentum": 0.0, "epsilon": 1e-7}
 
+# Of a run. These take about a minute, and what is drawn of more would be the same.
+MOST_STEPS = 1_000_000
+
 # Of the palette of Okabe and Ito, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _DASHES = ("-", "--", "-.", ":")
@@ -161,7 +164,7 @@ def compare(
         function: one of `FUNCTIONS`.
         learning_rate: of all runs, a number >= 0 or a function of the number of steps so far, such
             as a Keras schedule. By default one that suits the function.
-        steps: how many, >= 1. By default as many as suit the function.
+        steps: how many, from 1 to `MOST_STEPS`. By default as many as suit the function.
         same: whether all use the numbers of `SAME`, where they have them, instead of their
             framework's defaults, so that only their structure differs.
         rho: None, or that of every convention, whatever its name there.
@@ -203,8 +206,11 @@ def _check(names: Sequence[str], function: str, steps: int | None, tolerance: fl
         )
     if function not in FUNCTIONS:
         raise ValueError(f"There is no function {function!r}; there are {', '.join(FUNCTIONS)}.")
-    if steps is not None and not steps >= 1:
-        raise ValueError(f"`steps` must be an integer >= 1, received steps={steps!r}.")
+    if steps is not None and not (hasattr(steps, "__index__") and 1 <= steps <= MOST_STEPS):
+        raise ValueError(
+            f"`steps` must be an integer from 1 to {MOST_STEPS}, because every step of every "
+            f"convention is kept and drawn, received steps={steps!r}."
+        )
     if not 0.0 < tolerance < math.inf:
         raise ValueError(
             f"`tolerance` must be a finite number > 0, received tolerance={tolerance!r}."

@@ -51,10 +51,10 @@ class Description(NamedTuple):
 
     def as_markdown(self) -> str:
         """Return Markdown, with equations in LaTeX."""
-        parts = [f"**{self.name}**: RMSprop", f"$$\n{self.as_latex()}\n$$"]
+        parts = [f"**{_describe.in_markdown(self.name)}**: RMSprop", f"$$\n{self.as_latex()}\n$$"]
         if self.groups is not None:
             parts += [GROUPS_HEADING, _describe.table_as_markdown(self.groups)]
-        call = f"`{self.convention.call()}`"
+        call = _describe.as_code(self.convention.call())
         parts.append(f"**Convention:** {self.convention.in_words(call)}")
         if isinstance(self.state, str):
             parts.append(f"**State:** {self.state}")

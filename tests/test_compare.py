@@ -270,7 +270,9 @@ def test_without_matplotlib_the_error_says_what_to_install(
         (["keras"], {}, "two or more different conventions, received keras"),
         (["tf1", "tf1"], {}, "two or more different conventions, received tf1, tf1"),
         (["keras", "tf1"], {"function": "bowl"}, "no function 'bowl'; there are quadratic, "),
-        (["keras", "tf1"], {"steps": 0}, "`steps` must be an integer >= 1, received steps=0"),
+        (["keras", "tf1"], {"steps": 0}, "`steps` must be an integer from 1 to .* steps=0"),
+        (["keras", "tf1"], {"steps": 2.5}, "`steps` must be an integer from 1 to .* steps=2.5"),
+        (["keras", "tf1"], {"steps": 10**20}, "1000000, because every step .* steps=1000000000"),
         (["keras", "tf1"], {"tolerance": float("nan")}, "`tolerance` must be .* tolerance=nan"),
         (
             ["keras", "tf1"],

@@ -1,12 +1,11 @@
 """Checkpoints of `tf.compat.v1.train.Saver`, named by their prefix."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from keras_rmsprop import interop
 from keras_rmsprop._command_line import _map
-from keras_rmsprop._command_line._form import Load, Options, Written
+from keras_rmsprop._command_line._form import Load, Options, Written, replacing_all
 from keras_rmsprop._command_line._map import Entry
 from keras_rmsprop._command_line._screen import framework
 from keras_rmsprop._optimizer import RMSprop
@@ -31,11 +30,9 @@ def write(
     """Write the variables and their state."""
     framework("tensorflow")
     pairs = _map.pairs_of(entries, optimizer)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        prefix = Path(folder) / path.name
+    # By name the index comes last: with it there is a checkpoint.
+    with replacing_all(path) as folder:
+        prefix = folder / path.name
         interop.tf1.save(optimizer, prefix, pairs, name=options.name, exact=options.exact)
-        # The index comes last: with it there is a checkpoint.
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".index"):
-            file.replace(path.with_name(file.name))
     names = tuple(name for pair in pairs.values() for name in pair.names)
     return Written(names, (f"Its slots are those of an optimizer named {options.name!r}.",))

@@ -28,7 +28,7 @@ def optimizer_in(path: Path) -> RMSprop:
     try:
         # Keras's own config is accepted as well.
         return RMSprop.from_config(dict(settings))
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise Failure(f"The optimizer in {path} cannot be made: {error}") from error
 
 

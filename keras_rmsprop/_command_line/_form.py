@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from keras_rmsprop._command_line._map import Entry
+from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 
 
@@ -45,9 +47,54 @@ class Form(NamedTuple):
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Yield the path of a new file beside a target, which replaces that if the block succeeds."""
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    temporary = _beside(target)
     try:
         yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with _interrupts.deferred():
+            temporary.replace(target)
+    except BaseException:
+        with _interrupts.deferred():
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replacing_all(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside a target, whose files move there if the block succeeds.
+
+    They all do or none, also at Ctrl-C. The last by name is there only when the others are.
+    """
+    folder = _beside(target)
+    try:
+        folder.mkdir()
+        yield folder
+        with _interrupts.deferred():
+            _move_out(folder)
+            shutil.rmtree(folder)
+    except BaseException:
+        with _interrupts.deferred():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{os.getpid()}.{target.name}")
+
+
+def _move_out(folder: Path) -> None:
+    """Move the files of a folder into its parent; none if one cannot be moved."""
+    files = sorted(folder.iterdir())
+    before = folder / "before"
+    before.mkdir()
+    moves: list[tuple[Path, Path]] = []
+    try:
+        for file in files:
+            target = folder.with_name(file.name)
+            old = [(target, before / file.name)] if target.is_file() else []
+            for start, end in [*old, (file, target)]:
+                start.replace(end)
+                moves.append((start, end))
+    except OSError:
+        for start, end in reversed(moves):
+            end.replace(start)
+        raise

@@ -29,6 +29,11 @@ def loaded(path: Path) -> tuple[Any, RMSprop]:
         # A damaged file makes Keras, h5py and the backend raise many kinds of errors.
         raise Failure(f"{path} cannot be loaded as a Keras model: {error}") from error
     optimizer = _optimizer_of(model, path)
+    if "\0" in optimizer.name:
+        raise Failure(
+            f"The optimizer in {path} has the name {optimizer.name!r}, whose NUL no file can hold; "
+            "give it another name, and save the model again."
+        )
     if not optimizer.built:
         if not model.trainable_variables:
             raise Failure(f"The model in {path} has no variables that its optimizer could train.")

@@ -10,10 +10,15 @@ These lines of JAX write one, and read one:
     arrays = np.load("state.npz")
     opt_state = jax.tree_util.tree_unflatten(tree, [arrays[key(path)] for path, _ in leaves])
 
+Where the terms of optax need more digits than its dtype has, such as E[g²] for a variance, an array
+in float64 is kept under "float64/" and the path, so that the way back gives the same bytes. Nothing
+of optax reads it; it counts only while the array at the path is what it rounds to.
+
 A path is taken apart as `keras_rmsprop.interop.optax` takes a state apart: what follows "nu", "mu"
 or "trace" is the name of a parameter. Only NumPy is needed, neither JAX nor optax.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -36,7 +41,7 @@ Arrays = Mapping[str, Array]
 
 def read(path: Path, options: Options) -> Load:
     """Read a file; return what loads its state into an optimizer."""
-    source = source_of(_arrays_in(path), path)
+    source = source_of(_with_all_digits(_arrays_in(path)), path)
 
     def load(optimizer: RMSprop, entries: Mapping[str, Entry] | None) -> None:
         _carry.load(optimizer, source, _pairing(entries, source, optimizer), exact=options.exact)
@@ -77,6 +82,32 @@ def _arrays_in(path: Path) -> dict[str, Array]:
     return arrays
 
 
+# Before the paths of arrays with all their digits.
+_WIDE = "float64/"
+
+
+def _with_all_digits(arrays: Arrays) -> Arrays:
+    """Return the arrays of a state, in float64 where those have been kept."""
+    found = {}
+    for key, array in arrays.items():
+        if not key.startswith(_WIDE):
+            wide = arrays.get(f"{_WIDE}{key}")
+            is_current = wide is not None and np.array_equal(
+                wide.astype(array.dtype), array, equal_nan=True
+            )
+            found[key] = wide if wide is not None and is_current else array
+    return found
+
+
+def _digits_lost(arrays: Arrays, wide: Arrays) -> dict[str, Array]:
+    """Return the float64 arrays that are not what they were rounded to."""
+    return {
+        f"{_WIDE}{k}": wide[k]
+        for k, x in arrays.items()
+        if not np.array_equal(wide[k], x, equal_nan=True)
+    }
+
+
 class _Leaf(NamedTuple):
     # The path of the state that has the field, and that of the parameter below it.
     state: tuple[str, ...]
@@ -107,6 +138,7 @@ def source_of(arrays: Arrays, path: Path) -> Source:
         )
     if any(leaf.field == _OF_AMSGRAD for leaf in leaves):
         raise Failure(f"{path} holds a state of optax.amsgrad.")
+    _check_counts(leaves, path)
     begun = _counts(leaves, "mini_step")
     if any(begun):
         raise Failure(
@@ -152,6 +184,15 @@ def _by_name(leaves: list[_Leaf], field: str, path: Path) -> dict[str, Array]:
     return found
 
 
+def _check_counts(leaves: list[_Leaf], path: Path) -> None:
+    for leaf in leaves:
+        if leaf.field in _COUNTS and leaf.array.ndim == 0:
+            count = float(leaf.array)
+            if not (0.0 <= count < math.inf and count.is_integer()):
+                key = "/".join((*leaf.state, leaf.field))
+                raise Failure(f"{path}: {key!r} must be an integer >= 0, received {count:g}.")
+
+
 def _counts(leaves: list[_Leaf], field: str) -> list[int]:
     return [int(leaf.array) for leaf in leaves if leaf.field == field and leaf.array.ndim == 0]
 
@@ -183,14 +224,21 @@ def write(
         bias_correction=bool(own["bias_correction"]),
         names=tuple(names),
     )
-    slots, steps = _carry.unload(optimizer, target, pairs, exact=options.exact)
     before = _before(own)
-    moves = optimizer._rate().variable is None
-    arrays = _arrays(slots, own, steps, moves)
     # In a chain with others, the state of optax.rmsprop has a place of its own.
     place = f"{len(before)}/" if before else ""
+    moves = optimizer._rate().variable is None
+
+    def arrays(*, wide: bool) -> tuple[Arrays, Mapping[str, Slots]]:
+        slots, steps = _carry.unload(optimizer, target, pairs, exact=options.exact, wide=wide)
+        own_arrays = _arrays(slots, own, steps, moves)
+        return {f"{place}{key}": array for key, array in own_arrays.items()}, slots
+
+    narrow, slots = arrays(wide=False)
+    kept = _digits_lost(narrow, arrays(wide=True)[0])
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{f"{place}{key}": x for key, x in arrays.items()})
+        contents: dict[str, Any] = {**narrow, **kept}
+        np.savez(file, **contents)
     rate = "schedule" if moves else f"{_carry.rate_of(optimizer, 0):.7g}"
     transformation = f"optax.rmsprop({rate}{_arguments(own)})"
     if before:

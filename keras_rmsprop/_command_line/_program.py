@@ -1,9 +1,12 @@
 """How every command ends: failures in one sentence, the status, Ctrl-C, and `--debug`."""
 
+import contextlib
+import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -106,6 +109,38 @@ def _in_words(error: BaseException) -> str:
         f"{type(error).__name__}: {error} (This was not foreseen; run the command with --debug to "
         "see where it happens.)"
     )
+
+
+@contextlib.contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """Name a file in what is found wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        if not is_ours(error):
+            raise
+        raise Failure(f"{path} cannot be read: {error}") from error
+
+
+class File(click.Path):
+    """A path that can be one of a file, as an argument or an option."""
+
+    def __init__(self, *, exists: bool = False, dir_okay: bool = False) -> None:
+        super().__init__(exists=exists, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises: click.BadParameter if no file can have it, or none does that must exist.
+        """
+        words = os.fspath(value)
+        try:
+            is_possible = b"\0" not in os.fsencode(words)
+        except UnicodeEncodeError:
+            is_possible = False
+        if not is_possible or Path(words).name in ("", ".."):
+            self.fail(f"the path of a file is needed, received {words!a}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def is_ours(error: BaseException) -> bool:

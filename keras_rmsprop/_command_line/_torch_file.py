@@ -13,10 +13,10 @@ from keras_rmsprop import interop
 from keras_rmsprop._command_line import _map
 from keras_rmsprop._command_line._form import Load, Options, Written, replacing
 from keras_rmsprop._command_line._map import Entry, Pairs
-from keras_rmsprop._command_line._program import Failure
+from keras_rmsprop._command_line._program import Failure, in_file
 from keras_rmsprop._command_line._screen import framework, shortened
 from keras_rmsprop._optimizer import RMSprop
-from keras_rmsprop.interop import Pair, _carry
+from keras_rmsprop.interop import Pair, _carry, _torch_form
 from keras_rmsprop.interop._pairs import linked
 
 # Where the state of an optimizer may be, and where the weights of the network, whose shapes are
@@ -37,6 +37,8 @@ def read(path: Path, options: Options) -> Load:
     state = _state(content, path)
     beside = [content[key] for key in _WEIGHTS if isinstance(content.get(key), Mapping)]
     weights: Mapping[str, Any] = beside[0] if beside else {}
+    with in_file(path):
+        _torch_form.check_whole(state)
     has_names = any("param_names" in group for group in state["param_groups"])
 
     def load(optimizer: RMSprop, entries: Mapping[str, Entry] | None) -> None:
@@ -48,7 +50,9 @@ def read(path: Path, options: Options) -> Load:
         names = None if has_names else list(entries or ())
         pairs = None if entries is None else _map.pairs_of(entries, optimizer)
         kind = KINDS.get(options.kind or "")
-        _check_shapes(interop.torch.read(state, names, kind).slots, weights, path)
+        with in_file(path):
+            slots = interop.torch.read(state, names, kind).slots
+        _check_shapes(slots, weights, path)
         interop.torch.load(optimizer, state, pairs, names=names, kind=kind, exact=options.exact)
 
     return load

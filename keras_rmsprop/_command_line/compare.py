@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from keras_rmsprop import _compare
-from keras_rmsprop._command_line._program import PROGRAM, Failure, debug_option
+from keras_rmsprop._command_line._program import PROGRAM, Failure, File, debug_option
 from keras_rmsprop._command_line._screen import progress
 
 
@@ -24,7 +24,9 @@ Examples:
     help="What to minimise.",
 )
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="How many. Default: what suits the function."
+    "--steps",
+    type=click.IntRange(min=1),
+    help=f"How many, at most {_compare.MOST_STEPS}. Default: what suits the function.",
 )
 @click.option(
     "--learning-rate",
@@ -38,10 +40,10 @@ Examples:
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=File(),
     default=Path("rmsprop_compare.png"),
     show_default=True,
-    help="The picture, which replaces a file of this name.",
+    help="The picture, which replaces a file of this name; a PNG if the name tells no format.",
 )
 @debug_option
 def compare(
@@ -57,6 +59,9 @@ def compare(
     A convention is a function of `keras_rmsprop.conventions`: keras, torch, optax, tf1,
     tf_keras_legacy, timm, hinton or graves. Steps are made in NumPy float64.
     """
+    if not output.suffix:
+        # As matplotlib would, but so that the last line says so.
+        output = output.with_name(f"{output.name}.png")
     with progress() as now:
         now(f"Comparing {', '.join(conventions)}")
         comparison = _compare.compare(

@@ -12,7 +12,7 @@ from keras_rmsprop import interop
 from keras_rmsprop._command_line import _checkpoint, _map, _model, _npz, _torch_file
 from keras_rmsprop._command_line._form import Form, Options, replacing
 from keras_rmsprop._command_line._map import Entry
-from keras_rmsprop._command_line._program import PROGRAM, Failure, debug_option, is_ours
+from keras_rmsprop._command_line._program import PROGRAM, Failure, File, debug_option, is_ours
 from keras_rmsprop._command_line._screen import progress, shortened, table
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop.interop import _carry
@@ -52,19 +52,19 @@ state.npz is written, and read back, by JAX like this:
   key = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
   np.savez("state.npz", **{{key(path): np.asarray(leaf) for path, leaf in leaves}})"""
 )
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("source", type=File(dir_okay=True))
+@click.argument("target", type=File())
 @click.option(
     "--model",
     "model_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=File(exists=True),
     help="A .keras file with the weights and the optimizer's settings, for a TARGET of Keras. "
     "Default: SOURCE, if that is one.",
 )
 @click.option(
     "--map",
     "map_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=File(exists=True),
     help="JSON from the other framework's names to paths of Keras variables. Default: the names "
     "are the same. A torch file without param_names has no names: then the map must have them in "
     "the order of the optimizer's parameters.",

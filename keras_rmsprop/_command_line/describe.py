@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from keras_rmsprop._command_line import _config
-from keras_rmsprop._command_line._program import PROGRAM, debug_option
+from keras_rmsprop._command_line._program import PROGRAM, File, debug_option
 
 
 @click.command(
@@ -15,7 +15,7 @@ Examples:
   {PROGRAM} describe model.keras
   {PROGRAM} describe config.json --format latex"""
 )
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=File(exists=True))
 @click.option(
     "--format",
     "layout",

@@ -259,16 +259,26 @@ def table_as_text(heading: str, rows: Rows) -> str:
 def table_as_markdown(rows: Rows) -> str:
     """Return a table in Markdown; cells with its special characters, such as paths, as code."""
     head, *body = rows
-    marked = [[_as_code(cell) if _MARKUP.search(cell) else cell for cell in row] for row in body]
+    # In a table, "|" ends a cell even in code.
+    marked = [[in_markdown(cell).replace("|", r"\|") for cell in row] for row in body]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *marked])
 
 
-_MARKUP = re.compile(r"[*_`|<>\[\]\\#~&]")
+def in_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is: as code if it has special characters."""
+    return as_code(text) if _MARKUP.search(text) else text
 
 
-def _as_code(cell: str) -> str:
-    # In a table, "|" ends a cell even in code.
-    return "`{}`".format(cell.replace("`", "'").replace("|", r"\|"))
+_MARKUP = re.compile(r"[*_`|<>\[\]\\#~&$\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def as_code(text: str) -> str:
+    """Return text as code in Markdown, where nothing in it is special."""
+    # Code is of one line, and ends where as many backticks come as it began with.
+    line = "".join(c if c.isprintable() else " " for c in text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    space = " " if line[:1] == "`" or line[-1:] == "`" or not line.strip() else ""
+    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _settings(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ Keras identifies an excluded variable by its object's id, which is useless in a 
 is identified by its position among the built variables, or by its path.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_rmsprop._variables import _pairing
@@ -63,10 +63,15 @@ class Exclusions:
 
     def set_pending(self, config: dict[str, Any]) -> None:
         """Take the exclusions from a config entry, to be resolved by the build."""
-        names, variables = config.get("names", []), config.get("variables", [])
+        parts = dict(config) if isinstance(config, Mapping) else {"names": None}
+        names, variables = parts.get("names", []), parts.get("variables", [])
+        if not isinstance(names, list | tuple) or not isinstance(variables, list | tuple):
+            raise ValueError(
+                f"`{KEY}` of a config must hold the lists names and variables, received {config!r}."
+            )
         check_patterns(names)
         for entry in variables:
-            if not isinstance(entry["path"], str):
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
                 raise ValueError(f"`{KEY}` of a config must name paths, received {entry!r}.")
         self.names = list(names)
         self._pending = config

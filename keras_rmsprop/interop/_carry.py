@@ -67,6 +67,7 @@ def unload(
     *,
     exact: bool,
     rates: Literal["one", "each", "kept"] = "one",
+    wide: bool = False,
 ) -> tuple[dict[str, Slots], int]:
     """Return an optimizer's slots by another framework's names and in its terms, and its steps.
 
@@ -79,6 +80,8 @@ def unload(
         exact: whether further steps must be the same.
         rates: what becomes of the target's learning rates: "one" is replaced by that of the
             optimizer, "each" by that of its variable, or they are "kept" and must be the same.
+        wide: whether the slots are float64, before they are rounded to the dtype that they have
+            here.
 
     Raises: as `load`.
     """
@@ -101,7 +104,7 @@ def unload(
         here = state.slots[position]
         if "square_average" not in here:
             continue
-        dtype = np.promote_types(here["square_average"].dtype, np.float32)
+        dtype = np.promote_types(here["square_average"].dtype, np.float64 if wide else np.float32)
         slots = _outgoing(optimizer, target, position, pair, here, steps)
         parts = [None if slot is None else pair.parts(slot.astype(dtype)) for slot in slots]
         for i, name in enumerate(pair.names):

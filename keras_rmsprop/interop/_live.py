@@ -55,31 +55,33 @@ class Held(NamedTuple):
         variable = self.slots[kind].get(name)
         return None if variable is None else array_in(variable)
 
-    def write(self, slots: Mapping[str, Slots], steps: int, rate: float) -> None:
-        """Assign slots whose shapes have been checked, the step count, and the rate.
+    def assignments(
+        self, slots: Mapping[str, Slots], steps: int, rate: float
+    ) -> list[tuple[Any, Any]]:
+        """Return the variables to write and their values, for `_writing.write`.
 
         Averages of gradients and buffers that `slots` has none of start afresh.
+
+        Args:
+            slots: with shapes that have been checked.
+            steps: the step count.
+            rate: the learning rate, which is left out where there is no variable for it.
         """
+        found: list[tuple[Any, Any]] = []
         for name, own in slots.items():
             for kind, value in own._asdict().items():
                 variable = self.slots[kind].get(name)
                 if variable is None or (value is None and kind == "average"):
                     continue
-                _assign(variable, np.zeros(tuple(variable.shape)) if value is None else value)
-        self.iterations.assign(steps)
-        if self.rate is not None:
-            self.rate.assign(rate)
+                fresh = np.zeros(tuple(variable.shape))
+                found.append((variable, fresh if value is None else value))
+        found.append((self.iterations, steps))
+        return found if self.rate is None else [*found, (self.rate, rate)]
 
 
 def array_in(variable: Any) -> Array:
     """Return the value of a variable of Keras or tf_keras."""
     return as_array(variable if isinstance(variable, keras.Variable) else variable.numpy())
-
-
-def _assign(variable: Any, value: Array) -> None:
-    # tf_keras's variables take only arrays of their own dtype.
-    dtype = getattr(variable.dtype, "as_numpy_dtype", None)
-    variable.assign(value if dtype is None else value.astype(dtype))
 
 
 def check_rate(here: float, there: float, framework: str) -> None:
@@ -129,6 +131,21 @@ def settings_in(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in the config of Keras's class, of tf_keras's, or of this package's."""
     given = {name: _plain(config[name]) for name in (*SHARED, *FIXED) if name in config}
     return {**FIXED, **given}
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuse settings that are no numbers.
+
+    Raises: ValueError that names the first.
+    """
+    for name in (*SHARED, *FIXED):
+        value = config.get(name)
+        is_number = value is None or isinstance(value, bool | int | float)
+        if not is_number or abs(value or 0.0) > _LARGEST or value != value:
+            raise ValueError(f"`{name}` must be a finite number, received {value!r:.60}")
+
+
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def _plain(value: Any) -> Any:

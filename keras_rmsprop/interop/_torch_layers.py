@@ -91,7 +91,8 @@ def pairs_of_layers(module: Any, layers: Any) -> list[Pair]:
     Args:
         module: a `torch.nn.Module`.
         layers: a Keras model or layer, or a sequence of layers, whose layers with variables are
-            those of `module` in order; or a mapping from the names of submodules to layers.
+            those of `module`, by name if each module has the name of one layer and otherwise in
+            order; or a mapping from the names of submodules to layers.
 
     Raises: ValueError that names the first two that do not correspond.
     """
@@ -114,8 +115,47 @@ def pairs_of_layers(module: Any, layers: Any) -> list[Pair]:
                 f"{', '.join(layer.name for layer in flat) or 'none'}. Pass a mapping from the "
                 "names of the modules to the layers."
             )
-        chosen = [(n, m, layer) for (n, m), layer in zip(modules.items(), flat, strict=True)]
+        partners = [flat[i] for i in _positions(list(modules), flat)]
+        chosen = [(n, m, layer) for (n, m), layer in zip(modules.items(), partners, strict=True)]
     return [pair for name, m, layer in chosen for pair in _pairs(name, m, layer)]
+
+
+def _positions(names: Sequence[str], layers: Sequence[Any]) -> Sequence[int]:
+    """Return the position of each module's layer: by name if all have one, otherwise by order.
+
+    Args:
+        names: those of the modules, in order.
+        layers: as many Keras layers.
+
+    Raises: ValueError if some names match, and contradict the order.
+    """
+    paths = [str(getattr(layer, "path", None) or layer.name).split("/") for layer in layers]
+    likeness = np.array([[_common_end(name.split("."), path) for path in paths] for name in names])
+    by_name = {i: j for i in range(len(names)) if (j := _only_best(likeness, i)) is not None}
+    if len(by_name) == len(names):
+        return [by_name[i] for i in range(len(names))]
+    for i, j in by_name.items():
+        if i != j:
+            raise ValueError(
+                f"By order {names[i]!r} corresponds to {layers[i].name!r}, but by name to "
+                f"{layers[j].name!r}. Pass a mapping from the names of the modules to the layers, "
+                f"such as {{{names[i]!r}: model.get_layer({layers[j].name!r}), ...}}."
+            )
+    return range(len(names))
+
+
+def _common_end(parts: Sequence[str], others: Sequence[str]) -> int:
+    """Return how many parts at the end of two names are the same."""
+    pairs = zip(reversed(parts), reversed(others), strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(parts), len(others)))
+
+
+def _only_best(likeness: Array, row: int) -> int | None:
+    """Return the column that is most like a row, if both are so to nothing else."""
+    column = int(np.argmax(likeness[row]))
+    best = likeness[row, column]
+    alike = [*np.flatnonzero(likeness[row] >= best), *np.flatnonzero(likeness[:, column] >= best)]
+    return column if best > 0 and len(alike) == 2 else None
 
 
 def _listed(modules: Mapping[str, Any]) -> str:
@@ -158,8 +198,22 @@ def _pairs(name: str, module: Any, layer: Any) -> Iterator[Pair]:
             f"{name!r} is a {theirs}, and {layer.name!r} a {ours}, which does not correspond. "
             "Pass a mapping from the names of the modules to the layers."
         )
+    if getattr(layer, "lora_enabled", False):
+        raise ValueError(
+            f"{layer.name!r} has LoRA: it computes its {_weight_of(layer)} from three variables, "
+            f"and {name!r} has one parameter for it. Use a layer without `lora_rank`."
+        )
+    if getattr(layer, "quantization_mode", None) not in (None, "float8"):
+        raise ValueError(
+            f"{layer.name!r} is quantized to {layer.quantization_mode}, and {name!r} is not. Use "
+            "a layer that is not quantized."
+        )
     prefix = f"{name}." if name else ""
     yield from _KERAS[ours](prefix, module, layer)
+
+
+def _weight_of(layer: Any) -> str:
+    return "embeddings" if _class_of(layer, {"Embedding": 0}) else "kernel"
 
 
 def _class_of(thing: Any, table: Mapping[str, Any]) -> str | None:

@@ -27,7 +27,7 @@ from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop import _carry, _live
+from keras_rmsprop.interop import _carry, _live, _writing
 from keras_rmsprop.interop._pairs import Pair, Pairing, shortened
 from keras_rmsprop.interop._source import NotExactError, Settings, Source
 
@@ -88,10 +88,13 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     held = _held(target)
     if held.rate is None and exact:
         _live.check_rate(rate, _rate_after(target, calls), source.framework)
-    held.write(slots, calls, rate)
-    for accumulator in getattr(target, "_accumulated_gradients", ()):
-        if accumulator is not None:
-            accumulator.assign(np.zeros(tuple(accumulator.shape)))
+    sums = [each for each in getattr(target, "_accumulated_gradients", ()) if each is not None]
+    _writing.write(
+        [
+            *held.assignments(slots, calls, rate),
+            *((each, np.zeros(tuple(each.shape))) for each in sums),
+        ]
+    )
 
 
 def settings_of(source: Any) -> dict[str, Any]:
@@ -273,11 +276,15 @@ def _settings_in(archive: zipfile.ZipFile) -> Settings | None:
         found = json.loads(archive.read(_CONFIG))["compile_config"]["optimizer"]
         while found["class_name"] == "LossScaleOptimizer":
             found = found["config"]["inner_optimizer"]
-        known = found["class_name"] == "RMSprop" and not found["config"].get("groups")
-        return _live.settings_in(found["config"]) if known else None
-    except (ValueError, LookupError, TypeError):
+        config = found["config"]
+        is_known = found["class_name"] == "RMSprop" and not config.get("groups")
+    except (ValueError, LookupError, TypeError, AttributeError):
         # Not compiled, or with an optimizer that is not serialized.
         return None
+    if not is_known:
+        return None
+    _live.check_settings(config)
+    return _live.settings_in(config)
 
 
 def _differences(optimizer: RMSprop, settings: Settings) -> list[str]:

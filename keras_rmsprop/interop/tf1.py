@@ -25,7 +25,7 @@ from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop import _carry
+from keras_rmsprop.interop import _carry, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
 from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array
 
@@ -82,9 +82,8 @@ def load_weights(
     reader = _opened(checkpoint)
     names = sorted(reader.get_variable_to_shape_map())
     variables = [_variable_in(entry) for entry in _entries(pairs)]
-    paths = [variable for variable in variables if isinstance(variable, str)]
-    if paths:
-        raise ValueError(f"Weights need variables, received the path {paths[0]!r}.")
+    for variable in variables:
+        _writing.check_variable(variable)
     missing = [name for name in _names_in(pairs) if name not in names]
     if missing:
         raise ValueError(
@@ -103,8 +102,7 @@ def load_weights(
         values.append((variables[position], value))
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
-    for variable, value in values:
-        variable.assign(np.array(value))
+    _writing.write(values)
 
 
 def save(

@@ -18,7 +18,7 @@ import numpy as np
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop import _carry, _live
+from keras_rmsprop.interop import _carry, _live, _writing
 from keras_rmsprop.interop._pairs import Pair, Pairing
 from keras_rmsprop.interop._source import Source
 
@@ -63,7 +63,7 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     held = _held(target)
     if held.rate is None and exact:
         _live.check_rate(rate, _rate_after(target, steps), source.framework)
-    held.write(slots, steps, rate * _decay_after(target, steps))
+    _writing.write(held.assignments(slots, steps, rate * _decay_after(target, steps)))
 
 
 def is_legacy(source: Any) -> bool:

@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
-from keras_rmsprop.interop import _carry
+from keras_rmsprop.interop import _carry, _torch_form, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
 from keras_rmsprop.interop._source import Settings, Slots, Source, as_array
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
@@ -58,8 +59,9 @@ def pairs(module: Any, layers: Any) -> Pairs:
 
     Args:
         module: a `torch.nn.Module`.
-        layers: a built Keras model or layer, or a list of layers, with the same layers in the same
-            order; or a mapping from names of submodules to Keras layers.
+        layers: a built Keras model or layer, or a list of layers, with the same layers. If each
+            module has the name of one layer, names decide; otherwise order does, unless some names
+            contradict it. Or a mapping from names of submodules to Keras layers.
 
     Returns: pairs for `load`, `load_weights`, `state_dict`, `export_weights` and `interop.like`.
     Raises: ValueError if the layers do not correspond.
@@ -84,8 +86,7 @@ def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
         missing = [name for name in pair.names if name not in arrays]
         if missing:
             raise ValueError(f"The module has no {missing[0]!r}. Nothing has changed.")
-        if isinstance(pair.variable, str):
-            raise ValueError(f"Weights need variables, received the path {pair.variable!r}.")
+        _writing.check_variable(pair.variable)
         own = [as_array(arrays[name]) for name in pair.names]
         try:
             value = pair.converted(own, tuple(pair.variable.shape), weights=True)
@@ -95,8 +96,7 @@ def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
         values.append((pair.variable, value))
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
-    for variable, value in values:
-        variable.assign(np.array(value))
+    _writing.write(values)
 
 
 def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
@@ -123,7 +123,14 @@ def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
                     f"is {shape}. Nothing has changed."
                 )
             changed[name] = torch.from_numpy(np.array(array))
-    module.load_state_dict(state | changed)
+    # The tensors in a state are the module's own.
+    before = {name: state[name].clone() for name in changed}
+    with _interrupts.deferred():
+        try:
+            module.load_state_dict(state | changed)
+        except BaseException:
+            module.load_state_dict(state | before)
+            raise
 
 
 def load(
@@ -253,10 +260,12 @@ def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
             f"{type(source).__module__}.{type(source).__qualname__}."
         )
     contents = source.state_dict() if live else source
+    _torch_form.check_whole(contents)
     groups = contents["param_groups"]
     kind = kind or (_kind_of(source) if live else None) or _kind_by_entries(groups)
     if kind not in _KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(_KINDS)}, received {kind!r}.")
+    _torch_form.check_fields(contents)
     numbers = [number for group in groups for number in group["params"]]
     own_names = _names_of(source, groups, names, len(numbers), live)
     if not live:

@@ -27,8 +27,8 @@ ValueError: The recipe 'efficientnet_paper' needs `epsilon`: the paper does not 
 An optimizer is not all of a training. What it cannot do, such as clipping the errors of Q-learning
 or the weights of a critic, is in the `remarks` of a recipe.
 
-The schedules that Keras lacks can be used on their own: `StaircaseDecay`, `WarmUp`, `ColdStart`,
-`PerEpoch` and `AtLeast`.
+The schedules that Keras lacks, or has in float32 only, can be used on their own: `StaircaseDecay`,
+`LinearDecay`, `WarmUp`, `ColdStart`, `PerEpoch` and `AtLeast`.
 """
 
 import difflib
@@ -39,12 +39,20 @@ from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._settings._validation import shown
 from keras_rmsprop.recipes import _text
 from keras_rmsprop.recipes._recipe import Recipe
-from keras_rmsprop.recipes._schedules import AtLeast, ColdStart, PerEpoch, StaircaseDecay, WarmUp
+from keras_rmsprop.recipes._schedules import (
+    AtLeast,
+    ColdStart,
+    LinearDecay,
+    PerEpoch,
+    StaircaseDecay,
+    WarmUp,
+)
 from keras_rmsprop.recipes._table import RECIPES
 
 __all__ = [
     "AtLeast",
     "ColdStart",
+    "LinearDecay",
     "PerEpoch",
     "Recipe",
     "StaircaseDecay",

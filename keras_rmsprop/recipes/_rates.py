@@ -8,7 +8,14 @@ from typing import Any, TypeAlias
 from keras.optimizers import schedules
 
 from keras_rmsprop.conventions import TimeDecay
-from keras_rmsprop.recipes._schedules import AtLeast, ColdStart, PerEpoch, StaircaseDecay, WarmUp
+from keras_rmsprop.recipes._schedules import (
+    AtLeast,
+    ColdStart,
+    LinearDecay,
+    PerEpoch,
+    StaircaseDecay,
+    WarmUp,
+)
 
 # A number, or a schedule.
 Rate: TypeAlias = Any
@@ -47,7 +54,7 @@ class LinearToZero:
     def of(self, rate: float, sizes: Sizes, given: Given) -> Rate:
         """Return the rate or schedule of a training."""
         del given
-        return schedules.PolynomialDecay(rate, sizes["total_steps"], end_learning_rate=0.0)
+        return LinearDecay(rate, sizes["total_steps"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

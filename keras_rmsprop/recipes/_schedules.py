@@ -95,6 +95,46 @@ class StaircaseDecay(schedules.LearningRateSchedule):
         }
 
 
+@keras.saving.register_keras_serializable(package="keras_rmsprop")
+class LinearDecay(schedules.LearningRateSchedule):
+    """A rate that falls linearly to 0.
+
+        rate after n steps = initial_learning_rate * (decay_steps - n) / decay_steps, or 0
+
+    `keras.optimizers.schedules.PolynomialDecay` is the same, but computes in float32 on torch, and
+    on TensorFlow also if floatx is float64; and it subtracts n / decay_steps from 1, so that in
+    float32 the last rates before 0 are rounded, the last of 1e6 by 1.3 %.
+
+    Args:
+        initial_learning_rate: the first rate, >= 0.
+        decay_steps: the number of steps after which the rate is 0, an integer >= 1.
+
+    Raises: ValueError if an argument is out of range.
+
+    Example:
+    >>> from keras_rmsprop import recipes
+    >>> schedule = recipes.LinearDecay(0.5, decay_steps=4)
+    >>> [float(schedule(n)) for n in range(6)]
+    [0.5, 0.375, 0.25, 0.125, 0.0, 0.0]
+    """
+
+    def __init__(self, initial_learning_rate: float, decay_steps: int) -> None:
+        self.initial_learning_rate = _checked_rate("initial_learning_rate", initial_learning_rate)
+        self.decay_steps = _checked_count("decay_steps", decay_steps, least=1)
+
+    def __call__(self, step: Any) -> Tensor:
+        """Return the rate after `step` steps."""
+        left = ops.maximum(self.decay_steps - _count(step), 0)
+        return self.initial_learning_rate * ops.cast(left, config.floatx()) / self.decay_steps
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {
+            "initial_learning_rate": self.initial_learning_rate,
+            "decay_steps": self.decay_steps,
+        }
+
+
 class _OfSchedule(schedules.LearningRateSchedule):
     """A schedule that changes another one."""
 

@@ -36,6 +36,8 @@ REFUSED = {
     "one convention": (["keras"], "two or more"),
     "an unknown function": (["keras", "torch", "--function", "cubic"], "'cubic'"),
     "no steps": (["keras", "torch", "--steps", "0"], "0"),
+    "steps without end": (["keras", "torch", "--steps", "9" * 20], "because every step"),
+    "no name of a picture": (["keras", "torch", "--output", ""], "'--output'"),
     "a negative rate": (["keras", "torch", "--learning-rate", "-1"], "-1"),
     "a rate that is no number": (["keras", "torch", "--learning-rate", "nan"], "nan"),
 }
@@ -56,6 +58,12 @@ def test_a_picture_that_cannot_be_written_is_a_sentence_after_the_table(tmp_path
         assert out.startswith("quadratic")
         assert words in err
         assert len(err.splitlines()) == 1
+
+
+def test_a_picture_without_a_suffix_is_a_png_and_is_named_so(tmp_path):
+    printed = commands.succeeds("compare", "keras", "torch", "--output", tmp_path / "parts")
+    assert printed.endswith(f"Picture: {tmp_path / 'parts.png'}\n")
+    assert (tmp_path / "parts.png").read_bytes().startswith(PNG)
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):

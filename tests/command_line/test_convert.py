@@ -1,6 +1,10 @@
 """Test `convert` without another framework: Keras's files, arrays, names of files, and failures."""
 
+import json
+import math
 import sys
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -172,6 +176,39 @@ def test_a_wrong_map_is_refused_in_a_sentence(tmp_path, arrays, case):
     else:
         commands.write_json(file, content)
     assert words in commands.fails("convert", *arrays, "--map", file)
+
+
+def edited(path: Path, **settings: Any) -> Path:
+    """Change the settings of the optimizer in a model's file."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(contents["config.json"])
+    config["compile_config"]["optimizer"]["config"].update(settings)
+    contents["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("rho", [10**400, "x", math.nan, [0.5]], ids=["huge", "x", "nan", "list"])
+def test_a_setting_that_is_no_number_is_refused_with_its_file(tmp_path, rho):
+    for name in ("old.keras", "model.keras"):
+        commands.save_model(tmp_path / name, keras.optimizers.RMSprop(RATE), trained=True)
+    old = edited(tmp_path / "old.keras", rho=rho)
+    words = commands.fails(
+        "convert", old, tmp_path / "new.keras", "--model", tmp_path / "model.keras"
+    )
+    assert "old.keras" in words
+    assert "`rho` must be a finite number" in words
+
+
+def test_a_name_that_no_file_can_hold_is_refused(tmp_path):
+    commands.save_model(tmp_path / "old.keras", keras_rmsprop.RMSprop(RATE))
+    old = edited(tmp_path / "old.keras", name="a\0b")
+    words = commands.fails("convert", old, tmp_path / "new.keras")
+    assert "old.keras" in words
+    assert "NUL" in words
 
 
 def test_a_map_is_of_no_use_for_files_of_keras(tmp_path):

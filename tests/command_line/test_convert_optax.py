@@ -240,3 +240,49 @@ def test_what_optax_cannot_go_on_with_is_refused_unless_inexact(tmp_path):
     assert "--inexact" in words
     assert not (tmp_path / "state.npz").exists()
     commands.succeeds(*arguments, "--inexact")
+
+
+def slots_in(path: Path) -> dict[str, Any]:
+    held = keras.saving.load_model(path).optimizer.state_dict()
+    return {name: np.array(value) for name, value in held.items() if "/" in name}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_there_and_back_gives_the_same_bytes_until_optax_makes_a_step(tmp_path, case):
+    arguments = {**CASES[case], "decay": 0.7}
+    commands.save_model(
+        tmp_path / "model.keras", conventions.optax(RATE, **arguments), trained=True
+    )
+    commands.succeeds("convert", tmp_path / "model.keras", tmp_path / "state.npz")
+    options = ["--model", tmp_path / "model.keras", "--force"]
+    commands.succeeds("convert", tmp_path / "state.npz", tmp_path / "out.keras", *options)
+    want, got = slots_in(tmp_path / "model.keras"), slots_in(tmp_path / "out.keras")
+    assert got.keys() == want.keys()
+    assert {name for name in want if got[name].tobytes() != want[name].tobytes()} == set()
+    # What optax has changed counts.
+    arrays = dict(np.load(tmp_path / "state.npz"))
+    key = next(key for key in arrays if key.endswith("nu/hidden/kernel"))
+    assert arrays[key].dtype == "float32"
+    arrays[key] = 4.0 * arrays[key]
+    np.savez(tmp_path / "state.npz", **arrays)
+    commands.succeeds("convert", tmp_path / "state.npz", tmp_path / "out.keras", *options)
+    changed = slots_in(tmp_path / "out.keras")
+    assert np.all(
+        changed["hidden/kernel/square_average"] > 3.0 * want["hidden/kernel/square_average"]
+    )
+
+
+@pytest.mark.parametrize("count", [np.nan, np.inf, -1, 2.5])
+@pytest.mark.parametrize("key", ["0/count", "mini_step"])
+def test_a_count_that_is_none_is_refused_with_its_file_and_key(tmp_path, key, count):
+    slots = {f"0/nu/{p}": np.ones_like(w) for p, w in zip(PATHS, commands.starts(), strict=True)}
+    np.savez(tmp_path / "state.npz", **slots, **{key: np.asarray(count)})
+    commands.save_model(tmp_path / "model.keras", conventions.optax(RATE))
+    words = commands.fails(
+        "convert",
+        tmp_path / "state.npz",
+        tmp_path / "out.keras",
+        "--model",
+        tmp_path / "model.keras",
+    )
+    assert f"state.npz: {key!r} must be an integer >= 0, received {count:g}" in words

@@ -131,3 +131,26 @@ def test_a_checkpoint_in_the_way_is_replaced_only_by_force(tmp_path):
     commands.succeeds(*arguments)
     assert "--force" in commands.fails(*arguments)
     commands.succeeds(*arguments, "--force")
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() if path.is_file() else b"" for path in folder.iterdir()}
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays_as_it_is(tmp_path, monkeypatch):
+    commands.save_model(tmp_path / "old.keras", conventions.tf1(RATE))
+    commands.save_model(tmp_path / "new.keras", conventions.tf1(RATE), trained=True)
+    commands.succeeds("convert", tmp_path / "old.keras", tmp_path / "back.ckpt")
+    before = files_in(tmp_path)
+    replace = Path.replace
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.suffix == ".index" and Path(target).parent == tmp_path and is_first.pop():
+            raise PermissionError(13, "as planned", str(target))
+        return replace(path, target)
+
+    is_first = [False, True]
+    monkeypatch.setattr(Path, "replace", fails)
+    words = commands.fails("convert", tmp_path / "new.keras", tmp_path / "back.ckpt", "--force")
+    assert "as planned" in words
+    assert files_in(tmp_path) == before

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -252,6 +253,64 @@ def test_a_file_without_the_state_of_an_rmsprop_is_refused(tmp_path, case):
     for damaged in (b"", b"nothing of torch's", whole[: len(whole) // 2]):
         (tmp_path / "state.pt").write_bytes(damaged)
         assert "not a file that torch.save writes" in commands.fails(*arguments)
+
+
+def fields(**changed: Any) -> dict[str, Any]:
+    """Return a state of two parameters, with other entries in its param group."""
+    group = {
+        "params": [0, 1], "lr": 0.1, "alpha": 0.9, "eps": 1e-8, "momentum": 0.0, "centered": False,
+        "weight_decay": 0.0,
+    }  # fmt: skip
+    return {"state": {}, "param_groups": [{**group, **changed}]}
+
+
+def state_of(**own: Any) -> dict[str, Any]:
+    """Return a state in which one parameter has these entries."""
+    return {**fields(), "state": {0: {"square_avg": torch.ones(2), "step": 1, **own}}}
+
+
+FIELDS = {
+    "no groups": (fields() | {"param_groups": None}, "param_groups must be a list of dicts"),
+    "a list as state": (fields() | {"state": [1]}, "state must be a dict with a dict for each"),
+    "a word as state": (fields() | {"state": {0: "x"}}, "state must be a dict with a dict for eac"),
+    "alpha None": (fields(alpha=None), "['alpha'] must be a finite number, received None"),
+    "a rate in words": (fields(lr="x"), "['lr'] must be a finite number, received 'x'"),
+    "two rates": (fields(lr=torch.ones(2)), "['lr'] must be a finite number, received tensor([1."),
+    "no weight decay": (
+        {**fields(), "param_groups": [{k: v for k, v in fields()["param_groups"][0].items()
+                                       if k != "weight_decay"}]},
+        "param_groups[0]['weight_decay'] must be a finite number, received None",
+    ),
+    "lists as numbers": (fields(params=[[0], [1]]), "['params'] must be a list of numbers"),
+    "one number twice": (fields(params=[0, 0]), "of different parameters, received [0, 0]"),
+    "numbers as names": (fields(param_names=[1, 2]), "['param_names'] must be a list of 2 names"),
+    "names None": (fields(param_names=None), "['param_names'] must be a list of 2 names, received"),
+    "step None": (state_of(step=None), "state[0]['step'] must be an integer >= 0, received None"),
+    "step infinite": (state_of(step=math.inf), "['step'] must be an integer >= 0, received inf"),
+    "step a half": (state_of(step=torch.tensor(0.5)), "['step'] must be an integer >= 0, received"),
+    "a number as average": (state_of(square_avg=1.0), "['square_avg'] must be a dense tensor"),
+    "a sparse average": (
+        state_of(square_avg=torch.ones(2).to_sparse()), "['square_avg'] must be a dense tensor",
+    ),
+    "an average on no device": (
+        state_of(grad_avg=torch.ones(2, device="meta")), "['grad_avg'] must be a dense tensor",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_an_entry_of_another_kind_is_refused_with_its_file_and_place(tmp_path, case):
+    content, words = FIELDS[case]
+    torch.save(content, tmp_path / "state.pt")
+    commands.save_model(tmp_path / "model.keras", conventions.torch(lr=RATE))
+    entries = {"a": commands.PATHS[0], "b": commands.PATHS[1]}
+    sentence = commands.fails(
+        "convert", tmp_path / "state.pt", tmp_path / "out.keras",
+        "--map", commands.write_json(tmp_path / "map.json", entries),
+        "--model", tmp_path / "model.keras",
+    )  # fmt: skip
+    assert words in sentence
+    assert "state.pt" in sentence
 
 
 def test_every_transform_of_the_map_goes_over_and_back(tmp_path):

@@ -94,6 +94,14 @@ REFUSED = {
     "a list": ([1, 2], "no config of an RMSprop"),
     "a number out of range": ({**keras_rmsprop.RMSprop().get_config(), "rho": 1.5}, "rho=1.5"),
     "an unknown argument": ({**keras_rmsprop.RMSprop().get_config(), "rh": 0.5}, "rh"),
+    "exclusions that are a number": (
+        {**keras_rmsprop.RMSprop().get_config(), "exclude_from_weight_decay": 5},
+        "config.json cannot be made: `exclude_from_weight_decay` of a config must hold",
+    ),
+    "exclusions without paths": (
+        {**keras_rmsprop.RMSprop().get_config(), "exclude_from_weight_decay": {"variables": [1]}},
+        "must name paths, received 1",
+    ),
     "a class of some module": (
         {
             **keras_rmsprop.RMSprop().get_config(),

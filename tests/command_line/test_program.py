@@ -56,6 +56,19 @@ def test_a_mistake_in_the_arguments_is_one_sentence_that_points_to_the_help():
     assert "--stepps" in commands.fails("compare", "keras", "torch", "--stepps", "3")
 
 
+@pytest.mark.parametrize("path", ["", ".", "..", "/", "a\0b", "\ud800"], ids=ascii)
+def test_what_cannot_be_the_path_of_a_file_is_refused_in_a_sentence(tmp_path, path):
+    for arguments in (
+        ("describe", path),
+        ("convert", path, tmp_path / "out.keras"),
+        ("convert", tmp_path / "none.pt", path),
+        ("compare", "keras", "torch", "--output", path),
+    ):
+        sentence = commands.fails(*arguments)
+        assert ascii(path) in sentence or "is a directory" in sentence
+        assert "--debug" not in sentence
+
+
 def test_an_unforeseen_error_is_a_sentence_and_with_debug_a_traceback(monkeypatch):
     monkeypatch.setattr(_compare, "compare", raising(RuntimeError("out of\nluck")))
     sentence = commands.fails("compare", "keras", "torch")

@@ -604,6 +604,81 @@ def test_layers_that_do_not_correspond_are_refused():
         interop.torch.pairs(torch.nn.Bilinear(2, 3, 4), model.layers[0])
 
 
+def a_network(*names: str) -> torch.nn.Module:
+    network = torch.nn.Module()
+    for name in names:
+        parent = network
+        *outer, last = name.split(".")
+        for each in outer:
+            if not hasattr(parent, each):
+                parent.add_module(each, torch.nn.Module())
+            parent = getattr(parent, each)
+        parent.add_module(last, torch.nn.Linear(4, 4, bias=False))
+    return network
+
+
+def a_model(*names: str) -> keras.Model:
+    """Return a model of equal layers; names with a "/" are of layers in a model of their own."""
+    inner: dict[str, list[Any]] = {}
+    for name in names:
+        first, _, last = name.rpartition("/")
+        layer = keras.layers.Dense(4, use_bias=False, name=last)
+        inner.setdefault(first or name, []).append(layer)
+    layers = [
+        each[0] if each[0].name == name else keras.Sequential(each, name=name)
+        for name, each in inner.items()
+    ]
+    return keras.Sequential([keras.Input((4,)), *layers], name="model")
+
+
+PAIRED = {
+    "names in another order": (["second", "first"], ["first", "second"], [1, 0]),
+    "names in models": (
+        ["decoder.fc", "encoder.fc"], ["encoder/fc", "decoder/fc"], [1, 0],
+    ),
+    "the end of a name decides": (["net.head", "net.body"], ["body", "head"], [1, 0]),
+    "no names in common": (["1", "0"], ["first", "second"], [0, 1]),
+    "some names, in order": (["first", "1"], ["first", "second"], [0, 1]),
+    "one name twice": (["b.fc", "a.fc"], ["fc", "other"], [0, 1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PAIRED)
+def test_layers_are_paired_by_name_if_all_have_one_and_otherwise_by_order(case):
+    theirs, ours, positions = PAIRED[case]
+    model = a_model(*ours)
+    pairs = interop.torch.pairs(a_network(*theirs), model)
+    assert [pair.names for pair in pairs] == [(f"{name}.weight",) for name in theirs]
+    found = [pair.variable for pair in pairs]
+    assert all(v is model.weights[i] for v, i in zip(found, positions, strict=True))
+
+
+def test_names_that_contradict_the_order_are_refused_unless_a_mapping_decides():
+    network, model = a_network("second", "1", "2"), a_model("first", "second", "third")
+    with pytest.raises(ValueError, match=r"By order 'second' .* 'first', but by name to 'second'"):
+        interop.torch.pairs(network, model)
+    layers = dict(zip(("second", "1", "2"), model.layers, strict=True))
+    pairs = interop.torch.pairs(network, layers)
+    assert pairs[0].variable is model.layers[0].kernel
+
+
+@pytest.mark.parametrize("what", ["LoRA", "quantized"])
+def test_a_kernel_that_is_computed_is_refused(what):
+    layer = keras.layers.Dense(4, lora_rank=2 if what == "LoRA" else None)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    if what == "quantized":
+        layer.quantize("int8")
+    with pytest.raises(ValueError, match=what):
+        interop.torch.pairs(torch.nn.Linear(4, 4), model)
+
+
+def test_weights_go_to_variables_only():
+    network = {"weight": torch.ones(2)}
+    for other in ("dense/kernel", torch.ones(2)):
+        with pytest.raises(ValueError, match="Weights need variables, received"):
+            interop.torch.load_weights(network, [Pair(("weight",), other)])
+
+
 # Other optimizers of torch.
 
 

@@ -115,6 +115,35 @@ def test_an_unknown_format_is_refused_with_those_there_are() -> None:
         rmsprop().describe(format="html")
 
 
+EVIL = [
+    "<script>alert(1)",
+    "a`b|<i>c",
+    "``<b>`",
+    "`",
+    "# no\n# heading\n\n<img src=x>",
+    "\u2028<hr>\r<hr>",
+    "![x](y) **z** $w$",
+    "a|b",
+]
+
+
+@pytest.mark.parametrize("text", EVIL, ids=ascii)
+def test_markdown_shows_names_and_patterns_as_they_are(text: str) -> None:
+    markdown_it = pytest.importorskip("markdown_it")
+    pattern = re.escape(text)
+    optimizer = rmsprop(name=text, groups={pattern: {"momentum": 0.5}})
+    page = described(optimizer, format="markdown")
+    tokens = markdown_it.MarkdownIt("gfm-like", {"linkify": False}).parse(page)
+    inline = [part for token in tokens for part in token.children or ()]
+    kinds = {token.type for token in [*tokens, *inline]}
+    assert not {kind for kind in kinds if "html" in kind or "heading" in kind or "image" in kind}
+    codes = [token.content for token in inline if token.type == "code_inline"]
+    assert "".join(c if c.isprintable() else " " for c in text) in codes
+    assert any(repr(pattern) in code for code in codes)
+    # Nothing of it is outside.
+    assert "<" not in "".join(token.content for token in inline if token.type == "text")
+
+
 def test_a_notebook_shows_markdown() -> None:
     optimizer = rmsprop(name="mine")
     assert optimizer._repr_markdown_() == described(optimizer, format="markdown")

@@ -39,6 +39,7 @@ SCHEDULES: dict[str, tuple[Callable[[], Any], Callable[[int], float]]] = {
         lambda: staircase(delay=7, decay_steps=3),
         lambda n: 0.3 * 0.97 ** decays(n, "3", 7),
     ),
+    "linear": (lambda: recipes.LinearDecay(0.3, 41), lambda n: 0.3 * max(0, 41 - n) / 41),
     "warm-up to a peak": (
         lambda: recipes.WarmUp(staircase(), 10, peak=0.3),
         lambda n: 0.3 * n / 10 if n < 10 else decayed(n),
@@ -165,6 +166,13 @@ def test_a_staircase_keeps_the_digits_that_keras_loses_on_tensorflow(float64: No
     assert (abs(float(keras_own(3)) - exact) > 1e-9) == rounds
 
 
+def test_a_linear_schedule_keeps_its_last_rates() -> None:
+    schedule = recipes.LinearDecay(0.5, 1_000_000)
+    for left in (3, 2, 1):
+        got = float(schedule(1_000_000 - left))
+        assert got == pytest.approx(0.5e-6 * left, rel=1e-6), left
+
+
 @each_schedule
 def test_a_schedule_survives_serialization(name: str) -> None:
     make, _ = SCHEDULES[name]
@@ -194,6 +202,9 @@ REFUSED = [
     (lambda: staircase(decay_steps=1e-9), "`decay_steps` must be at least 0.001"),
     (lambda: staircase(delay=-1), "`delay` must be an integer >= 0"),
     (lambda: staircase(delay=1.5), "`delay` must be an integer >= 0"),
+    (lambda: recipes.LinearDecay(-1.0, 3), "`initial_learning_rate` must be a finite"),
+    (lambda: recipes.LinearDecay(0.1, 0), "`decay_steps` must be an integer >= 1"),
+    (lambda: recipes.LinearDecay(0.1, 2.5), "`decay_steps` must be an integer >= 1"),
     (lambda: recipes.WarmUp(0.1, 10), "`schedule` must be a `keras.optimizers.schedules.Learning"),
     (lambda: recipes.WarmUp(staircase(), 0), "`warmup_steps` must be an integer >= 1"),
     (lambda: recipes.WarmUp(staircase(), 10, peak=-1.0), "`peak` must be a finite number >= 0"),

@@ -164,6 +164,4 @@ def test_a_recipe_of_torch_makes_the_steps_of_torch(float64: None, name: str) ->
     needed = recipes.about(name).needs
     sizes = {"steps_per_epoch": 2, "total_steps": 40}
     got = follow(recipes.get(name, **{size: sizes[size] for size in needed}))
-    # Keras's PolynomialDecay computes in float32 on torch.
-    precision = "float32" if name == "impala_torchbeast" else None
-    models.assert_same(got, want, starts(), steps=STEPS, precision=precision)
+    models.assert_same(got, want, starts(), steps=STEPS)

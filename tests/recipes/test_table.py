@@ -338,11 +338,11 @@ FORMULAS: dict[str, Any] = {
     "amoebanet_tpu": lambda n: max(
         0.64 * n / (3 * SPE) if n < 3 * SPE else staircase(0.64, 0.9, 1, n), 0.64e-4
     ),
-    "a3c": lambda n: 7e-4 * max(0.0, 1 - n / 1000),
-    "impala": lambda n: 4.8e-4 * max(0.0, 1 - n / 1000),
-    "impala_torchbeast": lambda n: 4.8e-4 * max(0.0, 1 - n / 1000),
-    "a2c_baselines": lambda n: 7e-4 * max(0.0, 1 - n / 1000),
-    "acer_baselines": lambda n: 7e-4 * max(0.0, 1 - n / 1000),
+    "a3c": lambda n: 7e-4 * max(0, 1000 - n) / 1000,
+    "impala": lambda n: 4.8e-4 * max(0, 1000 - n) / 1000,
+    "impala_torchbeast": lambda n: 4.8e-4 * max(0, 1000 - n) / 1000,
+    "a2c_baselines": lambda n: 7e-4 * max(0, 1000 - n) / 1000,
+    "acer_baselines": lambda n: 7e-4 * max(0, 1000 - n) / 1000,
     # Multiplied at the end of epoch 10 and of each one after it.
     "char_rnn": lambda n: 2e-3 * 0.97 ** sum(n >= epoch * SPE for epoch in range(10, 2000)),
     "keras_cifar10_cnn": lambda n: 1e-4 / (1 + 1e-6 * n),
@@ -364,13 +364,11 @@ def test_the_rate_is_that_of_a_formula_written_anew(float64: None, name: str) ->
         assert rate == (PUBLISHED[name].learning_rate or ANSWERS["learning_rate"])
         return
     steps = steps_of_interest()
-    # Keras's PolynomialDecay computes in float32 on torch.
-    linear = recipes.about(name).needs == ("total_steps",)
     np.testing.assert_allclose(
         [float(rate(step)) for step in steps],
         [FORMULAS[name](step) for step in steps],
-        rtol=1e-6 if linear else 1e-13,
-        atol=1e-10 if linear else 0.0,
+        rtol=1e-13,
+        atol=0.0,
     )
 
 
