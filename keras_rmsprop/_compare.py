@@ -414,7 +414,9 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
         xlabel="step",
         xscale="log",
     )
-    for panel, largest in ((losses, np.nanmax(runs[0].losses)), (distances, 1.0)):
+    finite = _positive(runs[0].losses)
+    # The start is finite.
+    for panel, largest in ((losses, np.nanmax(finite)), (distances, 1.0)):
         panel.set_yscale("log")
         # A passage through the minimum would fill the panel.
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-12 * largest))
@@ -425,6 +427,19 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     figure.savefig(path, dpi=150)
 
 
+def picture_formats() -> tuple[str, ...] | None:
+    """Return the suffixes of pictures, without dots; None if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return None
+    return tuple(Figure().canvas.get_supported_filetypes())
+
+
+# Axes end there: matplotlib adds margins, which would overflow.
+_LARGEST = 1e290
+
+
 def _positive(values: Array) -> Array:
     """Return values for a logarithmic axis, with gaps where it has no place for them."""
-    return np.where(np.isfinite(values) & (values > 0.0), values, np.nan)
+    return np.where((values > 0.0) & (values < _LARGEST), values, np.nan)
