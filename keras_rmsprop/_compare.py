@@ -395,7 +395,10 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
             "linestyle": _DASHES[i % len(_DASHES)],
             "linewidth": max(3.0 - 0.5 * i, 1.0),
         }
-        losses.plot(steps, _positive(run.losses), label=run.name, **style)
+        shown = _positive(run.losses)
+        # A line of one point is invisible.
+        marker = "o" if np.isfinite(shown).sum() == 1 else None
+        losses.plot(steps, shown, label=run.name, marker=marker, **style)
         if i == 0:
             continue
         parting = partings[i - 1]
@@ -406,7 +409,9 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
             circle = {"marker": "o", "color": style["color"], "markerfacecolor": "white"}
             losses.plot(parting.step, _positive(run.losses)[parting.step], zorder=3, **circle)
             distances.plot(parting.step, apart[parting.step - 1], zorder=3, **circle)
-    losses.set(title="Loss", xlabel="step")
+    # As by default, also where a run is lost.
+    margin = 0.05 * steps[-1]
+    losses.set(title="Loss", xlabel="step", xlim=(-margin, steps[-1] + margin))
     # Data, unlike `axhline`, so that the axis has limits even if no runs differ.
     distances.plot(steps[1:], np.full(len(steps) - 1, tolerance), ":", color="#555555", lw=1.0)
     distances.set(
