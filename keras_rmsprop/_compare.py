@@ -401,7 +401,10 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
             "linestyle": _DASHES[i % len(_DASHES)],
             "linewidth": max(3.0 - 0.5 * i, 1.0),
         }
-        losses.plot(steps, _positive(run.losses), label=run.name, **style)
+        shown = _positive(run.losses)
+        # A line of one point is invisible.
+        marker = "o" if np.isfinite(shown).sum() == 1 else None
+        losses.plot(steps, shown, label=run.name, marker=marker, **style)
         if i == 0:
             continue
         parting = partings[i - 1]
@@ -412,7 +415,9 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
             circle = {"marker": "o", "color": style["color"], "markerfacecolor": "white"}
             losses.plot(parting.step, _positive(run.losses)[parting.step], zorder=3, **circle)
             distances.plot(parting.step, apart[parting.step - 1], zorder=3, **circle)
-    losses.set(title="Loss", xlabel="step")
+    # As by default, also where a run is lost.
+    margin = 0.05 * steps[-1]
+    losses.set(title="Loss", xlabel="step", xlim=(-margin, steps[-1] + margin))
     # Data, unlike `axhline`, so that the axis has limits even if no runs differ.
     distances.plot(steps[1:], np.full(len(steps) - 1, tolerance), ":", color="#555555", lw=1.0)
     distances.set(
@@ -420,7 +425,9 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
         xlabel="step",
         xscale="log",
     )
-    for panel, largest in ((losses, np.nanmax(runs[0].losses)), (distances, 1.0)):
+    finite = _positive(runs[0].losses)
+    # The start is finite.
+    for panel, largest in ((losses, np.nanmax(finite)), (distances, 1.0)):
         panel.set_yscale("log")
         # A passage through the minimum would fill the panel.
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-12 * largest))
@@ -431,6 +438,19 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     figure.savefig(path, dpi=150)
 
 
+def picture_formats() -> tuple[str, ...] | None:
+    """Return the suffixes of pictures, without dots; None if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return None
+    return tuple(Figure().canvas.get_supported_filetypes())
+
+
+# Axes end there: matplotlib adds margins, which would overflow.
+_LARGEST = 1e290
+
+
 def _positive(values: Array) -> Array:
     """Return values for a logarithmic axis, with gaps where it has no place for them."""
-    return np.where(np.isfinite(values) & (values > 0.0), values, np.nan)
+    return np.where((values > 0.0) & (values < _LARGEST), values, np.nan)

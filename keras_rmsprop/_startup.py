@@ -8,8 +8,8 @@ import lasts.
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
+from types import TracebackType
 from typing import NoReturn
 
 
@@ -19,6 +19,8 @@ def imports() -> Iterator[None]:
     if not _is_for_the_command_line():
         yield
         return
+    if not is_debugging():
+        sys.excepthook = _uncaught
     with tidy():
         yield
 
@@ -60,6 +62,9 @@ def quiet() -> Iterator[None]:
     if stderr is None:
         yield
         return
+    # Imported late, as Ctrl-C is dealt with only after the imports above.
+    import tempfile
+
     with tempfile.TemporaryFile() as discarded:
         _flush()
         os.dup2(discarded.fileno(), 2)
@@ -89,6 +94,15 @@ def _is_for_the_command_line() -> bool:
 def _flush() -> None:
     if sys.stderr is not None:
         sys.stderr.flush()
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End with status 130 at Ctrl-C between two blocks; Python would end itself by a signal."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print("Interrupted.", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _end(words: str, status: int) -> NoReturn:

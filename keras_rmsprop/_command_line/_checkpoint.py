@@ -12,6 +12,14 @@ from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop.interop import _carry, tf1
 
 
+def latest_in(folder: Path) -> Path | None:
+    """Return the prefix of the latest checkpoint in a folder, None if there is none."""
+    if not (folder / "checkpoint").is_file():
+        return None
+    latest = framework("tensorflow").train.latest_checkpoint(folder)
+    return None if latest is None else Path(latest)
+
+
 def read(path: Path, options: Options) -> Load:
     """Read a checkpoint; return what loads its state into an optimizer."""
     framework("tensorflow")

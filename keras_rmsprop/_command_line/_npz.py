@@ -41,9 +41,17 @@ Arrays = Mapping[str, Array]
 
 def read(path: Path, options: Options) -> Load:
     """Read a file; return what loads its state into an optimizer."""
-    source = source_of(_with_all_digits(_arrays_in(path)), path)
+    arrays = _arrays_in(path)
+    source = source_of(_with_all_digits(arrays), path)
+    accumulates = any(key.rpartition("/")[2] == "mini_step" for key in arrays)
 
     def load(optimizer: RMSprop, entries: Mapping[str, Entry] | None) -> None:
+        if accumulates and options.exact and not optimizer.gradient_accumulation_steps:
+            raise Failure(
+                f"{path} holds a state of MultiSteps: the optimizer of the model must have "
+                "gradient_accumulation_steps, as many as the every_k_schedule there. Or pass "
+                "--inexact."
+            )
         _carry.load(optimizer, source, _pairing(entries, source, optimizer), exact=options.exact)
 
     return load

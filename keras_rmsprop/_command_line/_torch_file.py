@@ -5,6 +5,7 @@ own content, which may be the optimizer's `state_dict()`, and its keys in `_KEYS
 """
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def read(path: Path, options: Options) -> Load:
         interop.torch.load(optimizer, state, pairs, names=names, kind=kind, exact=options.exact)
 
     return load
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file is one that torch.save writes, as far as its beginning or its entries show."""
+    with path.open("rb") as file:
+        # Before version 1.6, and with `_use_new_zipfile_serialization=False`, a pickle.
+        if file.read(2) == b"\x80\x02":
+            return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _content(path: Path) -> Mapping[Any, Any]:

@@ -62,6 +62,7 @@ def compare(
     if not output.suffix:
         # As matplotlib would, but so that the last line says so.
         output = output.with_name(f"{output.name}.png")
+    _check_output(output)
     with progress() as now:
         now(f"Comparing {', '.join(conventions)}")
         comparison = _compare.compare(
@@ -76,3 +77,15 @@ def compare(
         except ValueError as error:
             raise Failure(f"The picture {output} cannot be written: {error}") from error
     click.echo(f"\nPicture: {output}")
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a picture that cannot be written, before the run whose picture it is to be."""
+    if not path.parent.is_dir():
+        raise Failure(f"There is no folder {path.parent} to write {path.name} into.")
+    formats = _compare.picture_formats()
+    if formats is not None and path.suffix.removeprefix(".").lower() not in formats:
+        raise Failure(
+            f"The name of the picture must end in one of {', '.join(f'.{x}' for x in formats)}, "
+            f"received {str(path)!r}."
+        )

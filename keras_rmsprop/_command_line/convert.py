@@ -101,15 +101,17 @@ def convert(
 
     \b
     .pt, .pth     torch: an optimizer's state_dict(), or a dict with it under
-                  "optimizer", "optimizer_state_dict" or "optimizer_states"
+                  "optimizer", "optimizer_state_dict" or "optimizer_states";
+                  as SOURCE also with another ending, such as Lightning's .ckpt
     .npz          optax: a state as arrays by their paths, "0/nu/dense/kernel"
-    PREFIX        a TF1 checkpoint, PREFIX.index and PREFIX.data-*
+    PREFIX        a TF1 checkpoint, PREFIX.index and PREFIX.data-*; as SOURCE
+                  also its folder, for the latest
     .keras        Keras; .weights.h5 only as SOURCE
 
     One of the two is a .keras file, or both. Nothing in SOURCE is run: no pickled object is made
     but tensors and plain values. TARGET is written whole or not at all.
     """  # noqa: D301 - "\b" tells Click to keep lines as they are
-    source = _without_index(source)
+    source = _prefix_of(source)
     _check_paths(source, target, force)
     options = Options(not inexact, name, kind)
     entries = None if map_file is None else _map.read(map_file)
@@ -127,7 +129,7 @@ def _into_keras(
     options: Options,
     now: Now,
 ) -> str:
-    form = _form_of(source)
+    form = _form_of_source(source)
     if model_file is None and form != KERAS:
         raise Failure("A TARGET of Keras needs --model, the .keras file that has its weights.")
     if entries is not None and form in (KERAS, WEIGHTS):
@@ -165,7 +167,7 @@ def _from_keras(
     form = _form_of(target)
     if form == WEIGHTS:
         raise Failure("A .weights.h5 file would have no settings; name a TARGET in .keras.")
-    if _form_of(source) != KERAS:
+    if _form_of_source(source) != KERAS:
         raise Failure(
             f"One of SOURCE and TARGET must be a .keras file, received {source} and {target}."
         )
@@ -189,9 +191,23 @@ def _summary(
     return "\n".join([lines, *remarks, f"{made}, learning rate {rate:.7g}"])
 
 
-def _without_index(path: Path) -> Path:
-    """Return a checkpoint's prefix, also if its index was given, as a shell completes it."""
+def _prefix_of(path: Path) -> Path:
+    """Return a checkpoint's prefix, also of its index, as a shell completes it, or its folder."""
+    if path.is_dir():
+        latest = _checkpoint.latest_in(path)
+        if latest is None:
+            raise Failure(f"{path} is a folder without a TF1 checkpoint; name a file.")
+        return latest
     return path.with_suffix("") if path.suffix == ".index" else path
+
+
+def _form_of_source(path: Path) -> str:
+    """Return the form of a file that may exist, whose content tells what its name does not."""
+    if path.suffix in (KERAS, *_FORMS) or path.name.endswith(WEIGHTS):
+        return _form_of(path)
+    # A .ckpt of Lightning is a file of torch, one of TF1 a prefix.
+    is_torch = path.is_file() and not _file_of(path, TF1).is_file() and _torch_file.is_one(path)
+    return ".pt" if is_torch else _form_of(path)
 
 
 def _form_of(path: Path) -> str:
@@ -215,9 +231,12 @@ def _file_of(path: Path, form: str) -> Path:
 
 def _check_paths(source: Path, target: Path, force: bool) -> None:
     """Refuse a source that does not exist, and a target that must not be replaced."""
-    here, there = _file_of(source, _form_of(source)), _file_of(target, _form_of(target))
+    if not target.name:
+        raise Failure(f"TARGET must be a file, received {str(target)!r}.")
+    here, there = _file_of(source, _form_of_source(source)), _file_of(target, _form_of(target))
     if not here.is_file():
-        raise Failure(f"There is no file {here}.")
+        other = "" if not source.is_file() else f", and {source} is no file of torch"
+        raise Failure(f"There is no file {here}{other}.")
     if not there.parent.is_dir():
         raise Failure(f"There is no folder {there.parent} to write {there.name} into.")
     if there.exists() and there.samefile(here):

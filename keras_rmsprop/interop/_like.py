@@ -108,7 +108,7 @@ def _read(source: Any, pairs: Pairing, state: Any, names: Any, options: Mapping[
     if _live.is_of(source, "torch.RMSprop") or _live.is_of(source, *_OTHER_TORCH):
         return _torch(source, pairs, names)
     if callable(getattr(source, "update", None)) and callable(getattr(source, "init", None)):
-        return _optax(source, pairs, state)
+        return _optax(source, pairs, state, options)
     if _live.is_of(source, "tensorflow.RMSPropOptimizer"):
         return _tf1(source, pairs, state, options)
     if _live.is_of(source, "tf_keras.RMSprop"):
@@ -137,17 +137,20 @@ def _torch(source: Any, pairs: Pairing, names: Any) -> _Read:
     )
 
 
-def _optax(source: Any, pairs: Any, state: Any) -> _Read:
-    told = _optax_arguments.arguments_of(source)
+def _optax(source: Any, pairs: Any, state: Any, options: Mapping[str, Any]) -> _Read:
+    told = _optax_arguments.told_by(source, state)
     load = None
     if state is not None:
 
         def load(optimizer: RMSprop, *, exact: bool) -> None:
             optax.load(optimizer, state, pairs, transformation=source, exact=exact)
 
-    by_name = None
-    if isinstance(told, _optax_arguments.Labelled):
-        by_name = told.by_parameter(None if state is None else optax.read(state).names)
+    found = None
+    if told.is_of_all:
+        first = told.of_all()
+    else:
+        known = () if state is None else optax.read(state).names
+        by_name = told.by_parameter(known)
         first = next(iter(by_name.values()))
         # Rates of groups are factors of a rate > 0.
         first = next((a for a in by_name.values() if a.rate_after(0) != 0.0), first)
@@ -155,25 +158,27 @@ def _optax(source: Any, pairs: Any, state: Any) -> _Read:
             each.initial_square_average != first.initial_square_average for each in by_name.values()
         ):
             raise ValueError("The transformations differ in initial_scale, which all share here.")
-    else:
-        first = told
-    rate = first.learning_rate
-    rates = [each.learning_rate for each in (by_name or {}).values()]
-    if any(map(callable, rates)) and any(each is not rate for each in rates):
-        raise ValueError(
-            "The transformations have different schedules; an `RMSprop` has one, and factors of it "
-            "for groups. Pass `learning_rate` and `groups`."
-        )
-    found = None
-    if by_name is not None:
+        rates = {name: each.learning_rate for name, each in by_name.items()}
+        if any(map(callable, rates.values())):
+            if any(each is not first.learning_rate for each in rates.values()):
+                raise ValueError(
+                    "The transformations have different schedules; an `RMSprop` has one, and "
+                    "factors of it for groups. Pass `learning_rate` and `groups`."
+                )
+            rates = {}
         found = Source(
             "optax",
             {},
-            rates={} if callable(rate) else {n: float(a.learning_rate) for n, a in by_name.items()},  # type: ignore[arg-type]
-            settings={n: a.settings for n, a in by_name.items()},
+            rates={name: float(rate) for name, rate in rates.items()},  # type: ignore[arg-type]
+            settings={name: each.settings for name, each in by_name.items()},
             names=tuple(by_name),
+            frozen=told.frozen(known),
         )
-    more = {"initial_square_average": first.initial_square_average}
+    rate = first.learning_rate
+    more = {
+        "initial_square_average": first.initial_square_average,
+        **_more_of_optax(told, options),
+    }
     return _Read(
         first.settings,
         conventions.CountSchedule(rate) if callable(rate) else rate,
@@ -181,6 +186,26 @@ def _optax(source: Any, pairs: Any, state: Any) -> _Read:
         found,
         load,
     )
+
+
+def _more_of_optax(told: _optax_arguments.Told, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that follow from what is around a transformation.
+
+    Raises: ValueError if it skips some gradients that are not finite, and not all.
+    """
+    more: dict[str, Any] = {}
+    if (told.accumulation_steps or 1) > 1:
+        more["gradient_accumulation_steps"] = told.accumulation_steps
+    if told.skips is not None and "skip_nonfinite" not in options:
+        # Its counter ends there.
+        if told.skips < np.iinfo(np.int32).max:
+            raise ValueError(
+                f"The transformation skips gradients that are not finite, but no more than "
+                f"{told.skips:g} in a row (apply_if_finite); an `RMSprop` skips all of them. Pass "
+                "`skip_nonfinite=True` if that is what you want."
+            )
+        more["skip_nonfinite"] = True
+    return more
 
 
 # The attributes in which TF1's optimizer holds its hyperparameters.

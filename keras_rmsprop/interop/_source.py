@@ -58,6 +58,8 @@ class Source(NamedTuple):
     names: tuple[str, ...] = ()
     # Further arguments of an `RMSprop` like it, such as the initial average.
     arguments: Settings = _NOTHING
+    # Parameters that it does not train, which are no variables of an `RMSprop`.
+    frozen: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:

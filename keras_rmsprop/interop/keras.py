@@ -7,7 +7,9 @@ in the file, and `load` reads it:
     optimizer = interop.like(model.optimizer, model.trainable_variables)
     model.compile(optimizer, loss)
 
-`interop.like` returns an optimizer of the same settings that goes on where the other was.
+`interop.like` returns an optimizer of the same settings that goes on where the other was. A file of
+Keras does not hold which variables are excluded from weight decay: call `exclude_from_weight_decay`
+of the optimizer in it again.
 """
 
 import contextlib
@@ -64,7 +66,8 @@ def load(
     there = read(source)
     _carry.check_between_accumulations(int(source._iterations), source.gradient_accumulation_steps)
     pairs = pairs_of(source, optimizer._roster.weights, pairs)
-    return _carry.load(optimizer, there, pairs, exact=exact)
+    with _telling_of_exclusions(optimizer, source):
+        return _carry.load(optimizer, there, pairs, exact=exact)
 
 
 def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: bool = True) -> None:
@@ -82,7 +85,8 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     _carry.check_built(optimizer)
     source = read(target)
     pairs = pairs_of(target, optimizer._roster.weights, pairs)
-    slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
+    with _telling_of_exclusions(optimizer, target):
+        slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
     calls = steps * (target.gradient_accumulation_steps or 1)
     rate = _carry.rate_of(optimizer, 0)
     held = _held(target)
@@ -95,6 +99,27 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
             *((each, np.zeros(tuple(each.shape))) for each in sums),
         ]
     )
+
+
+@contextlib.contextmanager
+def _telling_of_exclusions(optimizer: RMSprop, other: Any) -> Iterator[None]:
+    """Say in a refusal where the other's exclusions from weight decay may have been lost."""
+    try:
+        yield
+    except NotExactError as error:
+        here, there = (
+            [not each._use_weight_decay(v) for v in own]
+            for each, own in (
+                (optimizer, optimizer._roster.weights),
+                (other, other._trainable_variables),
+            )
+        )
+        if not other.weight_decay or not any(here) or any(there):
+            raise
+        raise NotExactError(
+            f"{error} The optimizer of Keras excludes no variable from weight decay: if it is from "
+            "a file, that does not hold the exclusions; call its `exclude_from_weight_decay` again."
+        ) from None
 
 
 def settings_of(source: Any) -> dict[str, Any]:

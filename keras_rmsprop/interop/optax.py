@@ -5,12 +5,12 @@
     opt_state = interop.optax.state(optimizer, transformation.init(params))
 
 The state of optax is a pytree. Found in it, at any depth, are those of `scale_by_rms`,
-`scale_by_stddev` and `trace`, in `chain`, `masked`, `multi_transform`, `inject_hyperparams`,
-`apply_if_finite` and `MultiSteps`. optax multiplies by the negative learning rate before its trace,
-so that the momentum buffer is the trace with the other sign.
+`scale_by_stddev` and `trace`, in `chain`, `named_chain`, `masked`, `multi_transform`,
+`inject_hyperparams`, `apply_if_finite` and `MultiSteps`. optax multiplies by the negative learning
+rate before its trace, so that the momentum buffer is the trace with the other sign.
 
 A state does not tell decay, epsilon and rate. They are compared only if the transformation itself
-is given as well.
+is given as well. Parameters that it freezes by `set_to_zero` have no variable in the optimizer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ import numpy as np
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _optax_arguments
-from keras_rmsprop.interop._optax_arguments import named_leaves
-from keras_rmsprop.interop._pairs import Pair, Pairing
+from keras_rmsprop.interop._optax_arguments import Arguments, named_leaves
+from keras_rmsprop.interop._pairs import Pair, Pairing, linked
 from keras_rmsprop.interop._source import Array, NotExactError, Slots, Source, as_array
 
 __all__ = ["Pair", "load", "state"]
@@ -59,7 +59,9 @@ def load(
         optimizer is unchanged then.
     """
     _carry.check_built(optimizer)
-    source = read(state, steps, transformation)
+    source = read(state, steps, transformation, exact=exact)
+    if exact:
+        _check_wrappers(optimizer, state, transformation)
     if exact and transformation is None:
         _check_order(optimizer, source)
     pairs = pairing_of(pairs, source, optimizer._roster.weights)
@@ -89,7 +91,9 @@ def state(
     Raises: as `load`.
     """
     _carry.check_built(optimizer)
-    target = read(template, None, transformation)
+    target = read(template, None, transformation, exact=exact)
+    if exact:
+        _check_wrappers(optimizer, template, transformation)
     if exact and transformation is None:
         _check_order(optimizer, target)
     pairs = pairing_of(pairs, target, optimizer._roster.weights)
@@ -101,10 +105,13 @@ def state(
     return _rebuilt(template, slots, steps, _carry.rate_of(optimizer, 0))
 
 
-def read(state: Any, steps: int | None = None, transformation: Any = None) -> Source:
+def read(
+    state: Any, steps: int | None = None, transformation: Any = None, *, exact: bool = True
+) -> Source:
     """Read a state, and the settings of its transformation if that is given.
 
-    Raises: ValueError if it contains no state of RMSprop, or one of another kind.
+    Raises: ValueError if it contains no state of RMSprop, or one of another kind; NotExactError if
+        `exact` and it has other slots than the transformation.
     """
     found = _Found({}, {}, {}, [], [], [], {})
     _collect(state, found)
@@ -141,7 +148,7 @@ def read(state: Any, steps: int | None = None, transformation: Any = None) -> So
         names=tuple(slots),
     )
     if transformation is not None:
-        source = _with_settings(source, transformation)
+        source = _with_settings(source, state, transformation, exact)
     if source.lr_in_momentum:
         # The trace holds what is added to the weights, the buffer what is subtracted. A trace
         # before the rate, which brings the sign, holds directions.
@@ -277,12 +284,31 @@ def _check_order(optimizer: RMSprop, source: Source) -> None:
 def _is_injected(state: Any) -> bool:
     """Whether `inject_hyperparams` holds the learning rate in the state."""
     if type(state).__name__.startswith("Inject"):
-        return "learning_rate" in state.hyperparams
+        # What a schedule sets cannot be replaced.
+        scheduled = getattr(state, "hyperparams_states", {})
+        return "learning_rate" in state.hyperparams and "learning_rate" not in scheduled
     return any(map(_is_injected, _children(state)))
 
 
 def pairing_of(pairs: Any, source: Source, weights: Sequence[Any]) -> Pairing:
-    """Return pairs by name; parameters in a list are in the order of the variables."""
+    """Return pairs by name; parameters in a list are in the order of the variables.
+
+    Raises: ValueError if a parameter that is not trained is paired with one of the variables.
+    """
+    found = _pairing_of(pairs, source, weights)
+    if source.frozen and isinstance(found, Mapping | None):
+        everything = (*source.parameters, *source.frozen)
+        for pair in linked(found, everything, weights, whole=False).values():
+            if not set(pair.names).isdisjoint(source.frozen):
+                raise ValueError(
+                    f"{pair.label} is frozen by set_to_zero, and its partner {pair.path!r} is one "
+                    "of the variables to train. Set `trainable = False` of its layer, and build "
+                    "the optimizer with the model's trainable variables."
+                )
+    return found
+
+
+def _pairing_of(pairs: Any, source: Source, weights: Sequence[Any]) -> Pairing:
     names = source.parameters
     paths = [getattr(weight, "path", "") for weight in weights]
     if pairs is None and set(names) != set(paths) and all(n.isdecimal() or not n for n in names):
@@ -351,20 +377,90 @@ def _rebuilt(node: Any, slots: Mapping[str, Slots], steps: int, rate: float) -> 
     return node
 
 
-def _with_settings(source: Source, transformation: Any) -> Source:
+def _with_settings(source: Source, state: Any, transformation: Any, exact: bool) -> Source:
     """Add to a state the settings of its transformation."""
-    told = _optax_arguments.arguments_of(transformation)
-    if isinstance(told, _optax_arguments.Labelled):
-        by_name = told.by_parameter(source.parameters)
+    told = _optax_arguments.told_by(transformation, state)
+    if told.is_of_all:
+        by_name = dict.fromkeys(source.parameters, told.of_all())
     else:
-        by_name = dict.fromkeys(source.parameters, told)
+        by_name = told.by_parameter(source.parameters)
+    frozen = told.frozen(source.parameters)
+    # The state of what does not move is of no use.
+    slots = {name: own for name, own in source.slots.items() if name not in frozen}
+    if exact:
+        _check_slots(slots, by_name)
     schedules = [each.learning_rate for each in by_name.values() if callable(each.learning_rate)]
     one = schedules[0] if schedules and all(each is schedules[0] for each in schedules) else None
     rates = {name: each.rate_after(source.steps) for name, each in by_name.items()}
     return source._replace(
+        slots=slots,
+        names=tuple(slots),
+        frozen=frozen,
         settings={name: each.settings for name, each in by_name.items()},
         rates={name: rate for name, rate in rates.items() if rate is not None},
         moves=bool(schedules),
         rate_after=None if one is None else lambda count: float(one(count)),
         lr_in_momentum=all(each.lr_in_momentum for each in by_name.values()),
     )
+
+
+def _check_slots(slots: Mapping[str, Slots], told: Mapping[str, Arguments]) -> None:
+    """Refuse a state of another transformation than the one given."""
+    for name, own in told.items():
+        if name not in slots:
+            raise NotExactError(
+                f"The transformation has averages of {name!r}, and the state has none: it is one "
+                "of another. Nothing has changed."
+            )
+        found = {"a trace": slots[name].momentum, "an average": slots[name].gradient_average}
+        has = {"a trace": own.has_trace, "an average": bool(own.settings["centered"])}
+        for what, array in found.items():
+            if has[what] is not (array is not None):
+                sides = ("transformation", "state")
+                one, other = sides if has[what] else reversed(sides)
+                raise NotExactError(
+                    f"The {one} has {what} of the "
+                    f"{'steps' if what == 'a trace' else 'gradients'} of {name!r}, and the {other} "
+                    "has none: they do not belong together. Pass the transformation that the state "
+                    "is of, or exact=False. Nothing has changed."
+                )
+
+
+def _check_wrappers(optimizer: RMSprop, state: Any, transformation: Any) -> None:
+    """Refuse gradients that are accumulated or skipped otherwise here than there."""
+    accumulates = any(type(node).__name__ == "MultiStepsState" for node in _nodes(state))
+    if transformation is None:
+        if accumulates:
+            raise NotExactError(
+                "The state is one of MultiSteps, and does not tell of how many gradients a step is "
+                "made. Pass `transformation`, or exact=False."
+            )
+        return
+    told = _optax_arguments.told_by(transformation, state)
+    if accumulates is not (told.accumulation_steps is not None):
+        raise ValueError(
+            "Only one of the state and the transformation has MultiSteps. Pass the transformation "
+            "that the state is of."
+        )
+    found = []
+    here = optimizer.gradient_accumulation_steps or 1
+    if told.accumulation_steps not in (None, here):
+        found.append(
+            f"`gradient_accumulation_steps` is {optimizer.gradient_accumulation_steps} here, and "
+            f"MultiSteps makes a step of {told.accumulation_steps} gradients there"
+        )
+    if told.skips is not None and not optimizer.skip_nonfinite:
+        found.append("`skip_nonfinite` is False here, and there is apply_if_finite there")
+    if found:
+        raise NotExactError(
+            f"The training would not go on with the steps of optax.rmsprop: {'; '.join(found)}. "
+            "Use `interop.like`, or pass exact=False to carry over the averages all the same. "
+            "Nothing has changed."
+        )
+
+
+def _nodes(state: Any) -> Iterator[Any]:
+    """Yield a state and all that it contains."""
+    yield state
+    for each in _children(state):
+        yield from _nodes(each)

@@ -51,13 +51,31 @@ def test_what_is_not_to_be_compared_is_refused_in_a_sentence(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_written_is_a_sentence_after_the_table(tmp_path):
-    for name, words in {"parts.xyz": "xyz", "none/parts.png": "No such file"}.items():
-        status, out, err = commands.run("compare", "keras", "torch", "--output", tmp_path / name)
-        assert status == 2
-        assert out.startswith("quadratic")
-        assert words in err
-        assert len(err.splitlines()) == 1
+@pytest.mark.parametrize("name", ["parts.xyz", "parts", ".png", "none/parts.png"])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_run(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(_compare, "compare", None)
+    words = {"none/parts.png": f"no folder {tmp_path / 'none'}"}.get(name, "must end in one of")
+    assert words in commands.fails("compare", "keras", "torch", "--output", tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_drawing_is_a_sentence_after_the_table(tmp_path, monkeypatch):
+    def save_plot(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_compare, "save_plot", save_plot)
+    status, out, err = commands.run("compare", "keras", "torch", "--output", tmp_path / "x.png")
+    assert status == 2
+    assert out.startswith("quadratic")
+    assert err == "Error: No space left on device.\n"
+
+
+@pytest.mark.parametrize("rate", ["1e150", "1e300"])
+def test_what_is_finite_of_runs_that_diverge_is_drawn(tmp_path, rate):
+    picture = tmp_path / "parts.png"
+    arguments = ("keras", "torch", "--learning-rate", rate, "--output", picture)
+    commands.succeeds("compare", *arguments)
+    assert picture.read_bytes().startswith(PNG)
 
 
 def test_a_picture_without_a_suffix_is_a_png_and_is_named_so(tmp_path):

@@ -211,6 +211,20 @@ def test_gradients_that_are_accumulated_are_not_lost_silently(tmp_path, monkeypa
     assert "1 accumulated" in words
 
 
+def test_a_state_of_accumulated_gradients_is_for_an_optimizer_that_accumulates(
+    tmp_path, monkeypatch
+):
+    there = There(optax.MultiSteps(optax.rmsprop(RATE), HALF))
+    there.step(0, HALF)
+    file = write(there.state, tmp_path, monkeypatch)
+    arguments = ("convert", file, tmp_path / "out.keras", "--model", tmp_path / "model.keras")
+    commands.save_model(tmp_path / "model.keras", conventions.optax(RATE))
+    assert "gradient_accumulation_steps" in commands.fails(*arguments)
+    optimizer = keras_rmsprop.RMSprop(RATE, epsilon=1e-8, gradient_accumulation_steps=HALF)
+    commands.save_model(tmp_path / "model.keras", optimizer)
+    assert "1 step made" in commands.succeeds(*arguments)
+
+
 OTHERS = {
     "sgd": (optax.sgd(RATE, momentum=0.5), "no state of optax.rmsprop"),
     "adam": (optax.adam(RATE), "bias_correction"),

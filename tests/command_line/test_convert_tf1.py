@@ -118,6 +118,19 @@ def test_the_index_of_a_checkpoint_names_it_too(tmp_path):
     commands.succeeds("convert", f"{prefix}.index", tmp_path / "out.keras", *options)
 
 
+def test_a_folder_is_its_latest_checkpoint(tmp_path, monkeypatch):
+    there = There()
+    (tmp_path / "run").mkdir()
+    commands.save_model(tmp_path / "model.keras", conventions.tf1(RATE), there.step(0, HALF))
+    there.save(tmp_path / "run" / "model.ckpt")
+    options = ["--model", tmp_path / "model.keras"]
+    commands.succeeds("convert", tmp_path / "run", tmp_path / "out.keras", *options)
+    got = commands.go_on_here(tmp_path / "out.keras")
+    commands.assert_same(got, there.step(HALF, 2 * HALF))
+    monkeypatch.chdir(tmp_path / "run")
+    commands.succeeds("convert", ".", tmp_path / "out.keras", *options, "--force")
+
+
 def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path):
     prefix, options = after_three_steps(tmp_path, There(), conventions.tf1(RATE))
     Path(f"{prefix}.index").write_bytes(b"damaged")

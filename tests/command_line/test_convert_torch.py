@@ -56,6 +56,27 @@ def files(folder: Path, peer: peers.Torch, optimizer: Any) -> tuple[Path, ...]:
     return Path("--model"), folder / "model.keras", Path("--map"), map_file
 
 
+@pytest.mark.parametrize("name", ["epoch=3.ckpt", "checkpoint.tar", "checkpoint"])
+@pytest.mark.parametrize("zipped", [True, False], ids="zipped={}".format)
+def test_a_file_of_torch_is_known_by_its_content(tmp_path, name, zipped):
+    peer = there()
+    step_there(peer, 0, HALF)
+    options = files(tmp_path, peer, conventions.torch(RATE))
+    state = {"epoch": 3, "optimizer_states": [peer.optimizer.state_dict()]}
+    torch.save(state, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    commands.succeeds("convert", tmp_path / name, tmp_path / "out.keras", *options)
+    got = commands.go_on_here(tmp_path / "out.keras")
+    commands.assert_same(got, step_there(peer, HALF, 2 * HALF))
+
+
+def test_a_ckpt_that_is_neither_torch_s_nor_tf1_s_is_told_so(tmp_path):
+    (tmp_path / "other.ckpt").write_bytes(b"other")
+    options = files(tmp_path, there(), conventions.torch(RATE))
+    words = commands.fails("convert", tmp_path / "other.ckpt", tmp_path / "out.keras", *options)
+    assert "other.ckpt.index" in words
+    assert "no file of torch" in words
+
+
 CONTAINERS = {
     "state_dict": lambda state, _: state,
     "optimizer": lambda state, weights: {"epoch": 3, "optimizer": state, "model": weights},

@@ -142,3 +142,14 @@ def test_ctrl_c_at_the_start_ends_with_status_130_and_one_line(tmp_path, module)
     (tmp_path / f"{module}.py").write_text(CTRL_C)
     done = commands.process("--version", instead=tmp_path)
     assert done == (130, "", "Interrupted.\n")
+
+
+@once
+def test_ctrl_c_between_start_and_command_ends_with_status_130_and_one_line(tmp_path):
+    # `main` calls it outside of every block that expects Ctrl-C.
+    body = CTRL_C.replace("\n", "\n    ")
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import logging\ndef disable(*_):{body}\nlogging.disable = disable\n"
+    )
+    done = commands.process("--version", instead=tmp_path)
+    assert done == (130, "", "Interrupted.\n")

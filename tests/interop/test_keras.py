@@ -453,6 +453,27 @@ def test_variables_may_be_excluded_from_the_decay_in_a_file(tmp_path):
         interop.keras.load(optimizer, path)
 
 
+@pytest.mark.parametrize("way", ["load", "assign"])
+def test_exclusions_that_a_file_has_lost_are_named_where_they_are_missed(tmp_path, way):
+    source = keras.optimizers.RMSprop(0.01, weight_decay=0.1)
+    source.exclude_from_weight_decay(var_names=["bias"])
+    _, path = write(tmp_path, source)
+    theirs = keras.saving.load_model(path).optimizer
+    optimizer = keras_rmsprop.RMSprop(0.01, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(models.model().trainable_variables)
+    carry = getattr(interop.keras, way)
+    with pytest.raises(NotExactError, match="does not hold the exclusions"):
+        carry(optimizer, theirs, "order")
+    optimizer.rho = 0.5
+    again = keras.optimizers.RMSprop(0.01, weight_decay=0.1)
+    again.exclude_from_weight_decay(var_names=["bias"])
+    again.build(models.model().trainable_variables)
+    with pytest.raises(NotExactError) as raised:
+        carry(optimizer, again, "order")
+    assert "exclusions" not in str(raised.value)
+
+
 def test_the_optimizer_inside_a_loss_scaling_one_is_read(tmp_path):
     inner = keras.optimizers.RMSprop(0.01, momentum=0.7)
     _, path = write(tmp_path, keras.optimizers.LossScaleOptimizer(inner))

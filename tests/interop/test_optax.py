@@ -136,7 +136,9 @@ def assert_close(variables: dict[str, Any], parameters: Any, rtol: float = 1e-12
 
 
 LABELS = {"dense": {"kernel": "fast", "bias": "slow"}, "scale": "slow"}
+KERNELS = {"dense": {"kernel": True, "bias": False}, "scale": False}
 
+DECAYED = optax.chain(optax.add_decayed_weights(0.1), optax.rmsprop(0.001))
 AROUND: dict[str, Any] = {
     "chain": lambda: optax.chain(
         optax.clip_by_global_norm(1.5),
@@ -155,6 +157,36 @@ AROUND: dict[str, Any] = {
         },
         LABELS,
     ),
+    "a norm of all before multi_transform": lambda: optax.named_chain(
+        ("norm", optax.clip_by_global_norm(1.5)),
+        ("steps", optax.multi_transform({"fast": optax.rmsprop(0.01), "slow": DECAYED}, LABELS)),
+    ),
+    "masked decay": lambda: optax.chain(
+        optax.add_decayed_weights(0.1, mask=KERNELS), optax.rmsprop(0.01, momentum=0.5)
+    ),
+    "a function as mask": lambda: optax.chain(
+        optax.add_decayed_weights(0.1, mask=lambda tree: jax.tree.map(lambda w: w.ndim > 1, tree)),
+        optax.rmsprop(0.01),
+    ),
+    "a function as labels": lambda: optax.multi_transform(
+        {"fast": optax.rmsprop(0.01, decay=0.5), "slow": optax.rmsprop(0.001)}, lambda _: LABELS
+    ),
+    "two masks": lambda: optax.chain(
+        optax.masked(optax.rmsprop(0.01, decay=0.5), KERNELS),
+        optax.masked(optax.rmsprop(0.001), jax.tree.map(lambda is_so: not is_so, KERNELS)),
+    ),
+    "injected numbers": lambda: optax.inject_hyperparams(optax.rmsprop)(
+        learning_rate=0.01, decay=0.75, momentum=0.5
+    ),
+    "an injected schedule": lambda: optax.inject_hyperparams(optax.rmsprop)(
+        learning_rate=lambda count: 0.01 / (1 + count)
+    ),
+    "numbers of a factory": lambda: optax.apply_if_finite(
+        optax.inject_hyperparams(
+            lambda rate, norm: optax.chain(optax.clip_by_global_norm(norm), optax.rmsprop(rate))
+        )(rate=0.01, norm=1.5),
+        2**31 - 1,
+    ),
 }
 
 
@@ -169,7 +201,8 @@ def test_a_transformation_is_read_and_its_state_carried_both_ways(float64, aroun
         )
     go_on(optimizer, variables, training.gradients[4:8])
     training.run(4, 8)
-    tolerance_is_float32 = around == "schedule"  # JAX evaluates it in float32
+    # JAX evaluates schedules in float32.
+    tolerance_is_float32 = around in ("schedule", "an injected schedule")
     if not tolerance_is_float32:
         assert_close(variables, training.parameters)
     back = Training(AROUND[around]())
@@ -217,14 +250,15 @@ def test_a_state_is_found_in_wrappers(float64, wrapped):
             0.01, momentum=0.5, epsilon=1e-8, gradient_accumulation_steps=2
         )
     optimizer.build(list(variables.values()))
-    interop.optax.load(optimizer, training.state, variables)
+    told = {"transformation": training.transformation} if wrapped == "MultiSteps" else {}
+    interop.optax.load(optimizer, training.state, variables, **told)
     go_on(optimizer, variables, training.gradients[4:8])
     training.run(4, 8)
     # MultiSteps accumulates in float32.
     rtol = 1e-6 if wrapped == "MultiSteps" else 1e-12
     assert_close(variables, training.parameters, rtol)
     with jax.enable_x64(True):
-        state = interop.optax.state(optimizer, training.state, variables)
+        state = interop.optax.state(optimizer, training.state, variables, **told)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(training.state), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-2 * rtol)
 
@@ -326,7 +360,11 @@ def test_the_transformation_tells_what_a_state_does_not(float64):
         lambda: optax.adam(0.01),
         lambda: optax.chain(optax.rmsprop(0.01), optax.scale(0.5)),
         lambda: optax.chain(optax.scale_by_rms(), optax.add_decayed_weights(0.1)),
-        lambda: optax.inject_hyperparams(optax.rmsprop)(learning_rate=0.01),
+        lambda: optax.flatten(optax.rmsprop(0.01)),
+        lambda: optax.chain(optax.zero_nans(), optax.rmsprop(0.01)),
+        lambda: optax.chain(optax.clip(1.0), optax.apply_if_finite(optax.rmsprop(0.01), 2**31 - 1)),
+        lambda: optax.MultiSteps(optax.apply_if_finite(optax.rmsprop(0.01), 2**31 - 1), 2),
+        lambda: optax.chain(optax.set_to_zero(), optax.rmsprop(0.01)),
     ],
 )
 def test_other_transformations_are_refused(transformation):
@@ -392,16 +430,12 @@ def test_a_rate_that_stays_or_moves_on_one_side_only_is_refused(rate, transforma
     [
         (lambda: optax.chain(optax.ema(0.9), optax.rmsprop(0.01)), "contains EmaState"),
         (lambda: optax.chain(optax.trace(0.9), optax.rmsprop(0.01)), "a trace before the averages"),
-        (lambda: optax.MultiSteps(optax.inject_hyperparams(optax.rmsprop)(0.01), 2), None),
     ],
 )
 def test_states_with_more_than_rmsprop_holds_are_refused(transformation, words):
     state = transformation().init([np.ones(3, np.float32)])
     optimizer = conventions.optax(0.01)
     optimizer.build([keras.Variable(np.ones(3))])
-    if words is None:
-        interop.optax.load(optimizer, state)
-        return
     with pytest.raises(ValueError, match=words):
         interop.optax.load(optimizer, state)
 
@@ -465,3 +499,203 @@ def test_norms_of_parts_are_refused():
     transformation = optax.multi_transform({"x": part, "y": part}, ["x", "y"])
     with pytest.raises(ValueError, match="one norm, of all"):
         interop.like(transformation)
+
+
+# A state and a transformation that do not belong together.
+
+
+CARRIED: dict[str, Any] = {
+    "like": lambda optimizer, state, transformation: interop.like(
+        transformation, optimizer._roster.weights, state=state
+    ),
+    "load": lambda optimizer, state, transformation: interop.optax.load(
+        optimizer, state, transformation=transformation
+    ),
+    "state": lambda optimizer, state, transformation: interop.optax.state(
+        optimizer, state, transformation=transformation
+    ),
+}
+
+
+@pytest.mark.parametrize("carry", CARRIED)
+@pytest.mark.parametrize(
+    ("made", "told", "words"),
+    [
+        ({"momentum": 0.5}, {}, "The state has a trace"),
+        ({}, {"momentum": 0.5}, "The transformation has a trace"),
+        ({"centered": True}, {}, "The state has an average of the gradients"),
+        ({}, {"centered": True}, "The transformation has an average of the gradients"),
+    ],
+)
+def test_a_state_with_other_slots_than_the_transformation_is_refused(carry, made, told, words):
+    state = optax.rmsprop(0.01, **made).init([np.ones(3, np.float32)])
+    optimizer = conventions.optax(0.01, **told)
+    optimizer.build([keras.Variable(np.ones(3))])
+    with pytest.raises(NotExactError, match=words):
+        CARRIED[carry](optimizer, state, optax.rmsprop(0.01, **told))
+
+
+def test_a_trace_without_momentum_belongs_to_its_transformation():
+    transformation = optax.rmsprop(0.01, momentum=0.0)
+    state = transformation.init([np.ones(3, np.float32)])
+    assert interop.like(transformation, [keras.Variable(np.ones(3))], state=state).momentum == 0.0
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (optax.rmsprop(0.01), optax.inject_hyperparams(optax.rmsprop)(0.01)),
+        (optax.rmsprop(0.01), optax.multi_transform({"x": optax.rmsprop(0.01)}, ["x"])),
+        (optax.rmsprop(0.01), optax.named_chain(("a", optax.rmsprop(0.01)))),
+        (optax.rmsprop(0.01), optax.chain(optax.clip(1.0), optax.rmsprop(0.01))),
+        (optax.rmsprop(0.01), optax.MultiSteps(optax.rmsprop(0.01), 2)),
+        (optax.MultiSteps(optax.rmsprop(0.01), 2), optax.rmsprop(0.01)),
+    ],
+)
+def test_a_state_of_another_structure_is_refused(made, told):
+    state = made.init([np.ones(3, np.float32)])
+    with pytest.raises(ValueError, match=r"The state is not one of|Only one of the state"):
+        interop.like(told, [keras.Variable(np.ones(3))], state=state)
+
+
+def test_injected_numbers_are_those_of_the_state():
+    transformation = optax.inject_hyperparams(optax.rmsprop)(learning_rate=0.5, decay=0.75)
+    state = transformation.init([np.ones(3, np.float32)])
+    state.hyperparams.update(learning_rate=0.25, decay=0.5)
+    optimizer = interop.like(transformation, [keras.Variable(np.ones(3))], state=state)
+    assert (float(optimizer.learning_rate), optimizer.rho) == (0.25, 0.5)
+    without_state = interop.like(transformation)
+    assert (float(without_state.learning_rate), without_state.rho) == (0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("transformation", "words"),
+    [
+        (lambda: optax.inject_hyperparams(optax.rmsprop)(0.01, decay=halving), "'decay' changes"),
+        (
+            lambda: optax.inject_hyperparams(lambda rate: optax.rmsprop(2 * rate))(halving),
+            "'rate' changes",
+        ),
+        (
+            lambda: optax.inject_hyperparams(
+                lambda learning_rate: optax.rmsprop(2 * learning_rate)
+            )(halving),
+            "cannot be found out: TypeError",
+        ),
+        (lambda: optax.apply_if_finite(optax.rmsprop(0.01), 5), "no more than 5 in a row"),
+        (lambda: optax.MultiSteps(optax.rmsprop(0.01), lambda _: 2), "is a function"),
+        (
+            lambda: optax.MultiSteps(optax.rmsprop(0.01), 2, use_grad_mean=False),
+            "the sum of the gradients",
+        ),
+        (
+            lambda: optax.MultiSteps(
+                optax.rmsprop(0.01), 2, should_skip_update_fn=optax.skip_not_finite
+            ),
+            "should_skip_update_fn",
+        ),
+        (
+            lambda: optax.MultiSteps(optax.rmsprop(0.01), 2, accumulator_dtype="bfloat16"),
+            "accumulates in bfloat16",
+        ),
+        (lambda: optax.masked(optax.rmsprop(0.01), {"a": True, "b": False}), "leave 'b' out"),
+        (lambda: optax.masked(optax.rmsprop(0.01), lambda tree: tree), "or a state as well"),
+        (lambda: optax.freeze(True), "freezes all parameters"),
+        (
+            lambda: optax.chain(
+                optax.clip_by_global_norm(1.0),
+                optax.multi_transform(
+                    {"x": optax.set_to_zero(), "y": optax.rmsprop(0.01)}, {"a": "x", "b": "y"}
+                ),
+            ),
+            "also of the gradient of 'a'",
+        ),
+    ],
+)
+def test_what_an_rmsprop_does_not_do_is_refused_with_the_reason(transformation, words):
+    with pytest.raises(ValueError, match=words):
+        interop.like(transformation())
+
+
+def test_gradients_that_are_not_finite_are_skipped_as_the_user_decides():
+    transformation = optax.apply_if_finite(optax.rmsprop(0.01), 5)
+    variable = keras.Variable(np.ones(3))
+    state = transformation.init([np.ones(3, np.float32)])
+    optimizer = interop.like(transformation, [variable], state=state, skip_nonfinite=True)
+    assert optimizer.skip_nonfinite
+    with pytest.raises(NotExactError, match="`skip_nonfinite` is False here"):
+        interop.like(transformation, [variable], state=state, skip_nonfinite=False)
+
+
+@pytest.mark.parametrize("steps", [None, 4])
+def test_another_number_of_accumulated_gradients_is_refused(steps):
+    transformation = optax.MultiSteps(optax.rmsprop(0.01), 2)
+    state = transformation.init([np.ones(3, np.float32)])
+    optimizer = conventions.optax(0.01)
+    optimizer.gradient_accumulation_steps = steps
+    optimizer.build([keras.Variable(np.ones(3))])
+    for carry in (interop.optax.load, interop.optax.state):
+        with pytest.raises(NotExactError, match="Pass `transformation`"):
+            carry(optimizer, state)
+        words = f"is {steps} here, and MultiSteps makes a step of 2 gradients"
+        with pytest.raises(NotExactError, match=words):
+            carry(optimizer, state, transformation=transformation)
+    interop.optax.load(optimizer, state, exact=False)
+
+
+def test_accumulated_training_goes_on_with_the_same_steps(float64):
+    training = Training(optax.MultiSteps(optax.rmsprop(0.01, momentum=0.5), 2))
+    training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = interop.like(
+        training.transformation, list(variables.values()), variables, state=training.state
+    )
+    go_on(optimizer, variables, training.gradients[4:8])
+    training.run(4, 8)
+    assert_close(variables, training.parameters, 1e-6)  # It accumulates in float32.
+
+
+SCALE = {"dense": {"kernel": False, "bias": False}, "scale": True}
+FREEZING: dict[str, Any] = {
+    "multi_transform": lambda: optax.multi_transform(
+        {"train": optax.rmsprop(0.01, momentum=0.5), "not": optax.set_to_zero()},
+        {"dense": "train", "scale": "not"},
+    ),
+    "selective_transform": lambda: optax.selective_transform(
+        optax.rmsprop(0.01, momentum=0.5), freeze_mask=SCALE
+    ),
+    # With a state, of no use, of what is frozen.
+    "freeze": lambda: optax.chain(optax.rmsprop(0.01, momentum=0.5), optax.freeze(SCALE)),
+}
+
+
+@pytest.mark.parametrize("freezing", FREEZING)
+def test_frozen_parameters_are_no_variables_of_the_optimizer(float64, freezing):
+    training = Training(FREEZING[freezing]())
+    training.run(0, 4)
+    pairs = variables_of(training.parameters)
+    with pytest.raises(ValueError, match="'scale' is frozen by set_to_zero"):
+        interop.like(training.transformation, list(pairs.values()), pairs, state=training.state)
+    trained = {name: variable for name, variable in pairs.items() if name != "scale"}
+    with jax.enable_x64(True):
+        optimizer = interop.like(
+            training.transformation, list(trained.values()), pairs, state=training.state
+        )
+    go_on(optimizer, trained, training.gradients[4:8])
+    training.run(4, 8)
+    assert_close(pairs, training.parameters)
+    with jax.enable_x64(True):
+        state = interop.optax.state(
+            optimizer, training.state, pairs, transformation=training.transformation
+        )
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(training.state), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-12, atol=1e-14)
+
+
+def test_another_schedule_than_an_injected_one_is_refused():
+    transformation = optax.inject_hyperparams(optax.rmsprop)(learning_rate=halving)
+    state = transformation.init([np.ones(3, np.float32)])
+    optimizer = conventions.optax(lambda count: 0.01 / (1 + count))
+    optimizer.build([keras.Variable(np.ones(3))])
+    with pytest.raises(NotExactError, match="the learning rate after 10 steps"):
+        interop.optax.state(optimizer, state, transformation=transformation)
