@@ -58,7 +58,7 @@ def load(
     Raises: ValueError if something does not fit, or `exact` and the steps would differ. The
         optimizer is unchanged then.
     """
-    _carry.check_built(optimizer)
+    optimizer = _carry.built(optimizer)
     source = read(state, steps, transformation)
     if exact and transformation is None:
         _check_order(optimizer, source)
@@ -88,7 +88,7 @@ def state(
         steps, and an injected learning rate the present one.
     Raises: as `load`.
     """
-    _carry.check_built(optimizer)
+    optimizer = _carry.built(optimizer)
     target = read(template, None, transformation)
     if exact and transformation is None:
         _check_order(optimizer, target)
