@@ -245,13 +245,14 @@ def keras(
     loss_scale_factor: float | None = None,
     gradient_accumulation_steps: int | None = None,
     name: str | None = None,
+    **options: Any,
 ) -> RMSprop:
     """Return an optimizer with the steps of `keras.optimizers.RMSprop` (Keras 3), our defaults.
 
     They differ on purpose where Keras gives NaN (centered, with a near-constant gradient) or
     squares the rows of a repeated id before summing them (embeddings on TensorFlow).
 
-    The arguments are the first fifteen of `RMSprop` and are documented there.
+    The arguments are those of `RMSprop` and are documented there.
 
     Source: keras 3.15, `keras/src/optimizers/rmsprop.py`.
 
@@ -261,7 +262,9 @@ def keras(
     >>> optimizer.weight_decay, optimizer.epsilon, optimizer.epsilon_inside_sqrt
     (0.01, 1e-07, True)
     """
-    return RMSprop(
+    return _made(
+        "keras",
+        options,
         learning_rate=learning_rate,
         rho=rho,
         momentum=momentum,
@@ -293,6 +296,7 @@ def torch(
     differentiable: bool = False,
     *,
     params: Sequence[Mapping[str, Any]] | None = None,
+    **options: Any,
 ) -> RMSprop:
     """Return an optimizer with the steps of `torch.optim.RMSprop`.
 
@@ -317,6 +321,7 @@ def torch(
             one or a list of paths, path patterns or Keras variables, with any of "lr", "alpha",
             "eps", "weight_decay", "momentum" and "maximize" (and the arguments without effect).
             Variables in no group use the other arguments. Default None.
+        **options: further arguments of `RMSprop`, such as `groups` or `skip_nonfinite`.
 
     Raises: ValueError if an argument lies outside its range, or a param group has an argument
         that cannot differ between groups.
@@ -330,7 +335,9 @@ def torch(
     (1e-05, None, False)
     """
     _ignore("torch", capturable=capturable, foreach=foreach, differentiable=differentiable)
-    return RMSprop(
+    return _made(
+        "torch",
+        options,
         groups=None if params is None else _param_groups(params, lr, centered),
         learning_rate=lr,
         rho=alpha,
@@ -354,6 +361,7 @@ def optax(
     momentum: float | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    **options: Any,
 ) -> RMSprop:
     """Return an optimizer with the steps of `optax.rmsprop`.
 
@@ -375,6 +383,7 @@ def optax(
         nesterov: whether to look ahead along the buffer. Default False. Without momentum it
             has no effect, as in optax.
         bias_correction: whether to correct the averages for their start. Default False.
+        **options: further arguments of `RMSprop`, such as `groups` or `skip_nonfinite`.
 
     Raises: ValueError if an argument is out of range, or for `initial_scale` together with
         `bias_correction`.
@@ -394,7 +403,9 @@ def optax(
     is_schedule = isinstance(learning_rate, schedules.LearningRateSchedule)
     if callable(learning_rate) and not is_schedule:
         learning_rate = CountSchedule(learning_rate)
-    return RMSprop(
+    return _made(
+        "optax",
+        options,
         learning_rate=learning_rate,
         rho=decay,
         momentum=0.0 if momentum is None else momentum,
@@ -415,6 +426,7 @@ def tf1(
     use_locking: bool = False,
     centered: bool = False,
     name: str = "RMSProp",
+    **options: Any,
 ) -> RMSprop:
     """Return an optimizer with the steps of `tf.compat.v1.train.RMSPropOptimizer`.
 
@@ -432,6 +444,7 @@ def tf1(
         use_locking: no effect; it guards TensorFlow's update operations with locks.
         centered: whether to divide by the standard deviation. Default False.
         name: of the optimizer. Default "RMSProp".
+        **options: further arguments of `RMSprop`, such as `groups` or `skip_nonfinite`.
 
     Raises: ValueError if an argument lies outside its range.
 
@@ -444,7 +457,9 @@ def tf1(
     (1.0, 0.9)
     """
     _ignore("tf1", use_locking=use_locking)
-    return RMSprop(
+    return _made(
+        "tf1",
+        options,
         learning_rate=learning_rate,
         rho=decay,
         momentum=momentum,
@@ -468,6 +483,7 @@ def tf_keras_legacy(
     global_clipnorm: float | None = None,
     lr: LearningRate | None = None,
     decay: float = 0.0,
+    **options: Any,
 ) -> RMSprop:
     """Return an optimizer with the steps of `tf_keras.optimizers.legacy.RMSprop`.
 
@@ -493,6 +509,7 @@ def tf_keras_legacy(
             At most one of the three clips.
         lr: the old name of `learning_rate`, which it overrides. Default None.
         decay: inverse time decay of a learning rate given as a number, >= 0. Default 0.0.
+        **options: further arguments of `RMSprop`, such as `groups` or `skip_nonfinite`.
 
     Raises: ValueError if an argument is out of range, for two clips together, and for `decay`
         with a schedule or callable.
@@ -515,7 +532,9 @@ def tf_keras_legacy(
         if callable(rate):
             raise _refusal("tf_keras_legacy", decay=decay)
         rate = TimeDecay(rate, decay)
-    return RMSprop(
+    return _made(
+        "tf_keras_legacy",
+        options,
         learning_rate=rate,
         rho=rho,
         momentum=momentum,
@@ -541,6 +560,7 @@ def timm(
     lr_in_momentum: bool = True,
     caution: bool = False,
     foreach: bool | None = None,
+    **options: Any,
 ) -> RMSprop:
     """Return an optimizer with the steps of timm's `RMSpropTF`: torch's RMSprop with TF1's rule.
 
@@ -561,6 +581,7 @@ def timm(
         lr_in_momentum: whether the buffer holds steps rather than directions. Default True.
         caution: refused when True.
         foreach: no effect; it selects timm's multi-tensor path.
+        **options: further arguments of `RMSprop`, such as `groups` or `skip_nonfinite`.
 
     Raises: ValueError if an argument is out of range, and for the two that are refused.
 
@@ -577,7 +598,9 @@ def timm(
     if caution:
         raise _refusal("timm", caution=caution)
     _ignore("timm", foreach=foreach)
-    return RMSprop(
+    return _made(
+        "timm",
+        options,
         learning_rate=lr,
         rho=alpha,
         momentum=momentum,
@@ -590,7 +613,7 @@ def timm(
     )
 
 
-def hinton(learning_rate: LearningRate, rho: float = 0.9) -> RMSprop:
+def hinton(learning_rate: LearningRate, rho: float = 0.9, **options: Any) -> RMSprop:
     """Return an optimizer with the steps of Hinton's lecture, the origin of RMSprop.
 
         s_t = 0.9 * s_{t-1} + 0.1 * g**2
@@ -602,6 +625,7 @@ def hinton(learning_rate: LearningRate, rho: float = 0.9) -> RMSprop:
     Args:
         learning_rate: >= 0. The lecture gives none.
         rho: in [0, 1). Default 0.9.
+        **options: further arguments of `RMSprop`, such as `groups` or `skip_nonfinite`.
 
     Raises: ValueError if an argument lies outside its range.
 
@@ -612,7 +636,7 @@ def hinton(learning_rate: LearningRate, rho: float = 0.9) -> RMSprop:
     >>> conventions.hinton(0.01).epsilon
     0.0
     """
-    return RMSprop(learning_rate=learning_rate, rho=rho, epsilon=0.0)
+    return _made("hinton", options, learning_rate=learning_rate, rho=rho, epsilon=0.0)
 
 
 def graves(
@@ -620,6 +644,7 @@ def graves(
     rho: float = 0.95,
     momentum: float = 0.9,
     epsilon: float = 1e-4,
+    **options: Any,
 ) -> RMSprop:
     """Return an optimizer with the steps of Graves's handwriting paper: centered, with momentum.
 
@@ -635,6 +660,7 @@ def graves(
         rho: in [0, 1), for both averages. Default 0.95 (42).
         momentum: in [0, 1). Default 0.9 (43).
         epsilon: >= 0, under the root; unit: gradient squared. Default 1e-4 (45).
+        **options: further arguments of `RMSprop`, such as `groups` or `skip_nonfinite`.
 
     Raises: ValueError if an argument lies outside its range.
 
@@ -647,9 +673,26 @@ def graves(
     >>> optimizer.centered, optimizer.rho, optimizer.momentum
     (True, 0.95, 0.9)
     """
-    return RMSprop(
-        learning_rate=learning_rate, rho=rho, momentum=momentum, epsilon=epsilon, centered=True
+    return _made(
+        "graves",
+        options,
+        learning_rate=learning_rate,
+        rho=rho,
+        momentum=momentum,
+        epsilon=epsilon,
+        centered=True,
     )
+
+
+def _made(convention: str, options: Mapping[str, Any], /, **arguments: Any) -> RMSprop:
+    """Return an optimizer with a convention's arguments and further options."""
+    twice = [name for name in options if arguments.get(name) is not None]
+    if twice:
+        raise ValueError(
+            f"conventions.{convention} sets `{twice[0]}` from arguments of its own, received "
+            f"{twice[0]}={options[twice[0]]!r:.200}. See its signature for their names."
+        )
+    return RMSprop(**{**arguments, **options})
 
 
 # The arguments that a param group may have, and what they are here.

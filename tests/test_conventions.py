@@ -373,7 +373,8 @@ def test_argument_order_and_defaults_match_the_framework(name):
         if p.name != "params" and p.kind is not p.VAR_KEYWORD
     ]
     ours = inspect.signature(getattr(conventions, name)).parameters.values()
-    assert [(p.name, p.default) for p in ours if p.kind is not p.KEYWORD_ONLY] == theirs
+    further = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    assert [(p.name, p.default) for p in ours if p.kind not in further] == theirs
 
 
 def test_keyword_arguments_match_those_that_tf_keras_allows():
@@ -388,7 +389,7 @@ def test_keyword_arguments_match_those_that_tf_keras_allows():
 
 def test_arguments_of_timm_match_its_source():
     parameters = inspect.signature(conventions.timm).parameters.values()
-    assert [(p.name, p.default) for p in parameters] == [
+    assert [(p.name, p.default) for p in parameters if p.name != "options"] == [
         ("lr", 0.01),
         ("alpha", 0.9),
         ("eps", 1e-10),
@@ -408,7 +409,7 @@ def test_every_argument_is_documented_in_its_order(name):
     function = getattr(conventions, name)
     documented = inspect.getdoc(function).split("Args:\n")[1].split("\n\n")[0]
     lines = [line for line in documented.splitlines() if not line.startswith(" " * 8)]
-    assert [line.split(":")[0].strip() for line in lines] == [
+    assert [line.split(":")[0].strip(" *") for line in lines] == [
         *inspect.signature(function).parameters
     ]
 
@@ -510,7 +511,8 @@ def test_keras_passes_every_argument_on():
         "name": "mine",
     }
     others = {"clipvalue": None, "global_clipnorm": None}
-    assert {*arguments, *others} == {*inspect.signature(conventions.keras).parameters}
+    parameters = {*inspect.signature(conventions.keras).parameters}
+    assert {*arguments, *others, "options"} == parameters
     config = conventions.keras(**arguments).get_config()
     assert {**arguments, **others} == {key: config[key] for key in (*arguments, *others)}
     for clip in others:
@@ -651,3 +653,33 @@ def test_repeated_rows_are_summed_before_squaring_here_and_after_it_in_keras():
     np.testing.assert_allclose(
         first_step(keras.optimizers.RMSprop(0.1), rows), 2.0 * right, rtol=1e-6
     )
+
+
+# Further arguments.
+
+
+@pytest.mark.parametrize("name", [n for n in conventions.__all__ if n.islower()])
+def test_every_convention_takes_groups_and_other_arguments(name):
+    groups = {"head/.*": {"learning_rate": 0.5}}
+    optimizer = make(name, {"groups": groups, "skip_nonfinite": True})
+    plain = make(name, {})
+    config = optimizer.get_config()
+    assert config["groups"]["head/.*"]["learning_rate"] == 0.5
+    changed = {"groups": config["groups"], "skip_nonfinite": True, "name": config["name"]}
+    assert config == {**plain.get_config(), **changed}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("torch", {"l2": 0.1}, r"conventions\.torch sets `l2` from arguments of its own"),
+        ("torch", {"learning_rate": 0.1}, "sets `learning_rate` .*received learning_rate=0.1"),
+        ("tf1", {"initial_square_average": 0.0}, "sets `initial_square_average`"),
+        ("torch", {"params": [{"params": "a", "lr": 1}], "groups": {}}, "sets `groups`"),
+        ("hinton", {"epsilon": 0.1}, "sets `epsilon`"),
+        ("timm", {"grups": {}}, "There is no argument `grups`.* Did you mean `groups`"),
+    ],
+)
+def test_options_that_a_convention_sets_or_nobody_knows_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, options)

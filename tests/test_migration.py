@@ -158,6 +158,26 @@ def test_a_training_of_torch_goes_on_and_comes_back(float64):
     assert_close(model.get_weights(), want, TRAINER)
 
 
+def test_a_pair_of_the_page_is_replaced(float64):
+    skip_unless_available("torch")
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4))
+    layers = [keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(4)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    interop = keras_rmsprop.interop
+    pairs = run(section("torch")["replace"], network=network, model=model, interop=interop)["pairs"]
+    interop.torch.load_weights(network, pairs)
+    x = np.ones((1, 3), "float32")
+    want = network(torch.tensor(x)).detach().numpy()[:, [2, 3, 0, 1]]
+    got = keras.ops.convert_to_numpy(keras.ops.stop_gradient(model(x)))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    interop.torch.export_weights(network, pairs)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
 def test_optax(float64):
     skip_unless_available("optax")
     import jax
@@ -240,6 +260,11 @@ def call_in(program: str) -> dict[str, Any]:
 
 def test_timm():
     programs = section("timm")
+    groups = run(programs["after"] + programs["groups"])["optimizer"]
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    groups.build(model.trainable_variables)
+    decays = [groups._settings_of(i).l2 for i in range(2)]
+    assert decays == [1e-5, 0.0]
     # timm is not installed here; the convention is tested elsewhere against its rule.
     assert call_in(programs["timm"]) == call_in(programs["after"])
     optimizer = run(programs["after"])["optimizer"]

@@ -18,6 +18,7 @@ from keras.optimizers import schedules
 
 from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop.interop import _live
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
 from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots, Source
 
@@ -35,8 +36,10 @@ def load(
     Raises: ValueError if the optimizer is not built, parameters and variables do not match, or a
         shape does not fit; NotExactError if `exact` and further steps would differ.
     """
-    check_built(optimizer)
-    links = linked(pairing, source.parameters, optimizer._roster.weights, whole=exact)
+    optimizer = built(optimizer)
+    links = linked(
+        pairing, source.parameters, optimizer._roster.weights, whole=exact, still=source.still
+    )
     if exact:
         _refuse(differences(optimizer, source, links), source, incoming=True)
     slots = _incoming(optimizer, source, links)
@@ -85,8 +88,10 @@ def unload(
 
     Raises: as `load`.
     """
-    check_built(optimizer)
-    links = linked(pairing, target.parameters, optimizer._roster.weights, whole=exact)
+    optimizer = built(optimizer)
+    links = linked(
+        pairing, target.parameters, optimizer._roster.weights, whole=exact, still=target.still
+    )
     if exact:
         compared = target if rates == "kept" else target._replace(rates={})
         words = differences(optimizer, compared, links, keeps_rate=rates == "kept")
@@ -121,8 +126,9 @@ def unload(
     return found, steps
 
 
-def check_built(optimizer: Any) -> None:
-    """Refuse anything but a built `RMSprop`."""
+def built(optimizer: Any) -> RMSprop:
+    """Return a built `RMSprop`, also if it is in a `LossScaleOptimizer`; refuse anything else."""
+    optimizer = _live.unwrapped(optimizer)
     if not isinstance(optimizer, RMSprop):
         raise ValueError(
             "`optimizer` must be a keras_rmsprop.RMSprop, received one of "
@@ -133,6 +139,7 @@ def check_built(optimizer: Any) -> None:
             "State belongs to variables, so the optimizer must be built first. Call "
             "`optimizer.build(model.trainable_variables)`."
         )
+    return optimizer
 
 
 def check_between_accumulations(calls: int, accumulation_steps: int | None) -> None:
@@ -308,6 +315,12 @@ def _rates_that_differ(
     else:
         base = _base_rate(optimizer) if keeps_rate else _base_for(optimizer, wanted)
     off = {i: base * _factor(optimizer, i) for i in wanted}
+    needed = _base_for(optimizer, wanted)
+    if moves and len(set(map(off.get, off))) > 1 and not math.isclose(base, needed, rel_tol=1e-5):
+        return [
+            f"the learning rate gives {base:.7g} now, and must give {needed:.7g}, the rate there "
+            "of the variables in no group; the rates of groups are factors of it"
+        ]
     return [
         f"the learning rate of {links[i].path!r} is {off[i]:.7g} here and {rate:.7g} there"
         + (
@@ -519,7 +532,7 @@ def _buffer_factor(
 def _refuse(found: Sequence[str], other: Source, *, incoming: bool) -> None:
     if found:
         remedy = (
-            "Use `interop.like`, which makes an optimizer that takes the same steps, "
+            "Use the same settings, as `interop.like` does unless its options change them, "
             if incoming
             else "Use an optimizer there that has the same settings, "
         )

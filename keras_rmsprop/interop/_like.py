@@ -35,6 +35,7 @@ def like(
     *,
     state: Any = None,
     names: Any = None,
+    kind: str | None = None,
     exact: bool = True,
     **options: Any,
 ) -> RMSprop:
@@ -47,9 +48,10 @@ def like(
 
     Args:
         source: a live optimizer: `torch.optim.RMSprop`, timm's `RMSpropTF`, Stable-Baselines3's
-            `RMSpropTFLike`, a transformation of optax, `tf.compat.v1.train.RMSPropOptimizer`,
-            `tf_keras.optimizers.RMSprop` or `tf_keras.optimizers.legacy.RMSprop`,
-            `keras.optimizers.RMSprop`, or a `keras_rmsprop.RMSprop`.
+            `RMSpropTFLike`, or the `state_dict()` of one of these; a transformation of optax;
+            `tf.compat.v1.train.RMSPropOptimizer`; `tf_keras.optimizers.RMSprop` or
+            `tf_keras.optimizers.legacy.RMSprop`; `keras.optimizers.RMSprop`, or a
+            `keras_rmsprop.RMSprop`. Keras's `LossScaleOptimizer` stands for what it wraps.
         variables: the variables to build it with, such as `model.trainable_variables`. Needed for
             param groups and for state. Default None: it is not built.
         pairs: which parameter is which variable, as for the `load` of the framework, in
@@ -57,6 +59,8 @@ def like(
         state: for optax, the state; for TF1, the path of a checkpoint: those optimizers do not
             hold their state. Default None.
         names: for torch, where the names of parameters come from; see `interop.torch.load`.
+        kind: for a `state_dict()` of torch that does not show which class it is of, its name; see
+            `interop.torch.load`.
         exact: whether to refuse a state after which the steps would differ, for example because
             `options` change them. Default True.
         **options: further arguments of `RMSprop`, such as `skip_nonfinite=True` or `groups`, which
@@ -73,12 +77,18 @@ def like(
     >>> optimizer.rho, optimizer.momentum
     (0.95, 0.9)
     """
+    source = _live.unwrapped(source)
+    if variables is not None and hasattr(variables, "trainable_variables"):
+        raise ValueError(
+            "`variables` must be a list of variables, such as model.trainable_variables, received "
+            f"one of {type(variables).__module__}.{type(variables).__qualname__}."
+        )
     if _live.is_of(source, "keras_rmsprop.RMSprop"):
         return _of_this_package(source, variables, pairs, options, exact)
     weights = None if variables is None else list(variables)
     if weights is not None and _live.is_of(source, "keras.RMSprop") and source.built:
         pairs = keras_state.pairs_of(source, weights, pairs)
-    found = _read(source, pairs, state, names, options)
+    found = _read(source, pairs, state, names, kind, options)
     if weights is not None and found.source is not None and found.source.framework == "optax":
         pairs = optax.pairing_of(pairs, found.source, weights)
     arguments = {**_arguments(found, pairs, weights, exact), **options}
@@ -104,9 +114,16 @@ class _Read(NamedTuple):
     load: Callable[..., Any] | None = None
 
 
-def _read(source: Any, pairs: Pairing, state: Any, names: Any, options: Mapping[str, Any]) -> _Read:
-    if _live.is_of(source, "torch.RMSprop") or _live.is_of(source, *_OTHER_TORCH):
-        return _torch(source, pairs, names)
+def _read(
+    source: Any,
+    pairs: Pairing,
+    state: Any,
+    names: Any,
+    kind: str | None,
+    options: Mapping[str, Any],
+) -> _Read:
+    if torch.is_state(source) or _live.is_of(source, "torch.RMSprop", *_OTHER_TORCH):
+        return _torch(source, pairs, names, kind)
     if callable(getattr(source, "update", None)) and callable(getattr(source, "init", None)):
         return _optax(source, pairs, state, options)
     if _live.is_of(source, "tensorflow.RMSPropOptimizer"):
@@ -118,22 +135,33 @@ def _read(source: Any, pairs: Pairing, state: Any, names: Any, options: Mapping[
     raise ValueError(
         "`interop.like` knows the RMSprops of torch, timm, Stable-Baselines3, optax, TF1, tf_keras "
         f"and Keras, received one of {type(source).__module__}.{type(source).__qualname__}."
+        f"{torch.hint(source)}"
     )
 
 
 _OTHER_TORCH = ("timm.RMSpropTF", "stable_baselines3.RMSpropTFLike")
 
 
-def _torch(source: Any, pairs: Pairing, names: Any) -> _Read:
-    found = torch.read(source, pairs if names is None else names)
-    base = next((n for n in found.names if found.rates[n] > 0.0), found.names[0])
-    more = {} if _live.is_of(source, "torch.RMSprop") else {"initial_square_average": 1.0}
+def _torch(source: Any, pairs: Pairing, names: Any, kind: str | None) -> _Read:
+    if kind is None and torch.is_state(source) and not torch.tells_its_kind(source):
+        raise ValueError(
+            "The state_dict does not show whether it is of torch.optim.RMSprop or of "
+            'Stable-Baselines3\'s RMSpropTFLike. Pass kind="torch.optim.RMSprop" or '
+            'kind="Stable-Baselines3\'s RMSpropTFLike".'
+        )
+    found = torch.read(source, pairs if names is None else names, kind)
+    moving = [name for name in found.names if name not in found.still] or found.names
+    base = next((name for name in moving if found.rates[name] > 0.0), moving[0])
 
     def load(optimizer: RMSprop, *, exact: bool) -> None:
         _carry.load(optimizer, found, pairs, exact=exact)
 
     return _Read(
-        found.settings[base], found.rates[base], more, found, load if found.slots else None
+        found.settings[base],
+        found.rates[base],
+        found.arguments,
+        found,
+        load if found.slots else None,
     )
 
 
@@ -373,7 +401,7 @@ def _groups(
     exact: bool,
 ) -> dict[str, dict[str, Any]]:
     """Return groups of the variables whose settings differ from the base."""
-    links = linked(pairs, source.parameters, variables, whole=exact)
+    links = linked(pairs, source.parameters, variables, whole=exact, still=source.still)
     paths = list(map(_pairing.path_of, variables))
     # By the settings, the variables that have them.
     members: dict[str, list[str]] = {}

@@ -153,6 +153,24 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int) else float(value)
 
 
+def unwrapped(optimizer: Any) -> Any:
+    """Return what a `LossScaleOptimizer` wraps, whose steps are the same if gradients are finite.
+
+    Under mixed precision, `compile` wraps a model's optimizer in one, which scales the loss and
+    skips the batches whose gradients overflow.
+    """
+    while is_of(optimizer, *_LOSS_SCALING):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+_LOSS_SCALING = (
+    "keras.LossScaleOptimizer",
+    "tf_keras.LossScaleOptimizer",
+    "tf_keras.LossScaleOptimizerV3",
+)
+
+
 def is_of(source: Any, *names: str) -> bool:
     """Whether an object's class, or one that it derives from, is one of these.
 

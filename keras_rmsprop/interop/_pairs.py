@@ -5,7 +5,7 @@ mistake is found before anything changes.
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -95,7 +95,12 @@ Pairing: TypeAlias = Mapping[str, Any] | Sequence[Pair] | str | None
 
 
 def linked(
-    pairing: Pairing, names: Sequence[str], weights: Sequence[Any], *, whole: bool = True
+    pairing: Pairing,
+    names: Sequence[str],
+    weights: Sequence[Any],
+    *,
+    whole: bool = True,
+    still: Collection[str] = (),
 ) -> dict[int, Pair]:
     """Find the pair of each variable of an optimizer.
 
@@ -106,6 +111,8 @@ def linked(
         names: the framework's names of all its parameters, in order.
         weights: the optimizer's variables, in order.
         whole: whether every parameter and every variable must have a partner.
+        still: those of the parameters that do not move. They need no partner, and theirs need not
+            be one of the optimizer's variables.
 
     Returns: for the positions of variables their pair.
     Raises: ValueError that names what has no partner, or has two.
@@ -116,6 +123,9 @@ def linked(
     for pair in _pairs_of(pairing, names, paths, weights):
         position = _position(pair, paths, weights)
         absent = [name for name in pair.names if name not in names]
+        moves = [name for name in pair.names if name not in still]
+        if not moves and position is None and not isinstance(pair.variable, str):
+            continue
         if position is None and whole and len(absent) < len(pair.names):
             raise _unknown_variable(pair, paths)
         if absent and position is not None and (whole or len(absent) < len(pair.names)):
@@ -132,7 +142,7 @@ def linked(
                 raise ValueError(f"{name!r} is paired with {used[name]!r} and {pair.path!r}.")
             used[name] = pair.path
         found[position] = pair
-    left = [name for name in names if name not in used]
+    left = [name for name in names if name not in used and name not in still]
     alone = [path for i, path in enumerate(paths) if i not in found]
     if whole and (left or alone):
         raise ValueError(_unpaired(left, alone))
@@ -146,9 +156,23 @@ def _pairs_of(
         return _by_name(names, paths, weights)
     if isinstance(pairing, str):
         return _in_order(pairing, names, paths, weights)
+    return listed(pairing)
+
+
+def listed(pairing: Any) -> list[Pair]:
+    """Return the pairs in a mapping or a sequence, whose names must be given.
+
+    Raises: ValueError if they are anything else.
+    """
     if isinstance(pairing, Mapping):
         return [_as_pair(name, value) for name, value in pairing.items()]
-    return list(pairing)
+    pairs = list(pairing) if isinstance(pairing, Sequence) else []
+    if not isinstance(pairing, Sequence) or not all(isinstance(pair, Pair) for pair in pairs):
+        raise ValueError(
+            "`pairs` must be a mapping from names to variables, or pairs such as those of "
+            f"`interop.torch.pairs`, received {pairing!r:.200}."
+        )
+    return pairs
 
 
 def _by_name(names: Sequence[str], paths: Sequence[str], weights: Sequence[Any]) -> list[Pair]:
@@ -204,9 +228,17 @@ def _position(pair: Pair, paths: Sequence[str], weights: Sequence[Any]) -> int |
 
 
 def _unknown_variable(pair: Pair, paths: Sequence[str]) -> ValueError:
+    if isinstance(pair.variable, str):
+        return ValueError(
+            f"{pair.label} is paired with {pair.path!r}, which is not a variable of the optimizer"
+            f"{_hint(pair.path, paths)}; it has {shortened(paths)}."
+        )
+    # A variable is no spelling mistake.
     return ValueError(
-        f"{pair.label} is paired with {pair.path!r}, which is not a variable of the optimizer"
-        f"{_hint(pair.path, paths)}; it has {shortened(paths)}."
+        f"{pair.label} is paired with {pair.path!r}, which is not a variable of the optimizer; it "
+        f"has {shortened(paths)}. Only a parameter that is frozen there, without state, can be "
+        "left out exactly, and a state_dict does not show it before the first step. Give the "
+        "optimizer this variable, too, or pass exact=False."
     )
 
 

@@ -5,7 +5,7 @@ momentum buffer if there is momentum. They differ in what the buffer holds and i
 their settings.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -56,6 +56,8 @@ class Source(NamedTuple):
     bias_correction: bool = False
     # Its parameters in order, as far as it knows them: all of which it could have state.
     names: tuple[str, ...] = ()
+    # Of these, those that do not move: frozen, or without state though steps were made.
+    still: Collection[str] = frozenset()
     # Further arguments of an `RMSprop` like it, such as the initial average.
     arguments: Settings = _NOTHING
     # Parameters that it does not train, which are no variables of an `RMSprop`.

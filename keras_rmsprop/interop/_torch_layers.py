@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_rmsprop.interop._pairs import Pair
+from keras_rmsprop.interop._pairs import MisfitError, Pair
 from keras_rmsprop.interop._source import Array
+from keras_rmsprop.interop._torch_flatten import Order, Orders, UnknownOrderError, order_of
 
 
 class Move(NamedTuple):
@@ -85,7 +86,11 @@ LSTM_BIAS = Move(_equal, lambda array: (array, array))
 LSTM_BIAS_WEIGHT = Move(lambda ih, hh: ih + hh, lambda array: (array, np.zeros_like(array)))
 
 
-def pairs_of_layers(module: Any, layers: Any) -> list[Pair]:
+# For the names of submodules, Keras's shape of what is flattened before them.
+Flattened = Mapping[str, Sequence[int] | None]
+
+
+def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None) -> list[Pair]:
     """Pair the parameters and buffers of a torch module with the variables of Keras layers.
 
     Args:
@@ -93,6 +98,7 @@ def pairs_of_layers(module: Any, layers: Any) -> list[Pair]:
         layers: a Keras model or layer, or a sequence of layers, whose layers with variables are
             those of `module`, by name if each module has the name of one layer and otherwise in
             order; or a mapping from the names of submodules to layers.
+        flattened: as for `interop.torch.pairs`.
 
     Raises: ValueError that names the first two that do not correspond.
     """
@@ -117,7 +123,130 @@ def pairs_of_layers(module: Any, layers: Any) -> list[Pair]:
             )
         partners = [flat[i] for i in _positions(list(modules), flat)]
         chosen = [(n, m, layer) for (n, m), layer in zip(modules.items(), partners, strict=True)]
-    return [pair for name, m, layer in chosen for pair in _pairs(name, m, layer)]
+    found = {name: list(_pairs(name, m, layer)) for name, m, layer in chosen}
+    found = _reordered(found, chosen, layers, {} if flattened is None else flattened)
+    pairs = [pair for own in found.values() for pair in own]
+    _check_shapes(pairs, module)
+    return pairs
+
+
+def _reordered(
+    found: Mapping[str, list[Pair]],
+    chosen: Sequence[tuple[str, Any, Any]],
+    layers: Any,
+    flattened: Flattened,
+) -> dict[str, list[Pair]]:
+    """Return the pairs, permuted where a layer's inputs are in another order in torch."""
+    unknown = [name for name in flattened if name not in found]
+    if unknown:
+        raise ValueError(
+            f"`flattened` names {unknown[0]!r}, which is none of the paired modules: "
+            f"{', '.join(map(repr, found))}."
+        )
+    models = [layers] if hasattr(layers, "layers") else [layer for _, _, layer in chosen]
+    orders = Orders(models)
+    result = {}
+    for i, (name, module, layer) in enumerate(chosen):
+        if name in flattened:
+            shape = flattened[name]
+            order = None if shape is None else order_of(shape)
+        else:
+            order = _order_of_inputs(orders, chosen[:i], name, module, layer)
+        result[name] = [_in_order(pair, order) for pair in found[name]]
+    return result
+
+
+def _order_of_inputs(
+    orders: Orders, before: Sequence[tuple[str, Any, Any]], name: str, module: Any, layer: Any
+) -> Order:
+    kind = _class_of(module, _TORCH)
+    remedy = (
+        f"Pass `flattened={{{name!r}: shape}}` with Keras's shape of what is flattened, such as "
+        f"(height, width, channels), or `flattened={{{name!r}: None}}` if both have the same order."
+    )
+    if kind in ("Conv1d", "Conv2d", "Conv3d"):
+        if orders.is_unflattened(layer):
+            raise ValueError(
+                f"The input of {layer.name!r} was a vector before, whose elements torch, with the "
+                "channels first, has in another order. Pass "
+                f"`flattened={{{name!r}: None}}`, and give the pairs of the layers before it their "
+                "own conversions with `Pairs.replace`."
+            )
+        return None
+    if kind not in _OF_VECTORS:
+        return None
+    if getattr(layer, "_inbound_nodes", ()):
+        try:
+            return orders.of_inputs(layer)
+        except UnknownOrderError as error:
+            raise ValueError(f"The input of {layer.name!r} ({name!r}) {error}. {remedy}") from error
+    channels = _channels_before(before)
+    features = _features_of(module)
+    if channels and features % channels == 0 and features != channels and channels > 1:
+        raise ValueError(
+            f"{name!r} has {features} inputs after a layer with {channels} channels, so they may "
+            f"be flattened, in another order than in Keras. {layer.name!r} does not tell what "
+            f"comes before it, as it is not in a Sequential or functional model. {remedy}"
+        )
+    return None
+
+
+# torch's layers whose output has the channels first, and those whose input may be flattened.
+_CHANNELS_FIRST = ("Conv1d", "Conv2d", "Conv3d", "BatchNorm2d", "BatchNorm3d", "GroupNorm")
+_OF_VECTORS = ("Linear", "BatchNorm1d", "LayerNorm", "LSTM", "GRU")
+
+
+def _channels_before(before: Sequence[tuple[str, Any, Any]]) -> int | None:
+    """Return the channels of the last layer before that has some, if none of features follows."""
+    for _, module, _ in reversed(before):
+        kind = _class_of(module, _TORCH)
+        if kind in _CHANNELS_FIRST:
+            names = ("out_channels", "num_features", "num_channels")
+            return next(getattr(module, name) for name in names if hasattr(module, name))
+        if kind not in ("BatchNorm1d", "LayerNorm"):
+            return None
+    return None
+
+
+def _features_of(module: Any) -> int:
+    for name in ("in_features", "num_features", "input_size"):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    return int(np.prod(module.normalized_shape))
+
+
+# Of the variables of layers, those that have an element or a row for each input.
+_OF_INPUTS = ("kernel", "gamma", "beta", "moving_mean", "moving_variance")
+
+
+def _in_order(pair: Pair, order: Order) -> Pair:
+    """Return a pair whose variable has the order of Keras's inputs on its first axis."""
+    if order is None or pair.variable.name not in _OF_INPUTS:
+        return pair
+    back = np.argsort(order)
+
+    def to_keras(*arrays: Array) -> Array:
+        return np.take(pair.to_keras(*arrays), order, axis=0)
+
+    def to_torch(array: Array) -> tuple[Array, ...]:
+        return pair.to_source(np.take(array, back, axis=0))
+
+    return pair._replace(to_keras=to_keras, to_source=to_torch)
+
+
+def _check_shapes(pairs: Sequence[Pair], module: Any) -> None:
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    shapes |= {name: tuple(b.shape) for name, b in module.named_buffers(remove_duplicate=False)}
+    misfits = []
+    for pair in pairs:
+        # Views of one number, as weights may be large.
+        blanks = [np.broadcast_to(np.float32(0.0), shapes[name]) for name in pair.names]
+        try:
+            pair.converted(blanks, tuple(pair.variable.shape))
+        except MisfitError as error:
+            misfits.append(str(error))
+    if misfits:
+        raise ValueError(f"The layers do not correspond: {'; '.join(misfits[:4])}.")
 
 
 def _positions(names: Sequence[str], layers: Sequence[Any]) -> Sequence[int]:

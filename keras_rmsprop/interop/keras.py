@@ -43,8 +43,9 @@ def load(
 
     Args:
         optimizer: a built `keras_rmsprop.RMSprop`.
-        source: the optimizer; or the path of a file that Keras saved with one, `.keras` or
-            `.weights.h5`. A file has no names, so its state is matched by position and shape.
+        source: the optimizer, or a `LossScaleOptimizer` with one; or the path of a file that Keras
+            saved with one, `.keras` or `.weights.h5`. A file has no names, so its state is matched
+            by position and shape.
         pairs: None, for the same variables, or variables of the same paths; "order"; or a mapping
             from the paths of the other optimizer's variables to variables or paths. Not for files.
             Default None.
@@ -62,7 +63,8 @@ def load(
                 f"optimizers, received {pairs!r:.200}."
             )
         return _load_file(optimizer, Path(source), exact)
-    _carry.check_built(optimizer)
+    optimizer = _carry.built(optimizer)
+    source = _live.unwrapped(source)
     there = read(source)
     _carry.check_between_accumulations(int(source._iterations), source.gradient_accumulation_steps)
     pairs = pairs_of(source, optimizer._roster.weights, pairs)
@@ -75,15 +77,16 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
 
     Args:
         optimizer: a built `keras_rmsprop.RMSprop`.
-        target: a built `keras.optimizers.RMSprop`. Its learning rate is assigned too, unless it is
-            a schedule or a callable.
+        target: a built `keras.optimizers.RMSprop`, or a `LossScaleOptimizer` with one. Its learning
+            rate is assigned too, unless it is a schedule or a callable.
         pairs: as for `load`.
         exact: as for `load`.
 
     Raises: as `load`; `target` is unchanged then.
     """
-    _carry.check_built(optimizer)
-    source = read(target)
+    optimizer = _carry.built(optimizer)
+    target = _live.unwrapped(target)
+    source = read(target, argument="target")
     pairs = pairs_of(target, optimizer._roster.weights, pairs)
     with _telling_of_exclusions(optimizer, target):
         slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
@@ -128,11 +131,12 @@ def settings_of(source: Any) -> dict[str, Any]:
     return _live.settings_in({name: getattr(source, name) for name in _live.SHARED})
 
 
-def read(source: Any) -> Source:
-    """Read a live optimizer."""
+def read(source: Any, *, argument: str = "source") -> Source:
+    """Read a live optimizer, which the user gives as an argument of this name."""
     if not _live.is_of(source, "keras.RMSprop"):
+        or_file = " or the path of a file" if argument == "source" else ""
         raise ValueError(
-            "`source` must be a keras.optimizers.RMSprop or the path of a file, received one of "
+            f"`{argument}` must be a keras.optimizers.RMSprop{or_file}, received one of "
             f"{type(source).__module__}.{type(source).__qualname__}."
         )
     if not source.built:
@@ -212,7 +216,7 @@ def pairs_of(other: Any, weights: Sequence[Any], pairs: Pairing) -> Pairing:
 
 
 def _load_file(optimizer: RMSprop, path: Path, exact: bool) -> LoadReport:
-    _carry.check_built(optimizer)
+    optimizer = _carry.built(optimizer)
     parts = optimizer._parts()
     with _opened(path) as (group, settings):
         # Settings that differ are why slots do not fit, so they are named first.

@@ -58,7 +58,7 @@ def load(
     Raises: ValueError if something does not fit, or `exact` and the steps would differ. The
         optimizer is unchanged then.
     """
-    _carry.check_built(optimizer)
+    optimizer = _carry.built(optimizer)
     source = read(state, steps, transformation, exact=exact)
     if exact:
         _check_wrappers(optimizer, state, transformation)
@@ -90,7 +90,7 @@ def state(
         steps, and an injected learning rate the present one.
     Raises: as `load`.
     """
-    _carry.check_built(optimizer)
+    optimizer = _carry.built(optimizer)
     target = read(template, None, transformation, exact=exact)
     if exact:
         _check_wrappers(optimizer, template, transformation)

@@ -15,6 +15,7 @@ its `global_step`, if it has one. Reading and writing need TensorFlow, under any
 """
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import _carry, _writing
-from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, listed, shortened
 from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array
 
 __all__ = ["Pair", "load", "load_weights", "save"]
@@ -132,7 +133,7 @@ def save(
     Returns: the path.
     Raises: ValueError if something does not fit; nothing is written then.
     """
-    _carry.check_built(optimizer)
+    optimizer = _carry.built(optimizer)
     path = Path(checkpoint)
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {str(path.parent)!r} to write to.")
@@ -226,7 +227,16 @@ def _stems(keys: Collection[str], name: str) -> dict[str, str]:
 def _opened(checkpoint: str | os.PathLike[str]) -> Any:
     import tensorflow as tf
 
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise ValueError(
+            "`checkpoint` must be the path of a checkpoint, received one of "
+            f"{type(checkpoint).__module__}.{type(checkpoint).__qualname__}."
+        )
     path = os.fspath(checkpoint)
+    bare = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path)
+    # TensorFlow opens the index as a checkpoint of an older kind, in which nothing is found.
+    if bare != path and Path(f"{bare}.index").exists():
+        raise ValueError(f"{path!r} is one file of a checkpoint. Pass the path {bare!r}.")
     try:
         return tf.train.load_checkpoint(path)
     except (ValueError, tf.errors.OpError) as error:
@@ -260,7 +270,7 @@ def _named(pairs: Pairing) -> Pairing:
             "A checkpoint has names and no order. Pass a mapping from its names to variables, "
             f"received {pairs!r}."
         )
-    return pairs
+    return pairs if pairs is None or isinstance(pairs, Mapping) else listed(pairs)
 
 
 def _entries(pairs: Pairing) -> list[Any]:

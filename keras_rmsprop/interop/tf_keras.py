@@ -42,7 +42,7 @@ def load(
     Raises: ValueError if something does not fit, or `exact` and the steps would differ; the
         optimizer is unchanged then.
     """
-    return _carry.load(optimizer, read(source), pairs, exact=exact)
+    return _carry.load(optimizer, read(_live.unwrapped(source)), pairs, exact=exact)
 
 
 def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: bool = True) -> None:
@@ -57,7 +57,8 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
 
     Raises: as `load`; `target` is unchanged then.
     """
-    source = read(target)
+    optimizer, target = _carry.built(optimizer), _live.unwrapped(target)
+    source = read(target, argument="target")
     slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
     rate = _carry.rate_of(optimizer, 0)
     held = _held(target)
@@ -97,11 +98,11 @@ def settings_of(source: Any) -> dict[str, Any]:
 _CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
-def read(source: Any) -> Source:
-    """Read a live optimizer."""
+def read(source: Any, *, argument: str = "source") -> Source:
+    """Read a live optimizer, which the user gives as an argument of this name."""
     if not _live.is_of(source, "tf_keras.RMSprop"):
         raise ValueError(
-            "`source` must be an RMSprop of tf_keras, received one of "
+            f"`{argument}` must be an RMSprop of tf_keras, received one of "
             f"{type(source).__module__}.{type(source).__qualname__}."
         )
     if not has_state(source):

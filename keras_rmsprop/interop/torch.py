@@ -13,26 +13,28 @@
 
 torch identifies parameters by their order. Here names do, and shapes are checked, so that state
 never ends up at another parameter of another shape. Where a convolution's output is flattened, the
-rows of the next `Linear` are in another order than Keras's: give that pair yourself.
+inputs of the next `Linear` are in another order than Keras's: `pairs` permutes them.
 
 A torch optimizer has no schedule: a scheduler changes its rate. So `state_dict` gives it the
 present rate, also where that comes from a schedule here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _torch_form, _writing
-from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
-from keras_rmsprop.interop._source import Settings, Slots, Source, as_array
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, listed, shortened
+from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
 
-__all__ = ["Pair", "export_weights", "load", "load_weights", "pairs", "state_dict"]
+__all__ = ["Pair", "Pairs", "export_weights", "load", "load_weights", "pairs", "state_dict"]
 
 # The classes that are known, by the name of a class among an optimizer's bases.
 _CLASSES = {
@@ -48,8 +50,40 @@ class Pairs(tuple[Pair, ...]):
 
     module: Any = None
 
+    def replace(
+        self, name: str, to_keras: Callable[[Array], Array], to_torch: Callable[[Array], Array]
+    ) -> "Pairs":
+        """Return the pairs with other conversions of one parameter.
 
-def pairs(module: Any, layers: Any) -> Pairs:
+        Args:
+            name: torch's name of the parameter.
+            to_keras: takes an array of the parameter's shape, and returns one of the variable's.
+                It must only move elements.
+            to_torch: the inverse.
+
+        Raises: ValueError if no pair is of this parameter alone.
+
+        Example:
+        >>> import numpy as np
+        >>> from keras_rmsprop import interop
+        >>> pairs = interop.torch.Pairs([interop.Pair(("fc.weight",), "dense/kernel")])
+        >>> pairs.replace("fc.weight", np.transpose, np.transpose)[0].to_keras is np.transpose
+        True
+        """
+        alone = {pair.names[0]: pair for pair in self if len(pair.names) == 1}
+        if name not in alone:
+            raise ValueError(
+                f"No pair is of {name!r} alone; there are those of {shortened([*alone])}."
+            )
+        new = Pair((name,), alone[name].variable, to_keras, lambda array: (to_torch(array),))
+        changed = Pairs(new if pair is alone[name] else pair for pair in self)
+        changed.module = self.module
+        return changed
+
+
+def pairs(
+    module: Any, layers: Any, *, flattened: Mapping[str, Sequence[int] | None] | None = None
+) -> Pairs:
     """Pair the parameters of a torch module with the variables of a Keras model.
 
     Known are Linear, Conv1d to Conv3d, depthwise convolutions, Embedding, LayerNorm, GroupNorm,
@@ -57,32 +91,61 @@ def pairs(module: Any, layers: Any) -> Pairs:
     of torch's two biases, which therefore needs twice the learning rate; `interop.like` gives it
     that.
 
+    Where torch flattens with the channels first and Keras with the channels last, the weights of
+    the next layer are permuted. A Sequential or functional model tells the shapes; where they are
+    not known, `flattened` must.
+
     Args:
         module: a `torch.nn.Module`.
         layers: a built Keras model or layer, or a list of layers, with the same layers. If each
             module has the name of one layer, names decide; otherwise order does, unless some names
             contradict it. Or a mapping from names of submodules to Keras layers.
+        flattened: for names of submodules, Keras's shape of what is flattened before them, without
+            the batch, such as (height, width, channels); or None if their inputs are in the same
+            order in both. Default None: found in the model.
 
     Returns: pairs for `load`, `load_weights`, `state_dict`, `export_weights` and `interop.like`.
-    Raises: ValueError if the layers do not correspond.
+    Raises: ValueError if the layers do not correspond, in class or in shape, or the order of a
+        layer's inputs in torch is not known.
     """
-    found = Pairs(pairs_of_layers(module, layers))
+    _check_module(module, layers)
+    found = Pairs(pairs_of_layers(module, layers, flattened))
     found.module = module
     return found
 
 
-def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
+def _check_module(module: Any, layers: Any) -> None:
+    if not hasattr(module, "named_modules") or isinstance(module, keras.layers.Layer):
+        raise ValueError(
+            "`module` must be a torch.nn.Module, which comes before the Keras model, received "
+            f"{_received(module)}. A state_dict or an optimizer does not tell its layers."
+        )
+    listed = [*layers.values()] if isinstance(layers, Mapping) else layers
+    listed = listed if isinstance(listed, Sequence) else [listed]
+    strange = [each for each in listed if not isinstance(each, keras.layers.Layer)]
+    if strange or isinstance(layers, str):
+        raise ValueError(
+            "`layers` must be a built Keras model or layer, a list of layers, or a mapping from "
+            f"names of submodules to layers, received {_received(strange[0])}."
+        )
+
+
+def _received(thing: Any) -> str:
+    return f"one of {type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def load_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None:
     """Copy the weights of a torch module to Keras, all or none.
 
     Args:
         module: a `torch.nn.Module`, or its `state_dict()`.
-        pairs: from `interop.torch.pairs`, whose variables must be variables, not paths.
+        pairs: as for `load`, with names, and with variables rather than paths.
 
     Raises: ValueError if a parameter is missing or does not fit; nothing has changed then.
     """
-    arrays = module if isinstance(module, Mapping) else module.state_dict()
+    arrays = _weights_in(module)
     values, misfits = [], []
-    for pair in pairs:
+    for pair in listed(pairs):
         missing = [name for name in pair.names if name not in arrays]
         if missing:
             raise ValueError(f"The module has no {missing[0]!r}. Nothing has changed.")
@@ -99,7 +162,18 @@ def load_weights(module: Any, pairs: Sequence[Pair]) -> None:
     _writing.write(values)
 
 
-def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
+def _weights_in(module: Any) -> Mapping[str, Any]:
+    """Return the arrays in a torch module, or in its `state_dict()`."""
+    is_module = hasattr(module, "named_modules") and not isinstance(module, keras.layers.Layer)
+    if not is_module and not isinstance(module, Mapping):
+        raise ValueError(
+            "`module` must be a torch.nn.Module or its state_dict(), received "
+            f"{_received(module)}. The Keras model is not needed: the pairs hold its variables."
+        )
+    return module if isinstance(module, Mapping) else module.state_dict()
+
+
+def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None:
     """Copy the weights of a Keras model to a torch module, all or none.
 
     Args:
@@ -110,9 +184,15 @@ def export_weights(module: Any, pairs: Sequence[Pair]) -> None:
     """
     import torch
 
-    state = dict(module.state_dict())
+    if isinstance(module, Mapping):
+        raise ValueError(
+            "`module` must be a torch.nn.Module, whose weights are replaced, received a state_dict."
+        )
+    state = dict(_weights_in(module))
     changed = {}
-    for pair in pairs:
+    for pair in listed(pairs):
+        if isinstance(pair.variable, str):
+            raise ValueError(f"Weights need variables, received the path {pair.variable!r}.")
         value = as_array(pair.variable)
         for name, array in zip(pair.names, pair.parts(value, weights=True), strict=True):
             there = state.get(name)
@@ -192,13 +272,23 @@ def state_dict(
     Returns: a `state_dict` with torch tensors, in the dtypes of Keras's slots.
     Raises: as `load`, and ValueError if variables of one param group have different rates.
     """
-    there = read(target, pairs if names is None else names, kind)
+    optimizer = _carry.built(optimizer)
+    there = read(target, pairs if names is None else names, kind, argument="target")
     slots, steps = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
-    links = linked(pairs, there.parameters, optimizer._roster.weights, whole=exact)
+    links = linked(
+        pairs, there.parameters, optimizer._roster.weights, whole=exact, still=there.still
+    )
     rates = {
         name: _carry.rate_of(optimizer, position) / pair.rate
         for position, pair in links.items()
         for name in pair.names
+    }
+    # Of what is frozen in both, torch has no state either.
+    resting = {
+        name
+        for position, pair in links.items()
+        for name in pair.names
+        if name in there.still and not getattr(optimizer._roster.weights[position], "trainable", 1)
     }
     template = target if isinstance(target, Mapping) else target.state_dict()
     names_left = iter(there.names)
@@ -207,7 +297,7 @@ def state_dict(
         own = dict(zip(group["params"], names_left, strict=False))
         groups.append({**group, "lr": _rate_of_group(own.values(), rates, group["lr"], exact)})
         for number, name in own.items():
-            if name in slots:
+            if name in slots and name not in resting:
                 own_slots = _complete(slots[name], there.settings[name])
                 state[number] = _entries(own_slots, steps)
     return {"state": state, "param_groups": groups}
@@ -251,14 +341,59 @@ def _entries(slots: Slots, steps: int) -> dict[str, Any]:
     }
 
 
-def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
-    """Read a torch optimizer or its `state_dict()`."""
-    live = hasattr(source, "param_groups")
-    if not live and not (isinstance(source, Mapping) and "param_groups" in source):
+def is_state(source: Any) -> bool:
+    """Whether something has the form of a torch optimizer's `state_dict()`."""
+    return isinstance(source, Mapping) and "param_groups" in source and "state" in source
+
+
+def hint(source: Any) -> str:
+    """Return what to do with something that is neither an optimizer nor its state."""
+    if isinstance(source, str | os.PathLike):
+        return " Read the file first: with torch.load, or `keras.saving.load_model` if Keras's."
+    if not isinstance(source, Mapping):
+        return ""
+    for key, value in source.items():
+        if is_state(value):
+            return f" Its entry {key!r} is one."
+        if isinstance(value, list | tuple) and value and is_state(value[0]):
+            return f" The first of its entry {key!r} is one."
+    if any(hasattr(value, "detach") for value in source.values()):
+        return " It is the state_dict of a module, which `interop.torch.load_weights` takes."
+    return ""
+
+
+def _listed_names(names: Any) -> Any:
+    """Return names that can be read twice: those that an iterator gives, in a list."""
+    if not isinstance(names, Iterator):
+        return names
+    found = [each[0] if isinstance(each, tuple) else each for each in names]
+    strange = [each for each in found if not isinstance(each, str)]
+    if strange:
         raise ValueError(
-            "`source` must be a torch optimizer or its state_dict(), received one of "
-            f"{type(source).__module__}.{type(source).__qualname__}."
+            "`names` must be the torch module, or the names of the optimizer's parameters in "
+            f"order, received an iterator with {_received(strange[0])}."
         )
+    return found
+
+
+def read(
+    source: Any, names: Any = None, kind: str | None = None, *, argument: str = "source"
+) -> Source:
+    """Read a torch optimizer or its `state_dict()`.
+
+    Args:
+        source: the optimizer or its `state_dict()`.
+        names: as for `load`, or the pairs.
+        kind: as for `load`.
+        argument: what `source` is called where the user gives it.
+    """
+    live = hasattr(source, "param_groups")
+    if not live and not is_state(source):
+        raise ValueError(
+            f"`{argument}` must be a torch optimizer or its state_dict(), received "
+            f"{_received(source)}.{hint(source)}"
+        )
+    names = _listed_names(names)
     contents = source.state_dict() if live else source
     _torch_form.check_whole(contents)
     groups = contents["param_groups"]
@@ -296,8 +431,22 @@ def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
         settings,
         lr_in_momentum=inside,
         names=tuple(own_names),
+        still=_still(source, own_names, slots) if live else _without(slots, own_names),
         arguments={"initial_square_average": 0.0 if kind == _KINDS[0] else 1.0},
     )
+
+
+def _still(source: Any, names: Sequence[str], slots: Mapping[str, Slots]) -> frozenset[str]:
+    """Return the parameters of an optimizer that do not move."""
+    parameters = [p for group in source.param_groups for p in group["params"]]
+    frozen = {name for name, p in zip(names, parameters, strict=True) if not p.requires_grad}
+    # State there may still be from before it was frozen, which must not be lost.
+    return _without(slots, names) | (frozen - slots.keys())
+
+
+def _without(slots: Mapping[str, Slots], names: Sequence[str]) -> frozenset[str]:
+    """Return the parameters without state, if others have some, so that steps were made."""
+    return frozenset(names) - slots.keys() if slots else frozenset()
 
 
 def _check_order(contents: Mapping[str, Any], numbers: Sequence[Any], names: Any) -> None:
@@ -342,6 +491,15 @@ def _kind_by_entries(groups: Sequence[Mapping[str, Any]]) -> str:
     return _KINDS[1] if "lr_in_momentum" in entries else _KINDS[0]
 
 
+def tells_its_kind(contents: Mapping[str, Any]) -> bool:
+    """Whether a `state_dict` shows which optimizer it is of.
+
+    Stable-Baselines3's has entries that those of torch before 1.12 have, too, and no others.
+    """
+    entries = {entry for group in contents["param_groups"] for entry in group}
+    return bool({"foreach", "maximize", "lr_in_momentum"} & entries)
+
+
 def _names_of(
     source: Any, groups: Sequence[Mapping[str, Any]], names: Any, count: int, live: bool
 ) -> list[str]:
@@ -375,13 +533,14 @@ def _names_of(
         return told
     if named is not None:
         told = [name for name, _ in named]
-    elif isinstance(names, Sequence) and not isinstance(names, str | Pairs):
-        told = [name for name in names if isinstance(name, str)]
-    elif isinstance(names, Mapping):
+    elif isinstance(names, Mapping) or _are_pairs_of_names(names, count):
         raise ValueError(
             "torch's optimizer does not know its parameters' names. Pass `names`, the module or "
-            "the names in order, or create the optimizer with module.named_parameters()."
+            "the names in order; or pairs of `interop.torch.pairs` (`Pairs.replace` changes one); "
+            "or create the optimizer with module.named_parameters()."
         )
+    elif isinstance(names, Sequence) and not isinstance(names, str | Pairs):
+        told = [name for name in names if isinstance(name, str)]
     told = told or [str(i) for i in range(count)]
     if len(told) != count:
         raise ValueError(
@@ -389,6 +548,14 @@ def _names_of(
             f"{', '.join(told[:8])}. Pass `names`, those of the optimizer's parameters in order."
         )
     return told
+
+
+def _are_pairs_of_names(names: Any, count: int) -> bool:
+    """Whether something is a list of pairs that have other names than the numbers of parameters."""
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        return False
+    own = {name for pair in names if isinstance(pair, Pair) for name in pair.names}
+    return bool(own) and not own <= {str(i) for i in range(count)}
 
 
 def _slots(name: str, own: Mapping[str, Any]) -> Slots:

@@ -68,7 +68,7 @@ def drawn(name: str, rng: np.random.Generator) -> tuple[dict[str, Any], RMSprop]
         arguments = {}
         for parameter in inspect.signature(function).parameters.values():
             argument = parameter.name
-            if argument in WITHOUT_EFFECT.get(name, ()):
+            if parameter.kind is parameter.VAR_KEYWORD or argument in WITHOUT_EFFECT.get(name, ()):
                 continue
             if parameter.default is parameter.empty or rng.random() < 0.5:
                 choices = LEGAL_OF.get((name, argument), LEGAL.get(argument, []))
@@ -161,6 +161,8 @@ def test_arguments_and_defaults_are_those_of_the_function(name: str) -> None:
     known |= {other for argument in convention.arguments.values() for other in argument.beside}
     known |= {theirs for schedule in convention.schedules.values() for theirs in schedule.values()}
     known |= {"params"} if convention.groups else set()
+    # Further arguments of `RMSprop`.
+    known |= {"options"}
     # `lr` is the old name of `learning_rate` in tf_keras.
     known |= {"name", *WITHOUT_EFFECT.get(name, ()), *(["lr"] if "legacy" in name else [])}
     assert set(parameters) <= known
