@@ -138,7 +138,8 @@ class File(click.Path):
             is_possible = b"\0" not in os.fsencode(words)
         except UnicodeEncodeError:
             is_possible = False
-        if not is_possible or Path(words).name in ("", ".."):
+        is_file = words if self.dir_okay else Path(words).name not in ("", "..")
+        if not is_possible or not is_file:
             self.fail(f"the path of a file is needed, received {words!a}", param, ctx)
         return super().convert(value, param, ctx)
 

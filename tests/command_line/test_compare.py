@@ -51,7 +51,7 @@ def test_what_is_not_to_be_compared_is_refused_in_a_sentence(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["parts.xyz", "parts", ".png", "none/parts.png"])
+@pytest.mark.parametrize("name", ["parts.xyz", "none/parts.png"])
 def test_a_picture_that_cannot_be_written_is_refused_before_the_run(tmp_path, monkeypatch, name):
     monkeypatch.setattr(_compare, "compare", None)
     words = {"none/parts.png": f"no folder {tmp_path / 'none'}"}.get(name, "must end in one of")
