@@ -28,7 +28,7 @@ from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked
-from keras_rmsprop.interop._source import Settings, Slots, Source, as_array
+from keras_rmsprop.interop._source import Settings, Slots, Source, as_array, dtype_of
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
 
 __all__ = ["Pair", "export_weights", "load", "load_weights", "pairs", "state_dict"]
@@ -268,6 +268,7 @@ def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
         if own:
             slots[name] = _slots(name, own)
             steps = max(steps, int(own.get("step", 0)))
+    dtypes = _dtypes(source, contents, dict(zip(numbers, own_names, strict=True)))
     settings, rates = {}, {}
     by_number = dict(zip(numbers, own_names, strict=True))
     for group in groups:
@@ -286,9 +287,24 @@ def read(source: Any, names: Any = None, kind: str | None = None) -> Source:
         rates,
         settings,
         lr_in_momentum=inside,
+        dtypes=dtypes,
         names=tuple(own_names),
         arguments={"initial_square_average": 0.0 if kind == _KINDS[0] else 1.0},
     )
+
+
+def _dtypes(source: Any, contents: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, str]:
+    """Return the dtypes of the slots: those of the parameters, as far as they are known."""
+    if hasattr(source, "param_groups"):
+        parameters = [p for group in source.param_groups for p in group["params"]]
+        pairs = zip(names.values(), parameters, strict=True)
+        return {name: dtype_of(parameter) for name, parameter in pairs}
+    state = contents["state"]
+    return {
+        name: dtype_of(state[number]["square_avg"])
+        for number, name in names.items()
+        if "square_avg" in state.get(number, ())
+    }
 
 
 def _check_order(contents: Mapping[str, Any], numbers: Sequence[Any], names: Any) -> None:
