@@ -117,6 +117,8 @@ class CountSchedule(schedules.LearningRateSchedule):
             is a NumPy int32 scalar, or inside a trace (`tf.function`, `jax.jit`, and therefore
             `fit`) a backend tensor: on TensorFlow a function written with `jax.numpy` then
             fails.
+        jax: whether the count is an int32 array of JAX instead of a NumPy scalar, as optax
+            passes it: its own schedules then give float32 rates, otherwise float64. Default False.
 
     Raises:
         TypeError: when called in a trace with a function that does not accept backend tensors.
@@ -136,13 +138,14 @@ class CountSchedule(schedules.LearningRateSchedule):
     {'function': 'mine>halving'}
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], jax: bool = False) -> None:
         if not callable(function):
             raise ValueError(
                 "`function` must take a count and return a learning rate, received "
                 f"function={function!r}."
             )
         self.function = function
+        self.jax = jax
 
     def __call__(self, step: Any) -> float | Tensor:
         """Return the rate after `step` steps."""
@@ -151,13 +154,21 @@ class CountSchedule(schedules.LearningRateSchedule):
             known = np.int32(int(count))
         except (TypeError, NotImplementedError):
             return self._traced(count)
-        rate = self.function(known)
+        rate = self.function(self.argument(known))
         # Convert NumPy scalars, and jax.Arrays if JAX is not the backend, to plain numbers.
         return rate if ops.is_tensor(rate) else float(rate)
 
+    def argument(self, count: Any) -> Any:
+        """Return what the function is given for a NumPy int32 scalar or array."""
+        if not self.jax:
+            return count
+        import jax
+
+        return jax.numpy.asarray(count)
+
     def _traced(self, count: Tensor) -> Tensor:
         try:
-            return self.function(count)
+            return self.function(ops.cast(count, "int32") if self.jax else count)
         except Exception as error:
             raise TypeError(
                 f"{self.function!r} cannot be evaluated at the count of a traced step, a tensor "
@@ -177,7 +188,7 @@ class CountSchedule(schedules.LearningRateSchedule):
                 f"{self.function!r}. Register it, before saving and before loading, with "
                 "`keras.saving.register_keras_serializable(package, name)(function)`."
             )
-        return {"function": name}
+        return {"function": name} | ({"jax": True} if self.jax else {})
 
     @classmethod
     def from_config(
@@ -190,7 +201,7 @@ class CountSchedule(schedules.LearningRateSchedule):
                 f"The schedule's function {config['function']!r} is not registered here. "
                 "Register it with `keras.saving.register_keras_serializable` before loading."
             )
-        return cls(function)
+        return cls(function, config.get("jax", False))
 
 
 @saving.register_keras_serializable(package="keras_rmsprop")
@@ -402,7 +413,8 @@ def optax(
         _ignore("optax", nesterov=nesterov)
     is_schedule = isinstance(learning_rate, schedules.LearningRateSchedule)
     if callable(learning_rate) and not is_schedule:
-        learning_rate = CountSchedule(learning_rate)
+        is_optax = str(getattr(learning_rate, "__module__", "")).partition(".")[0] == "optax"
+        learning_rate = CountSchedule(learning_rate, jax=is_optax)
     return _made(
         "optax",
         options,

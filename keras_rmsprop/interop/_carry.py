@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from keras import saving
 from keras.optimizers import schedules
 
-from keras_rmsprop import _state
+from keras_rmsprop import _assignment, _state
 from keras_rmsprop._optimizer import RMSprop
-from keras_rmsprop.interop import _live
+from keras_rmsprop.interop import _live, _schedules
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
 from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots, Source
 
@@ -44,6 +45,8 @@ def load(
         _refuse(differences(optimizer, source, links), source, incoming=True)
     slots = _incoming(optimizer, source, links)
     here = _state.state_of(optimizer._parts())
+    if exact:
+        _refuse(_lost_here(optimizer, links, slots, here), source, incoming=True)
     if source.steps is None:
         # The count stays, and so it must be one of completed steps.
         check_between_accumulations(here.calls or 0, here.accumulation_steps)
@@ -94,7 +97,9 @@ def unload(
     )
     if exact:
         compared = target if rates == "kept" else target._replace(rates={})
-        words = differences(optimizer, compared, links, keeps_rate=rates == "kept")
+        words = differences(
+            optimizer, compared, links, keeps_rate=rates == "kept", steps=steps_of(optimizer)
+        )
         own = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
         if rates == "one" and len(own) > 1:
             words.append(f"the variables have different learning rates here: {sorted(own)}")
@@ -105,12 +110,14 @@ def unload(
     steps = (state.calls or 0) // state.accumulation_steps
     found: dict[str, Slots] = {}
     misfits = []
+    lost: list[str] = []
     for position, pair in links.items():
         here = state.slots[position]
         if "square_average" not in here:
             continue
         dtype = np.promote_types(here["square_average"].dtype, np.float64 if wide else np.float32)
         slots = _outgoing(optimizer, target, position, pair, here, steps)
+        lost += _lost_there(optimizer, target, position, pair, slots, dtype.name)
         parts = [None if slot is None else pair.parts(slot.astype(dtype)) for slot in slots]
         for i, name in enumerate(pair.names):
             found[name] = Slots(*(None if part is None else part[i] for part in parts))  # type: ignore[arg-type]
@@ -123,6 +130,8 @@ def unload(
                 )
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
+    if exact:
+        _refuse(lost, target, incoming=False)
     return found, steps
 
 
@@ -168,6 +177,15 @@ def rate_of(optimizer: RMSprop, position: int) -> float:
     return _base_rate(optimizer) * _factor(optimizer, position)
 
 
+def groups_of(optimizer: RMSprop) -> dict[str, dict[str, Any]]:
+    """Return an optimizer's groups as in its config."""
+    groups = {key: dict(own) for key, own in _assignment.groups_in_use(optimizer).items()}
+    for own in groups.values():
+        if own.get("transform") is not None:
+            own["transform"] = saving.get_registered_name(own["transform"])
+    return groups
+
+
 def settings_of(optimizer: RMSprop, position: int) -> dict[str, Any]:
     """Return the settings of a variable that say what its steps are."""
     own = optimizer._settings_of(position)
@@ -196,11 +214,17 @@ COMPARED = (
     "use_ema",
     "ema_momentum",
     "ema_overwrite_frequency",
+    "loss_scale_factor",
 )
 
 
 def differences(
-    optimizer: RMSprop, other: Source, links: Mapping[int, Pair], *, keeps_rate: bool = False
+    optimizer: RMSprop,
+    other: Source,
+    links: Mapping[int, Pair],
+    *,
+    keeps_rate: bool = False,
+    steps: int | None = None,
 ) -> list[str]:
     """Return what would make the steps of the two differ, in words.
 
@@ -209,6 +233,7 @@ def differences(
         other: the other framework's.
         links: the pair of each variable.
         keeps_rate: whether the optimizer goes on with its own rate, rather than with the other's.
+        steps: the number of steps made when the state changes hands, None for the other's.
     """
     # By the difference, the variables that have it.
     found: dict[str, list[str]] = {}
@@ -216,9 +241,15 @@ def differences(
         for words in _differences_of(optimizer, other, position, pair):
             found.setdefault(words, []).append(pair.path)
     return [
-        words if len(paths) == len(links) else f"{words} (of {shortened(paths, 4)})"
-        for words, paths in found.items()
-    ] + _rates_that_differ(optimizer, other, links, keeps_rate)
+        *(
+            words if len(paths) == len(links) else f"{words} (of {shortened(paths, 4)})"
+            for words, paths in found.items()
+        ),
+        *(f"`{name}` changes by a schedule or a callable there" for name in other.changing),
+        *_rates_that_differ(
+            optimizer, other, links, keeps_rate, other.steps if steps is None else steps
+        ),
+    ]
 
 
 def _differences_of(optimizer: RMSprop, other: Source, position: int, pair: Pair) -> list[str]:
@@ -247,27 +278,50 @@ def _differences_of(optimizer: RMSprop, other: Source, position: int, pair: Pair
         found.append(
             f"`bias_correction` is {own['bias_correction']} here and {other.bias_correction} there"
         )
+    found += _of_several(own, pair)
+    if 0 < len(known) < len(pair.names):
+        found.append(f"only one of {pair.label} has made steps")
+    for name in pair.names:
+        dtype = other.dtypes.get(name)
+        if dtype is not None and _is_narrow(dtype, other.slots.get(name)):
+            found.append(f"the slots are rounded to {dtype} there, and not here")
+    return list(dict.fromkeys(found + _only_here(optimizer, other, position, bool(known))))
+
+
+def _of_several(own: Settings, pair: Pair) -> list[str]:
+    """Return what acts on a variable otherwise than on each of the parameters that it holds."""
+    is_sum = pair.rate != 1.0
+    found = []
     decays = [name for name in ("l2", "weight_decay") if own[name]]
-    if pair.rate != 1.0 and decays:
+    if is_sum and decays:
         found.append(
             f"`{decays[0]}` decays {pair.path!r}, which is the sum of {pair.label}, otherwise than "
             "each of them"
         )
-    if 0 < len(known) < len(pair.names):
-        found.append(f"only one of {pair.label} has made steps")
-    return list(dict.fromkeys(found + _only_here(optimizer, other, position, bool(known))))
+    if is_sum and own["global_clipnorm"]:
+        # The clipping of each has the same effect, as both get the gradient of the sum.
+        found.append(
+            f"the norm of `global_clipnorm` has the gradient of {pair.path!r} once, and there that "
+            f"of each of {pair.label}"
+        )
+    if not is_sum and len(pair.names) > 1 and own["clipnorm"]:
+        found.append(
+            f"`clipnorm` clips {pair.path!r} by one norm, and there would be one of each of "
+            f"{pair.label}"
+        )
+    return found
 
 
 def _only_here(optimizer: RMSprop, other: Source, position: int, has_state: bool) -> list[str]:
     """Return what only this optimizer does, and no other framework's."""
     found = []
     settings = optimizer._settings_of(position)
-    if settings.transform is not None:
+    told = {name for each in other.settings.values() for name in each}
+    if settings.transform is not None and "transform" not in told:
         found.append("`transform` changes the gradients here only")
-    if optimizer.state_dtype is not None:
+    if optimizer.state_dtype is not None and "state_dtype" not in told:
         found.append(f"the slots are rounded to {optimizer.state_dtype} here (`state_dtype`)")
-    tells_average = any("use_ema" in each for each in other.settings.values())
-    if optimizer.use_ema and optimizer.ema_overwrite_frequency and not tells_average:
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency and "use_ema" not in told:
         found.append("`ema_overwrite_frequency` replaces the weights here only")
     start = other.arguments.get("initial_square_average")
     own_start = optimizer.initial_square_average
@@ -295,13 +349,32 @@ def _same_setting(name: str, own: Settings, theirs: Settings) -> bool:
     return math.isclose(a, b, rel_tol=SAME, abs_tol=0.0)
 
 
+def _is_narrow(dtype: str, slots: Slots | None) -> bool:
+    """Whether slots have fewer digits than those of this package, or than others beside them."""
+    if dtype not in ("float32", "float64"):
+        return True
+    return slots is not None and np.dtype(dtype).itemsize < slots.square_average.dtype.itemsize
+
+
 def _rates_that_differ(
-    optimizer: RMSprop, other: Source, links: Mapping[int, Pair], keeps_rate: bool
+    optimizer: RMSprop,
+    other: Source,
+    links: Mapping[int, Pair],
+    keeps_rate: bool,
+    steps: int | None,
 ) -> list[str]:
     moves = _moves(optimizer)
     if other.moves is not None and other.moves != moves:
         words = {True: "changes by a schedule or a callable", False: "is a number"}
         return [f"the learning rate {words[moves]} here, and {words[other.moves]} there"]
+    if moves and other.schedule is not None:
+        difference = _schedules.difference(
+            _schedules.Moving(optimizer._learning_rate, optimizer.gradient_accumulation_steps or 1),
+            _schedules.Moving(other.schedule, other.counts),
+            steps or 0,
+        )
+        if difference is not None:
+            return [difference]
     wanted = _wanted_rates(other, links)
     if not wanted:
         return []
@@ -309,9 +382,6 @@ def _rates_that_differ(
         base = _rate_at(optimizer, other.steps)
         if base is None:
             return []
-        later = _later_rates_that_differ(optimizer, other)
-        if later:
-            return later
     else:
         base = _base_rate(optimizer) if keeps_rate else _base_for(optimizer, wanted)
     off = {i: base * _factor(optimizer, i) for i in wanted}
@@ -331,27 +401,6 @@ def _rates_that_differ(
         for i, rate in wanted.items()
         if not math.isclose(off[i], rate, rel_tol=10 * SAME)
     ][:4]
-
-
-# How many steps ahead two schedules are compared.
-_AHEAD = (1, 10, 100, 1000, 10_000)
-
-
-def _later_rates_that_differ(optimizer: RMSprop, other: Source) -> list[str]:
-    """Return where two schedules that may agree now differ later."""
-    if other.rate_after is None or other.steps is None:
-        return []
-    for ahead in _AHEAD:
-        here, there = (
-            _rate_at(optimizer, other.steps + ahead),
-            other.rate_after(other.steps + ahead),
-        )
-        if here is not None and not math.isclose(here, there, rel_tol=100 * SAME, abs_tol=1e-12):
-            return [
-                f"the learning rate after {other.steps + ahead} steps is {here:.7g} here and "
-                f"{there:.7g} there"
-            ]
-    return []
 
 
 def _wanted_rates(other: Source, links: Mapping[int, Pair]) -> dict[int, float]:
@@ -398,9 +447,11 @@ def _base_rate(optimizer: RMSprop) -> float:
 
 
 def _rate_at(optimizer: RMSprop, steps: int | None) -> float | None:
-    """Return a schedule's rate after a number of steps, None for a callable."""
+    """Return a schedule's rate after a number of steps, or a callable's now; None if unknown."""
     rate = optimizer._learning_rate
-    if steps is None or not isinstance(rate, schedules.LearningRateSchedule):
+    if not isinstance(rate, schedules.LearningRateSchedule):
+        return _base_rate(optimizer)
+    if steps is None:
         return None
     calls = steps * (optimizer.gradient_accumulation_steps or 1)
     return float(_state.array_of(rate(calls)))
@@ -484,6 +535,59 @@ def _outgoing(
         b = b / _buffer_factor(own, target, rate, pair, optimizer, position)
     mean = None if m is None else m * correction
     return Slots(v * correction, mean, b, here.get("average"))
+
+
+def _lost_here(
+    optimizer: RMSprop,
+    links: Mapping[int, Pair],
+    slots: Sequence[Mapping[str, Array]],
+    here: _state.State,
+) -> list[str]:
+    """Return which slots would become infinite or zero here."""
+    return [
+        f"{words} here"
+        for position, pair in links.items()
+        for kind, value in slots[position].items()
+        if kind in here.slots[position]
+        for words in _lost(optimizer, position, pair, kind, value, here.slots[position][kind].dtype)
+    ]
+
+
+def _lost_there(
+    optimizer: RMSprop, target: Source, position: int, pair: Pair, slots: Slots, own_dtype: str
+) -> list[str]:
+    """Return which slots would become infinite or zero in the other framework."""
+    known = [target.slots[name].square_average for name in pair.names if name in target.slots]
+    dtypes = [target.dtypes[name] for name in pair.names if name in target.dtypes]
+    # Narrower ones are refused as such.
+    is_single = "float32" in (own_dtype, *dtypes, *(array.dtype.name for array in known))
+    dtype = np.dtype("float32" if is_single else "float64")
+    return [
+        f"{words} there"
+        for kind, value in slots._asdict().items()
+        if value is not None
+        for words in _lost(optimizer, position, pair, kind, value, dtype)
+    ]
+
+
+def _lost(
+    optimizer: RMSprop, position: int, pair: Pair, kind: str, values: Array, dtype: Any
+) -> list[str]:
+    """Return whether slots become infinite, or zero where that matters, in a narrower dtype."""
+    with np.errstate(over="ignore", under="ignore"):
+        stored = values.astype(dtype).astype(np.float64)
+    label = f"the {kind.replace('_', ' ')} of {pair.path!r}"
+    largest = np.max(np.abs(values), initial=0.0)
+    if np.any(np.isinf(stored) & np.isfinite(values)):
+        return [f"{label} reaches {largest:.3g}, which is infinite in {dtype.name}"]
+    if kind != "square_average":
+        return []
+    own = optimizer._settings_of(position)
+    epsilon = math.sqrt(own.epsilon) if own.epsilon_inside_sqrt else own.epsilon
+    gone = (stored == 0.0) & (np.sqrt(np.maximum(values, 0.0)) > SAME * epsilon)
+    if np.any(gone):
+        return [f"{label} is as small as {np.min(values[gone]):.3g}, which is 0 in {dtype.name}"]
+    return []
 
 
 def _correction(own: Settings, other: Source, steps: int | None) -> float:

@@ -1,16 +1,26 @@
 """Make an `RMSprop` that takes the steps of another framework's optimizer."""
 
+import contextlib
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras.optimizers import schedules
 
 from keras_rmsprop import _state, conventions
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop import _carry, _live, _optax_arguments, optax, tf1, tf_keras, torch
+from keras_rmsprop.interop import (
+    _carry,
+    _live,
+    _optax_arguments,
+    _schedules,
+    optax,
+    tf1,
+    tf_keras,
+    torch,
+)
 from keras_rmsprop.interop import keras as keras_state
 from keras_rmsprop.interop._pairs import Pair, Pairing, linked
 from keras_rmsprop.interop._source import NotExactError, Settings, Source
@@ -62,9 +72,10 @@ def like(
         kind: for a `state_dict()` of torch that does not show which class it is of, its name; see
             `interop.torch.load`.
         exact: whether to refuse a state after which the steps would differ, for example because
-            `options` change them. Default True.
+            `options` change them, among them a `learning_rate` other than the present one. Default
+            True.
         **options: further arguments of `RMSprop`, such as `skip_nonfinite=True` or `groups`, which
-            take precedence.
+            take precedence, also over what the state holds.
 
     Returns: the optimizer. A torch scheduler or another source of a changing rate is not part of
         `source`; pass `learning_rate` with a Keras schedule.
@@ -96,8 +107,29 @@ def like(
     if weights is not None:
         optimizer.build(weights)
         if found.load is not None:
-            found.load(optimizer, exact=exact)
+            with _keeping_rate(optimizer, options, exact):
+                found.load(optimizer, exact=exact)
     return optimizer
+
+
+@contextlib.contextmanager
+def _keeping_rate(optimizer: RMSprop, options: Mapping[str, Any], exact: bool) -> Iterator[None]:
+    """Keep a rate that was given as an option while a state is loaded, which has one of its own.
+
+    Raises: NotExactError if `exact` and they differ.
+    """
+    if "learning_rate" not in options or optimizer._rate().variable is None:
+        yield
+        return
+    given = float(options["learning_rate"])
+    yield
+    loaded = float(_state.array_of(optimizer.learning_rate))
+    if exact and not math.isclose(given, loaded, rel_tol=10 * _carry.SAME):
+        raise NotExactError(
+            f"The training would not go on with the same steps: `learning_rate` is {given:.7g} "
+            f"here and {loaded:.7g} there. Leave it out to go on with that, or pass exact=False."
+        )
+    optimizer.learning_rate = given
 
 
 class _Read(NamedTuple):
@@ -209,7 +241,7 @@ def _optax(source: Any, pairs: Any, state: Any, options: Mapping[str, Any]) -> _
     }
     return _Read(
         first.settings,
-        conventions.CountSchedule(rate) if callable(rate) else rate,
+        conventions.CountSchedule(rate, jax=True) if callable(rate) else rate,
         more,
         found,
         load,
@@ -247,13 +279,26 @@ _TF1 = {
 
 def _tf1(source: Any, pairs: Pairing, state: Any, options: Mapping[str, Any]) -> _Read:
     settings: dict[str, Any] = {"centered": bool(source._centered)}
+    changing = []
     for name, attribute in _TF1.items():
-        if name not in options:
-            settings[name] = _number_of_tf1(name, getattr(source, attribute))
+        value = getattr(source, attribute)
+        if name in options:
+            continue
+        if callable(value) and name == "learning_rate":
+            settings[name] = _schedules.in_float32(value)
+            continue
+        if callable(value):
+            changing.append(name)
+        settings[name] = _number_of_tf1(name, value)
     load = None
     if state is not None:
 
         def load(optimizer: RMSprop, *, exact: bool) -> None:
+            if exact and changing:
+                raise NotExactError(
+                    f"The {', '.join(changing)} of the TF1 optimizer may change, as a callable "
+                    "gives it. Pass the number, or pass exact=False to take the present one."
+                )
             tf1.load(optimizer, state, pairs, name=source._name, exact=exact)
 
     more = {"initial_square_average": 1.0, "name": source._name}
@@ -284,6 +329,8 @@ def _tf_keras(source: Any, pairs: Pairing, options: Mapping[str, Any]) -> _Read:
 
 
 def _rate_of_tf_keras(source: Any) -> Any:
+    if tf_keras.has_callable(source):
+        return tf_keras.schedule_of(source)
     config = source.get_config()
     rate = config["learning_rate"]
     if isinstance(rate, Mapping):
@@ -299,14 +346,13 @@ def _rate_of_tf_keras(source: Any) -> Any:
 
 def _schedule_of_keras(serialized: Mapping[str, Any]) -> Any:
     """Return Keras's schedule of the same name as tf_keras's."""
-    name, config = serialized["class_name"], serialized["config"]
-    schedule = getattr(schedules, name, None)
+    name = serialized["class_name"]
+    schedule = tf_keras.schedule_of_keras(name, serialized["config"])
     if schedule is None:
         raise ValueError(
             f"The schedule {name!r} of tf_keras is not one of Keras's. Pass `learning_rate`."
         )
-    # Keras's names must not be None.
-    return schedule(**{key: value for key, value in config.items() if value is not None})
+    return schedule
 
 
 def _keras(source: Any, pairs: Pairing) -> _Read:
@@ -315,7 +361,7 @@ def _keras(source: Any, pairs: Pairing) -> _Read:
 
     rate = source._learning_rate
     rate = float(_live.array_in(rate)) if hasattr(rate, "assign") else rate
-    more = {key: getattr(source, key) for key in ("loss_scale_factor", "name")}
+    more = {"name": source.name}
     found = keras_state.read(source)._replace(rates={}) if source.built else None
     return _Read(keras_state.settings_of(source), rate, more, found, load if found else None)
 
@@ -333,25 +379,50 @@ def _of_this_package(
             "The variables of a keras_rmsprop.RMSprop are paired by position. Leave `pairs` out; "
             "to choose by name, use `state_dict` and `load_state_dict`."
         )
-    changed = [name for name in options if name in (*_carry.COMPARED, "learning_rate", "groups")]
-    if exact and changed:
+    optimizer: RMSprop = type(source).from_config({**source.get_config(), **options})
+    has_state = variables is not None and source.built
+    changed = [
+        name for name in options if name in _OF_STEPS and _is_changed(name, source, optimizer)
+    ]
+    if exact and has_state and changed:
         raise NotExactError(
             f"The options {', '.join(changed)} change the steps. Pass exact=False to take the "
             "state all the same."
         )
-    optimizer: RMSprop = type(source).from_config({**source.get_config(), **options})
     if variables is None:
         return optimizer
     optimizer.build(list(variables))
     if source.built:
+        if source.gradient_accumulation_steps != optimizer.gradient_accumulation_steps:
+            _carry.check_between_accumulations(
+                int(source._iterations), source.gradient_accumulation_steps
+            )
         shapes = [[tuple(v.shape) for v in each._roster.weights] for each in (source, optimizer)]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"The variables have the shapes {shapes[1]}, where those of the optimizer have "
                 f"{shapes[0]}."
             )
-        optimizer._load(_state.state_of(source._parts())._replace(names=None))
+        with _keeping_rate(optimizer, options, exact):
+            optimizer._load(_state.state_of(source._parts())._replace(names=None))
     return optimizer
+
+
+# The options that steps depend on, but for a rate that is a number, which the state has as well.
+_OF_STEPS = (*_carry.COMPARED, "learning_rate", "groups", "transform", "state_dtype")
+
+
+def _is_changed(name: str, source: RMSprop, copy: RMSprop) -> bool:
+    """Whether a setting of a copy differs from that of its source."""
+    if name == "groups":
+        return _carry.groups_of(source) != _carry.groups_of(copy)
+    if name != "learning_rate":
+        return bool(getattr(source, name) != getattr(copy, name))
+    rates = source._learning_rate, copy._learning_rate
+    are_numbers = [hasattr(rate, "assign") for rate in rates]
+    if any(are_numbers):
+        return not all(are_numbers)
+    return not _schedules.are_alike(*rates)
 
 
 def _arguments(

@@ -1,13 +1,21 @@
 """Read and write the RMSprops of Keras 3 and tf_keras, which hold their slots in variables."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots, Source, as_array
+from keras_rmsprop.interop._source import (
+    Array,
+    NotExactError,
+    Settings,
+    Slots,
+    Source,
+    as_array,
+    dtype_of,
+)
 
 
 class Held(NamedTuple):
@@ -48,6 +56,9 @@ class Held(NamedTuple):
             steps,
             dict.fromkeys(names, rate),
             {name: without_decay if name in undecayed else settings for name in names},
+            dtypes={
+                n: dtype_of(v) for n, v in self.slots["square_average"].items() if v is not None
+            },
             names=names,
         )
 
@@ -115,6 +126,7 @@ SHARED = (
     "ema_momentum",
     "ema_overwrite_frequency",
     "gradient_accumulation_steps",
+    "loss_scale_factor",
 )
 # Those that they do not have, with what their steps are.
 FIXED: Settings = {
@@ -169,6 +181,12 @@ _LOSS_SCALING = (
     "tf_keras.LossScaleOptimizer",
     "tf_keras.LossScaleOptimizerV3",
 )
+
+
+def has_float64(variables: Iterable[Any]) -> bool:
+    """Whether some variables are in float64, or will be, where there are none yet."""
+    dtypes = [dtype_of(variable) for variable in variables]
+    return "float64" in (dtypes or [keras.config.floatx()])
 
 
 def is_of(source: Any, *names: str) -> bool:

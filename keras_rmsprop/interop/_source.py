@@ -5,7 +5,8 @@ momentum buffer if there is momentum. They differ in what the buffer holds and i
 their settings.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -47,10 +48,15 @@ class Source(NamedTuple):
     rates: Mapping[str, float] = _NOTHING
     # The settings by parameter, as far as the framework tells them; empty if it does not.
     settings: Mapping[str, Settings] = _NOTHING
-    # Whether a schedule of its own changes the rate, None if it cannot know, and the rate that its
-    # schedule gives after a number of steps.
+    # Whether its rate changes by itself, None if it cannot know; by what, None if it does not tell
+    # (see `_schedules.Moving`); and by how many a step advances the count of a schedule.
     moves: bool | None = None
-    rate_after: Callable[[int], float] | None = None
+    schedule: Any = None
+    counts: int = 1
+    # The settings other than the rate that change by themselves.
+    changing: tuple[str, ...] = ()
+    # The dtype of the slots by parameter, that of the narrowest if they differ, where known.
+    dtypes: Mapping[str, str] = _NOTHING
     lr_in_momentum: bool = True
     # Whether its steps divide the averages by 1 - rho**t.
     bias_correction: bool = False
@@ -82,6 +88,27 @@ def as_array(value: Any) -> Array:
         return np.array(value.numpy())
     array = np.array(value)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def dtype_of(*arrays: Any) -> str:
+    """Return the name of the dtype of a framework's arrays, the narrowest if they differ."""
+    return narrowest(
+        *(
+            str(getattr(each.dtype, "name", each.dtype)).rpartition(".")[2]
+            for each in arrays
+            if each is not None
+        )
+    )
+
+
+def narrowest(*dtypes: str) -> str:
+    """Return the dtype of the fewest bits."""
+    return min(dtypes, key=_bits)
+
+
+def _bits(dtype: str) -> int:
+    digits = re.match(r"[a-z]+(\d+)", dtype)
+    return int(digits[1]) if digits else 0
 
 
 class NotExactError(ValueError):

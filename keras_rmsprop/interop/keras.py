@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops, saving
 from keras.optimizers import schedules
 
 from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop import _carry, _live, _writing
+from keras_rmsprop.interop import _carry, _live, _schedules, _writing
 from keras_rmsprop.interop._pairs import Pair, Pairing, shortened
-from keras_rmsprop.interop._source import NotExactError, Settings, Source
+from keras_rmsprop.interop._source import NotExactError, Settings, Source, dtype_of
 
 __all__ = ["Pair", "assign", "load"]
 
@@ -128,7 +129,12 @@ def _telling_of_exclusions(optimizer: RMSprop, other: Any) -> Iterator[None]:
 def settings_of(source: Any) -> dict[str, Any]:
     """Return an optimizer's settings as those of `RMSprop`."""
     # Not by its config: a function as learning rate gives a warning there.
-    return _live.settings_in({name: getattr(source, name) for name in _live.SHARED})
+    settings = _live.settings_in({name: getattr(source, name) for name in _live.SHARED})
+    if settings["weight_decay"] and _live.has_float64(getattr(source, "_trainable_variables", ())):
+        # As Keras uses it: on TensorFlow it becomes a float32 tensor first.
+        decay = ops.cast(settings["weight_decay"], "float64")
+        settings["weight_decay"] = float(_state.array_of(decay))
+    return settings
 
 
 def read(source: Any, *, argument: str = "source") -> Source:
@@ -152,7 +158,7 @@ def read(source: Any, *, argument: str = "source") -> Source:
     }
     accumulation = source.gradient_accumulation_steps or 1
     rate = source._learning_rate
-    is_schedule = isinstance(rate, schedules.LearningRateSchedule)
+    moves = not hasattr(rate, "assign")
     return (
         _held(source)
         .source(
@@ -162,10 +168,7 @@ def read(source: Any, *, argument: str = "source") -> Source:
             _rate_after(source, calls),
             undecayed,
         )
-        ._replace(
-            moves=not hasattr(rate, "assign"),
-            rate_after=(lambda n: _rate_after(source, n * accumulation)) if is_schedule else None,
-        )
+        ._replace(moves=moves, schedule=rate if moves else None, counts=accumulation)
     )
 
 
@@ -218,11 +221,13 @@ def pairs_of(other: Any, weights: Sequence[Any], pairs: Pairing) -> Pairing:
 def _load_file(optimizer: RMSprop, path: Path, exact: bool) -> LoadReport:
     optimizer = _carry.built(optimizer)
     parts = optimizer._parts()
-    with _opened(path) as (group, settings):
-        # Settings that differ are why slots do not fit, so they are named first.
-        if exact and settings is not None:
-            _refuse(path, _differences(optimizer, settings))
+    with _opened(path) as (group, config):
         found = _state.read_file(group, parts)
+        if exact:
+            # Settings that differ are why slots do not fit, so they are named first.
+            calls = (found.calls or 0) if isinstance(found, _state.State) else 0
+            _refuse(path, [] if config is None else _differences(optimizer, config, calls))
+            _refuse(path, _rounded(group))
     if not isinstance(found, _state.State):
         raise ValueError(f"{str(path)!r}: {found.reason} Nothing has changed.")
     if exact:
@@ -262,21 +267,21 @@ _GROUPS = ("optimizer/inner_optimizer/vars", "optimizer/vars")
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Settings | None]]:
-    """Open the optimizer's group in a file, with the settings that it tells."""
+def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, Any] | None]]:
+    """Open the optimizer's group in a file, with its config if there is one."""
     import h5py  # type: ignore[import-untyped]
 
     if not path.exists():
         raise ValueError(f"There is no file {str(path)!r}.")
     content: Any = path
-    settings = None
+    config = None
     with contextlib.ExitStack() as stack:
         try:
             if zipfile.is_zipfile(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 if _WEIGHTS not in archive.namelist():
                     raise _NoStateError(f"{str(path)!r} has no {_WEIGHTS}, as a .keras file has.")
-                settings = _settings_in(archive)
+                config = _config_in(archive)
                 content = io.BytesIO(archive.read(_WEIGHTS))
             file = stack.enter_context(h5py.File(content, "r"))
             groups = [file[name] for name in _GROUPS if name in file]
@@ -286,7 +291,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Settings | None]]:
             raise
         except _UNREADABLE as error:
             raise ValueError(f"{str(path)!r} is not a file that Keras saves: {error}.") from error
-        yield groups[0], settings
+        yield groups[0], config
 
 
 # What h5py and zipfile raise for files that are damaged or of another kind.
@@ -297,8 +302,8 @@ class _NoStateError(ValueError):
     """A file of Keras without an optimizer's state."""
 
 
-def _settings_in(archive: zipfile.ZipFile) -> Settings | None:
-    """Return the settings of the optimizer that a model was compiled with, None if unknown."""
+def _config_in(archive: zipfile.ZipFile) -> Mapping[str, Any] | None:
+    """Return the config of the optimizer that a model was compiled with, None if unknown."""
     if _CONFIG not in archive.namelist():
         return None
     try:
@@ -306,32 +311,92 @@ def _settings_in(archive: zipfile.ZipFile) -> Settings | None:
         while found["class_name"] == "LossScaleOptimizer":
             found = found["config"]["inner_optimizer"]
         config = found["config"]
-        is_known = found["class_name"] == "RMSprop" and not config.get("groups")
+        is_known = found["class_name"] == "RMSprop"
+        settings = {"rho": config["rho"], **config}
     except (ValueError, LookupError, TypeError, AttributeError):
         # Not compiled, or with an optimizer that is not serialized.
         return None
     if not is_known:
+        # Of a class of the user's the settings may mean anything.
         return None
-    _live.check_settings(config)
-    return _live.settings_in(config)
+    _live.check_settings(settings)
+    return settings
 
 
-def _differences(optimizer: RMSprop, settings: Settings) -> list[str]:
-    """Return in what an optimizer's settings differ from those of a file."""
+def _rounded(group: Any) -> list[str]:
+    """Return whether the slots in a file have fewer digits than those of this package."""
+    # Keras writes bfloat16 as bytes, and its name beside them.
+    dtypes = {str(data.attrs.get("dtype", dtype_of(data))) for data in group.values()}
+    return [
+        f"the slots are rounded to {dtype} in the file, and not here"
+        for dtype in sorted(dtypes & {"float16", "bfloat16"})
+    ]
+
+
+def _differences(optimizer: RMSprop, config: Mapping[str, Any], calls: int) -> list[str]:
+    """Return in what an optimizer differs from the one in a file.
+
+    Args:
+        optimizer: a built optimizer.
+        config: the config in the file.
+        calls: the number of its calls.
+    """
+    groups, own_groups = config.get("groups") or {}, _carry.groups_of(optimizer)
+    if groups and groups != own_groups:
+        return [f"`groups` are {own_groups!r} here and {groups!r} there"]
+    transform = optimizer.transform and saving.get_registered_name(optimizer.transform)
+    # Keras's own class has none of these.
+    found = [
+        f"`{name}` is {value!r} here and {config[name]!r} there"
+        for name, value in (("transform", transform), ("state_dtype", optimizer.state_dtype))
+        if name in config and config[name] != value
+    ]
+    settings = _live.settings_in(config)
     weights = optimizer._roster.weights
     names = _pairing.numbered([_pairing.path_of(weight) for weight in weights])
-    # Files do not tell which variables are excluded from weight decay.
-    undecided = {key: value for key, value in settings.items() if key != "weight_decay"}
-    by_name: Mapping[str, Settings] = {
-        name: settings if optimizer._use_weight_decay(weight) else undecided
-        for name, weight in zip(names, weights, strict=True)
-    }
+    pairs = [Pair((name,), weight) for name, weight in zip(names, weights, strict=True)]
+    # Variables in groups, which are the same, have settings of their own.
+    ungrouped = [i for i in range(len(weights)) if not groups or not optimizer._roster.members[i]]
+    rate = config.get("learning_rate")
+    counts = settings.get("gradient_accumulation_steps") or 1
     there = Source(
         "the file",
         {},
-        settings=by_name,
+        calls // counts,
+        settings={
+            names[i]: _settings_there(optimizer, weights[i], settings, config) for i in ungrouped
+        },
         lr_in_momentum=settings["lr_in_momentum"],
         bias_correction=settings["bias_correction"],
+        moves=None if rate is None else isinstance(rate, Mapping),
+        schedule=_schedule_in(rate) if isinstance(rate, Mapping) else None,
+        counts=counts,
     )
-    pairs = [Pair((name,), weight) for name, weight in zip(names, weights, strict=True)]
-    return _carry.differences(optimizer, there, dict(enumerate(pairs)))
+    return found + _carry.differences(optimizer, there, {i: pairs[i] for i in ungrouped})
+
+
+def _settings_there(
+    optimizer: RMSprop, weight: Any, settings: Settings, config: Mapping[str, Any]
+) -> Settings:
+    """Return a variable's settings in a file."""
+    told = {key: config[key] for key in ("transform", "state_dtype") if key in config}
+    found = {**settings, **told}
+    if not optimizer._use_weight_decay(weight):
+        # Files do not tell which variables are excluded from weight decay.
+        del found["weight_decay"]
+    return found
+
+
+def _schedule_in(serialized: Mapping[str, Any]) -> Any:
+    """Return the schedule or the function in a config, without running code from the file."""
+    name = str(serialized.get("registered_name") or serialized.get("class_name"))
+    if serialized.get("module") == "keras.optimizers.schedules":
+        known = getattr(schedules, str(serialized.get("class_name")), None)
+    else:
+        known = saving.get_registered_object(name)
+    if not isinstance(known, type):
+        return _schedules.Unknown(name) if known is None else known
+    try:
+        return known.from_config(serialized["config"])  # type: ignore[attr-defined]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return _schedules.Unknown(name)

@@ -18,12 +18,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_rmsprop import conventions
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _optax_arguments
 from keras_rmsprop.interop._optax_arguments import Arguments, named_leaves
 from keras_rmsprop.interop._pairs import Pair, Pairing, linked
-from keras_rmsprop.interop._source import Array, NotExactError, Slots, Source, as_array
+from keras_rmsprop.interop._source import (
+    Array,
+    NotExactError,
+    Slots,
+    Source,
+    as_array,
+    dtype_of,
+    narrowest,
+)
 
 __all__ = ["Pair", "load", "state"]
 
@@ -113,7 +122,7 @@ def read(
     Raises: ValueError if it contains no state of RMSprop, or one of another kind; NotExactError if
         `exact` and it has other slots than the transformation.
     """
-    found = _Found({}, {}, {}, [], [], [], {})
+    found = _Found({}, {}, {}, {}, [], [], [], {}, [])
     _collect(state, found)
     if not found.square:
         raise ValueError(
@@ -145,6 +154,9 @@ def read(
         rates={} if rate is None else dict.fromkeys(slots, rate),
         settings=dict.fromkeys(slots, injected) if injected else {},
         bias_correction=bool(found.corrected),
+        moves=True if "learning_rate" in found.scheduled else None,
+        changing=tuple(name for name in found.scheduled if name != "learning_rate"),
+        dtypes=found.dtypes,
         names=tuple(slots),
     )
     if transformation is not None:
@@ -162,6 +174,8 @@ class _Found(NamedTuple):
     square: dict[str, Array]
     mean: dict[str, Array]
     trace: dict[str, Array]
+    # The dtypes of these, that of the narrowest of a parameter.
+    dtypes: dict[str, str]
     # The counts of averages that are corrected for bias, and of schedules.
     corrected: list[int]
     counts: list[int]
@@ -169,6 +183,8 @@ class _Found(NamedTuple):
     unfinished: list[int]
     # The settings that `inject_hyperparams` holds, by this package's names.
     injected: dict[str, float]
+    # And those that a schedule changes.
+    scheduled: list[str]
 
 
 # The states by their classes' names, so that optax need not be imported.
@@ -208,9 +224,9 @@ def _collect(node: Any, found: _Found) -> None:
     """Collect the states in a state."""
     name = type(node).__name__
     if name in _AVERAGES:
-        _add(node.nu, found.square)
+        _add(node.nu, found.square, found.dtypes)
         if hasattr(node, "mu"):
-            _add(node.mu, found.mean)
+            _add(node.mu, found.mean, found.dtypes)
         if "count" in node._fields:  # every tuple has a method of that name
             found.corrected.append(int(node.count))
     elif name == "TraceState":
@@ -219,7 +235,7 @@ def _collect(node: Any, found: _Found) -> None:
                 "The state has a trace before the averages, of gradients rather than of steps, "
                 "which an `RMSprop` does not hold."
             )
-        _add(node.trace, found.trace)
+        _add(node.trace, found.trace, found.dtypes)
     elif name in _OTHERS:
         raise ValueError(f"The state contains a {name}, which is another optimizer's.")
     elif hasattr(node, "_fields") and name not in _TRANSPARENT:
@@ -233,6 +249,7 @@ def _collect(node: Any, found: _Found) -> None:
         if name.startswith("Inject"):
             # What a schedule sets is that of the last step.
             scheduled = getattr(node, "hyperparams_states", {})
+            found.scheduled.extend(_INJECTED.get(each, each) for each in scheduled)
             found.injected.update(
                 {
                     ours: float(node.hyperparams[theirs])
@@ -240,6 +257,8 @@ def _collect(node: Any, found: _Found) -> None:
                     if node.hyperparams.get(theirs) is not None and theirs not in scheduled
                 }
             )
+        if name == "ScaleByScheduleState":
+            found.scheduled.append("learning_rate")
         if name == "MultiStepsState":
             if int(node.mini_step):
                 found.unfinished.append(int(node.mini_step))
@@ -258,11 +277,12 @@ def _children(node: Any) -> Iterator[Any]:
                 yield value
 
 
-def _add(tree: Any, arrays: dict[str, Array]) -> None:
+def _add(tree: Any, arrays: dict[str, Array], dtypes: dict[str, str]) -> None:
     for name, leaf in named_leaves(tree).items():
         if name in arrays:
             raise ValueError(f"The state has two entries for {name!r}.")
         arrays[name] = as_array(leaf)
+        dtypes[name] = narrowest(dtypes.get(name, "float64"), dtype_of(leaf))
 
 
 def _negated(slots: Slots) -> Slots:
@@ -399,7 +419,7 @@ def _with_settings(source: Source, state: Any, transformation: Any, exact: bool)
         settings={name: each.settings for name, each in by_name.items()},
         rates={name: rate for name, rate in rates.items() if rate is not None},
         moves=bool(schedules),
-        rate_after=None if one is None else lambda count: float(one(count)),
+        schedule=None if one is None else conventions.CountSchedule(one, jax=True),
         lr_in_momentum=all(each.lr_in_momentum for each in by_name.values()),
     )
 

@@ -28,7 +28,7 @@ from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import _carry, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, listed, shortened
-from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array
+from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array, dtype_of
 
 __all__ = ["Pair", "load", "load_weights", "save"]
 
@@ -144,10 +144,22 @@ def save(
     # Its numbers are the same for all variables.
     shared = ("momentum", "centered", "rho", "epsilon")
     settings = {**_KNOWN, **_REFUSED, **{key: getattr(optimizer, key) for key in shared}}
-    target = Source(_FRAMEWORK, {}, settings=dict.fromkeys(names, settings), names=tuple(names))
-    slots, steps = _carry.unload(optimizer, target, own, exact=exact)
     kept = {} if template is None else _everything(template)
     stems = _stems(kept, name)
+    # Slots have the dtype of their variable, unless the template says otherwise.
+    dtypes = {
+        owner: dtype_of(weights[position], kept.get(f"{stems.get(owner, owner)}/{name}"))
+        for position, pair in linked(own, names, weights, whole=exact).items()
+        for owner in pair.names
+    }
+    target = Source(
+        _FRAMEWORK,
+        {},
+        settings=dict.fromkeys(names, settings),
+        dtypes=dtypes,
+        names=tuple(names),
+    )
+    slots, steps = _carry.unload(optimizer, target, own, exact=exact)
     written: dict[str, Array] = {_GLOBAL_STEP: np.asarray(steps, np.int64)}
     for position, pair in linked(own, names, weights, whole=exact).items():
         written |= _weights_of(weights[position], pair)
@@ -182,8 +194,11 @@ def read(
         )
     found: dict[str, Slots] = {}
     settings: dict[str, dict[str, Any]] = {}
+    dtypes: dict[str, str] = {}
     for owner, stem in stems.items():
-        arrays = [as_array(_tensor(reader, key)) for key in _keys(stem, name) if key in keys]
+        held = [_tensor(reader, key) for key in _keys(stem, name) if key in keys]
+        dtypes[owner] = dtype_of(*held)
+        arrays = list(map(as_array, held))
         centered = len(arrays) == 3
         found[owner] = Slots(
             arrays[0], arrays[1] if centered else None, arrays[-1] if len(arrays) > 1 else None
@@ -193,7 +208,7 @@ def read(
             settings[owner]["momentum"] = 0.0
     if steps is None and _GLOBAL_STEP in keys:
         steps = int(_tensor(reader, _GLOBAL_STEP))
-    return Source(_FRAMEWORK, found, steps, settings=settings, names=tuple(stems))
+    return Source(_FRAMEWORK, found, steps, settings=settings, dtypes=dtypes, names=tuple(stems))
 
 
 def _keys(stem: str, name: str) -> list[str]:

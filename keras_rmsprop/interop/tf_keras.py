@@ -8,17 +8,18 @@ with momentum it is under it. `interop.like` gives the one in use. It rounds its
 float32, so a rho of 0.9 is read as 0.8999999761581421.
 """
 
-import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from keras.optimizers import schedules
 
+from keras_rmsprop import conventions
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop import _carry, _live, _writing
+from keras_rmsprop.interop import _carry, _live, _schedules, _writing
 from keras_rmsprop.interop._pairs import Pair, Pairing
 from keras_rmsprop.interop._source import Source
 
@@ -89,6 +90,8 @@ def settings_of(source: Any) -> dict[str, Any]:
         settings["momentum"] = settings["momentum"] if has_momentum else 0.0
         settings["epsilon_inside_sqrt"] = has_momentum
         return settings | {name: getattr(source, name) for name in _CLIPS}
+    if settings["weight_decay"] and _live.has_float64(getattr(source, "_velocities", ())):
+        settings["weight_decay"] = float(np.float32(settings["weight_decay"]))
     # It clips once.
     given = [name for name in _CLIPS if settings[name]]
     return settings | dict.fromkeys(given[1:])
@@ -124,13 +127,60 @@ def read(source: Any, *, argument: str = "source") -> Source:
         steps,
         _rate_after(source, steps),
         () if legacy else _undecayed(source, list(held.slots["square_average"])),
-    )._replace(moves=_moves(source), rate_after=functools.partial(_rate_after, source))
+    )._replace(moves=_moves(source), schedule=schedule_of(source), changing=changing_of(source))
+
+
+def changing_of(source: Any) -> tuple[str, ...]:
+    """Return the settings other than the rate that a callable or a schedule changes."""
+    numbers = source._hyper if is_legacy(source) else {}
+    return tuple(name for name in ("rho", "momentum") if callable(numbers.get(name)))
 
 
 def _moves(source: Any) -> bool:
     """Whether the rate changes from step to step."""
-    rate = source._get_hyper("learning_rate") if is_legacy(source) else source._learning_rate
-    return callable(rate) or _decay_after(source, 1) != 1.0
+    return callable(_given_rate(source)) or _decay_after(source, 1) != 1.0
+
+
+def has_callable(source: Any) -> bool:
+    """Whether the rate is a callable without arguments.
+
+    Raises: ValueError if `decay` divides it as well.
+    """
+    rate = _given_rate(source)
+    found = callable(rate) and not _live.is_of(rate, "tf_keras.LearningRateSchedule")
+    if found and _decay(source):
+        raise ValueError("The optimizer has a callable and `decay`. Pass `learning_rate`.")
+    return found
+
+
+def _given_rate(source: Any) -> Any:
+    """Return the schedule or callable of an optimizer, or what holds its rate."""
+    return source._hyper["learning_rate"] if is_legacy(source) else source._learning_rate
+
+
+def schedule_of(source: Any) -> Any:
+    """Return what changes an optimizer's rate from step to step, None for a number.
+
+    Returns: Keras's schedule of the same name if there is one.
+    """
+    rate = _given_rate(source)
+    is_schedule = _live.is_of(rate, "tf_keras.LearningRateSchedule")
+    if _decay_after(source, 1) != 1.0:
+        if callable(rate):
+            return conventions.CountSchedule(lambda count: _rate_after(source, int(count)))
+        return conventions.TimeDecay(_rate_after(source, 0), float(np.float32(_decay(source))))
+    if is_schedule:
+        same = schedule_of_keras(type(rate).__name__, rate.get_config())
+        return conventions.CountSchedule(rate) if same is None else same
+    return _schedules.in_float32(rate) if callable(rate) else None
+
+
+def schedule_of_keras(name: str, config: Mapping[str, Any]) -> Any:
+    """Return Keras's schedule of the same name as tf_keras's, None if there is none."""
+    schedule = getattr(schedules, name, None)
+    # Keras's names must not be None.
+    given = {key: value for key, value in config.items() if value is not None}
+    return None if schedule is None else schedule(**given)
 
 
 def _undecayed(source: Any, names: Sequence[str]) -> set[str]:
@@ -147,10 +197,12 @@ def _undecayed(source: Any, names: Sequence[str]) -> set[str]:
 
 def _rate_after(source: Any, steps: int) -> float:
     """Return the learning rate of the step after so many."""
-    rate = source._get_hyper("learning_rate") if is_legacy(source) else source._learning_rate
-    if callable(rate):
-        # A schedule, which gets the count in its own dtype.
+    rate = _given_rate(source)
+    if _live.is_of(rate, "tf_keras.LearningRateSchedule"):
+        # It gets the count in its own dtype.
         rate = rate(np.int64(steps))
+    elif callable(rate):
+        rate = _schedules.in_float32(rate)()
     return float(np.asarray(rate.numpy() if hasattr(rate, "numpy") else rate)) / _decay_after(
         source, steps
     )
@@ -158,8 +210,11 @@ def _rate_after(source: Any, steps: int) -> float:
 
 def _decay_after(source: Any, steps: int) -> float:
     """Return what a legacy optimizer divides its learning rate by after so many steps."""
-    decay = source._initial_decay if is_legacy(source) else 0.0
-    return 1.0 + float(decay) * steps
+    return 1.0 + _decay(source) * steps
+
+
+def _decay(source: Any) -> float:
+    return float(source._initial_decay) if is_legacy(source) else 0.0
 
 
 def _held(source: Any) -> _live.Held:

@@ -31,7 +31,7 @@ from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _torch_form, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, listed, shortened
-from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array
+from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array, dtype_of
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
 
 __all__ = ["Pair", "Pairs", "export_weights", "load", "load_weights", "pairs", "state_dict"]
@@ -412,6 +412,7 @@ def read(
         if own:
             slots[name] = _slots(name, own)
             steps = max(steps, int(own.get("step", 0)))
+    dtypes = _dtypes(source, contents, dict(zip(numbers, own_names, strict=True)))
     settings, rates = {}, {}
     by_number = dict(zip(numbers, own_names, strict=True))
     for group in groups:
@@ -430,6 +431,7 @@ def read(
         rates,
         settings,
         lr_in_momentum=inside,
+        dtypes=dtypes,
         names=tuple(own_names),
         still=_still(source, own_names, slots) if live else _without(slots, own_names),
         arguments={"initial_square_average": 0.0 if kind == _KINDS[0] else 1.0},
@@ -447,6 +449,20 @@ def _still(source: Any, names: Sequence[str], slots: Mapping[str, Slots]) -> fro
 def _without(slots: Mapping[str, Slots], names: Sequence[str]) -> frozenset[str]:
     """Return the parameters without state, if others have some, so that steps were made."""
     return frozenset(names) - slots.keys() if slots else frozenset()
+
+
+def _dtypes(source: Any, contents: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, str]:
+    """Return the dtypes of the slots: those of the parameters, as far as they are known."""
+    if hasattr(source, "param_groups"):
+        parameters = [p for group in source.param_groups for p in group["params"]]
+        pairs = zip(names.values(), parameters, strict=True)
+        return {name: dtype_of(parameter) for name, parameter in pairs}
+    state = contents["state"]
+    return {
+        name: dtype_of(state[number]["square_avg"])
+        for number, name in names.items()
+        if "square_avg" in state.get(number, ())
+    }
 
 
 def _check_order(contents: Mapping[str, Any], numbers: Sequence[Any], names: Any) -> None:

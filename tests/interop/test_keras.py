@@ -246,8 +246,152 @@ def test_a_schedule_that_has_another_rate_is_refused(float64, carry):
     carry(optimizer, source, exact=False)
     # And a callable.
     source = trained(variables, learning_rate=lambda: 0.25)
-    with pytest.raises(NotExactError, match=r"0\.125 here.* 0\.25 "):
+    with pytest.raises(NotExactError, match="a schedule here and a callable there, which cannot"):
         carry(optimizer, source)
+
+
+SCHEDULES = keras.optimizers.schedules
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        # They agree now, and after 1, 10, 100, 1,000 and 10,000 more steps.
+        (
+            SCHEDULES.PiecewiseConstantDecay([5, 13], [0.5, 0.125, 0.5]),
+            SCHEDULES.PiecewiseConstantDecay([100], [0.5, 0.5]),
+            "after 6 steps is 0.125 here and 0.5 there",
+        ),
+        (
+            SCHEDULES.PiecewiseConstantDecay([1_234_567], [0.5, 0.25]),
+            SCHEDULES.PiecewiseConstantDecay([1_234_569], [0.5, 0.25]),
+            "after 1234568 steps is 0.25 here and 0.5 there",
+        ),
+        # One takes only one count at a time.
+        (
+            SCHEDULES.CosineDecay(0.125, 200, warmup_target=0.5, warmup_steps=50),
+            SCHEDULES.PolynomialDecay(0.125, 50, 0.5),
+            "after 52 steps",
+        ),
+        (
+            SCHEDULES.CosineDecay(0.5, 200, name="mine"),
+            SCHEDULES.CosineDecay(0.5, 200),
+            None,
+        ),
+        (
+            SCHEDULES.CosineDecay(0.0, 200, warmup_target=0.5, warmup_steps=0),
+            SCHEDULES.CosineDecay(0.5, 200),
+            None,
+        ),
+    ],
+)
+@pytest.mark.parametrize("carry", [interop.keras.load, interop.keras.assign])
+def test_schedules_are_compared_at_all_that_is_to_come(float64, carry, here, there, words):
+    variables = zeros("a")
+    source = trained(variables, learning_rate=there)
+    optimizer = built(variables, learning_rate=here)
+    if words is None:
+        carry(optimizer, source)
+        return
+    with pytest.raises(NotExactError) as raised:
+        carry(optimizer, source)
+    assert words in str(raised.value)
+
+
+def test_schedules_are_compared_by_steps_where_gradients_are_accumulated(float64):
+    variables = zeros("a")
+    schedule = SCHEDULES.ExponentialDecay(0.5, 10, 0.5)
+    source = trained(variables, learning_rate=schedule)
+    with pytest.raises(NotExactError, match="the learning rate after 2 steps is"):
+        interop.like(source, variables, gradient_accumulation_steps=2)
+    slower = SCHEDULES.ExponentialDecay(0.5, 20, 0.5)
+    interop.like(source, variables, gradient_accumulation_steps=2, learning_rate=slower)
+
+
+@pytest.mark.parametrize("carry", [interop.keras.load, interop.keras.assign])
+def test_a_callable_is_the_same_rate_only_as_itself(float64, carry):
+    variables = zeros("a")
+
+    def rate() -> float:
+        return 0.25
+
+    optimizer = built(variables, learning_rate=rate)
+    carry(optimizer, trained(variables, learning_rate=rate))
+    for other in (SCHEDULES.PiecewiseConstantDecay([5], [0.25, 0.25]), lambda: 0.25):
+        with pytest.raises(NotExactError, match=r"is a callable here and .* cannot be compared"):
+            carry(optimizer, trained(variables, learning_rate=other))
+
+
+def test_a_decay_is_the_number_that_keras_uses(float64):
+    # Rounded to float32 on TensorFlow only.
+    variables = zeros("a")
+    source = trained(variables, weight_decay=0.1)
+    ours = [keras.Variable(models.values(variables)[0], name="a")]
+    optimizer = interop.like(source, ours, jit_compile=False)
+    start = models.values(variables)
+    for step in range(3, 8):
+        gradient = keras.ops.convert_to_tensor(np.full(variables[0].shape, 0.5 + step))
+        source.apply([gradient], variables)
+        optimizer.apply([gradient], ours)
+    models.assert_same(models.values(ours), models.values(variables), start, steps=5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_slots_in_half_precision_are_refused_unless_wanted(tmp_path, dtype):
+    variables = [keras.Variable(np.ones(3), name="a", dtype=dtype)]
+    source = keras.optimizers.RMSprop(0.25)
+    source.build(variables)
+    source.apply([keras.ops.ones(3, dtype)])
+    message = f"the slots are rounded to {dtype} there, and not here"
+    with pytest.raises(NotExactError, match=message):
+        interop.like(source, variables)
+    optimizer = interop.like(source, variables, exact=False)
+    (slot,) = optimizer._square_averages
+    want = keras.ops.cast(source._velocities[0], "float32")
+    np.testing.assert_array_equal(models.values([slot])[0], keras.ops.convert_to_numpy(want))
+    with pytest.raises(NotExactError, match=message):
+        interop.keras.assign(optimizer, source)
+    interop.keras.assign(optimizer, source, exact=False)
+
+
+def test_half_precision_slots_in_a_file_are_refused_unless_wanted(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype="float16")])
+    model.compile(keras.optimizers.RMSprop(0.25))
+    model.optimizer.build(model.trainable_variables)
+    path = tmp_path / "half.weights.h5"
+    model.save_weights(path)
+    optimizer = built(model.trainable_variables, learning_rate=0.25)
+    with pytest.raises(NotExactError, match="the slots are rounded to float16 in the file"):
+        interop.keras.load(optimizer, path)
+    interop.keras.load(optimizer, path, exact=False)
+
+
+def test_averages_that_do_not_fit_into_float32_are_refused(float64):
+    wide = [keras.Variable(np.ones(3), name="a")]
+    narrow = [keras.Variable(np.ones(3), name="a", dtype="float32")]
+    source, target = keras.optimizers.RMSprop(0.25), keras.optimizers.RMSprop(0.25)
+    source.build(wide)
+    target.build(narrow)
+    for value, word in ((1e59, "reaches 1e+59, which is infinite"), (1e-59, None)):
+        source._velocities[0].assign(np.full(3, value))
+        optimizer = built(wide)
+        interop.keras.load(optimizer, source)
+        before = models.values(target.variables)
+        if word is None:
+            # Beside epsilon this is nothing.
+            interop.like(source, narrow, "order")
+            interop.keras.assign(optimizer, target, "order")
+            continue
+        with pytest.raises(NotExactError) as raised:
+            interop.like(source, narrow, "order")
+        assert f"{word} in float32 here" in str(raised.value)
+        with pytest.raises(NotExactError) as raised:
+            interop.keras.assign(optimizer, target, "order")
+        assert f"{word} in float32 there" in str(raised.value)
+        models.assert_identical(models.values(target.variables), before)
+    source.epsilon = 0.0
+    with pytest.raises(NotExactError, match="as small as 1e-59, which is 0 in float32 here"):
+        interop.like(source, narrow, "order")
 
 
 def test_the_rate_is_carried_over_and_back(float64):
@@ -472,6 +616,76 @@ def test_exclusions_that_a_file_has_lost_are_named_where_they_are_missed(tmp_pat
     with pytest.raises(NotExactError) as raised:
         carry(optimizer, again, "order")
     assert "exclusions" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (0.25, "is a number here, and changes by a schedule"),
+        (SCHEDULES.ExponentialDecay(0.25, 1, 0.75), r"after 8 steps is 0\.025.* here and 0\.00097"),
+        (lambda: 0.25, "a callable here and a schedule there, which cannot be compared"),
+        (SCHEDULES.ExponentialDecay(0.25, 1, 0.5), None),
+    ],
+)
+def test_the_schedule_in_a_file_is_compared(tmp_path, rate, message):
+    theirs = keras.optimizers.RMSprop(SCHEDULES.ExponentialDecay(0.25, 1, 0.5))
+    _, path = write(tmp_path, theirs)
+    optimizer = built(models.model().trainable_variables, learning_rate=rate)
+    if message is None:
+        interop.keras.load(optimizer, path)
+        return
+    with pytest.raises(NotExactError, match=message):
+        interop.keras.load(optimizer, path)
+
+
+@keras.saving.register_keras_serializable(package="tests_interop")
+class Steady(SCHEDULES.LearningRateSchedule):
+    """A schedule of the user's."""
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate after `step` steps."""
+        return 0.25 + 0.0 * step
+
+    def get_config(self) -> dict[str, Any]:
+        """Return no arguments."""
+        return {}
+
+
+def test_a_schedule_that_is_not_known_where_the_file_is_loaded_is_refused(tmp_path, monkeypatch):
+    _, path = write(tmp_path, keras.optimizers.RMSprop(Steady()))
+    optimizer = built(models.model().trainable_variables, learning_rate=Steady())
+    interop.keras.load(optimizer, path)
+    monkeypatch.setattr(keras.saving, "get_registered_object", lambda *_: None)
+    with pytest.raises(NotExactError, match="'tests_interop>Steady', which is not known here"):
+        interop.keras.load(optimizer, path)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        ({"transform": "centralize"}, {}, "`transform` is None here and 'keras_rmsprop>central"),
+        ({"transform": "centralize"}, {"transform": "centralize"}, None),
+        ({"state_dtype": "bfloat16"}, {}, "`state_dtype` is None here and 'bfloat16' there"),
+        ({"state_dtype": "bfloat16"}, {"state_dtype": "bfloat16"}, None),
+        ({"loss_scale_factor": 2.0}, {}, r"`loss_scale_factor` is None here and 2\.0 there"),
+        ({"groups": {".*bias": {"rho": 0.5}}}, {}, "`groups` are .* here and .*bias.* there"),
+        (
+            {"groups": {".*bias": {"rho": 0.5}}},
+            {"groups": {".*bias": {"rho": 0.5}}, "epsilon": 0.5},
+            r"`epsilon` is 0\.5 here and 1e-07 there",
+        ),
+        ({"groups": {".*bias": {"rho": 0.5}}}, {"groups": {".*bias": {"rho": 0.5}}}, None),
+    ],
+)
+def test_what_only_this_package_does_is_compared_in_its_files(tmp_path, theirs, ours, message):
+    trained_here = keras_rmsprop.RMSprop(0.25, jit_compile=False, **theirs)
+    _, path = write(tmp_path, trained_here)
+    optimizer = built(models.model().trainable_variables, **ours)
+    if message is None:
+        interop.keras.load(optimizer, path)
+        return
+    with pytest.raises(NotExactError, match=message):
+        interop.keras.load(optimizer, path)
 
 
 def test_the_optimizer_inside_a_loss_scaling_one_is_read(tmp_path):

@@ -1,5 +1,8 @@
 """Test making the optimizer that takes the steps of another: what frameworks have in common."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -33,7 +36,7 @@ def test_an_optimizer_of_this_package_is_copied_with_its_state(float64):
 
 def test_without_variables_there_is_no_state():
     source = keras.optimizers.RMSprop(0.02, momentum=0.5, clipnorm=1.0, weight_decay=0.01)
-    source.build([keras.Variable(np.zeros(3))])
+    source.build([keras.Variable(np.zeros(3, "float32"))])
     optimizer = interop.like(source)
     assert not optimizer.built
     assert (optimizer.momentum, optimizer.clipnorm, optimizer.weight_decay) == (0.5, 1.0, 0.01)
@@ -115,3 +118,80 @@ def test_a_copy_takes_state_by_position(float64):
         interop.like(source, others[::-1])
     with pytest.raises(ValueError, match="paired by position"):
         interop.like(source, others, "order")
+
+
+def sources() -> dict[str, Callable[[], tuple[Any, list[Any]]]]:
+    """Optimizers with a rate of 0.02 that have made steps, and their variables."""
+
+    def keras_s() -> tuple[Any, list[Any]]:
+        source = keras.optimizers.RMSprop(0.02)
+        return source, stepped(source)
+
+    def ours() -> tuple[Any, list[Any]]:
+        source = RMSprop(0.02)
+        return source, stepped(source)
+
+    return {"keras": keras_s, "ours": ours}
+
+
+@pytest.mark.filterwarnings("ignore:The optimizer's state was loaded in part")
+@pytest.mark.parametrize("name", sources())
+def test_a_rate_that_is_given_is_not_replaced_by_that_of_the_state(float64, name):
+    source, variables = sources()[name]()
+    with pytest.raises(NotExactError, match=r"`learning_rate` is 0\.5 here and 0\.02 there"):
+        interop.like(source, variables, learning_rate=0.5)
+    optimizer = interop.like(source, variables, learning_rate=0.5, exact=False)
+    assert float(optimizer.learning_rate) == 0.5
+    assert int(optimizer.iterations) == 3
+    assert float(interop.like(source, variables, learning_rate=0.02).learning_rate) == 0.02
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    optimizer = interop.like(source, variables, learning_rate=schedule, exact=False)
+    assert float(optimizer.learning_rate) == 0.0625
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("transform", "centralize"),
+        ("state_dtype", "bfloat16"),
+        ("loss_scale_factor", 100.0),
+        ("groups", {".*": {"rho": 0.5}}),
+        ("learning_rate", lambda: 0.02),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The optimizer's state was loaded in part")
+@pytest.mark.parametrize("name", sources())
+def test_every_option_that_changes_the_steps_is_refused(float64, name, option, value):
+    source, variables = sources()[name]()
+    with pytest.raises(NotExactError):
+        interop.like(source, variables, **{option: value})
+    interop.like(source, variables, exact=False, **{option: value})
+    # Without a state nothing is lost.
+    interop.like(source, **{option: value})
+
+
+def test_options_that_are_as_they_were_are_no_change():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    same = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+    source = RMSprop(schedule, rho=0.75, groups={".*": {"rho": 0.5}}, transform="centralize")
+    variables = stepped(source)
+    optimizer = interop.like(
+        source,
+        variables,
+        rho=0.75,
+        learning_rate=same,
+        groups={".*": {"rho": 0.5}},
+        transform="centralize",
+        name="copy",
+    )
+    assert int(optimizer.iterations) == 3
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_begun_sum_of_gradients_is_not_dropped_from_a_copy(float64, exact):
+    source = RMSprop(0.02, gradient_accumulation_steps=2)
+    variables = stepped(source, 3)
+    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated, which would be lost"):
+        interop.like(source, variables, gradient_accumulation_steps=None, exact=exact)
+    copy = interop.like(source, variables)
+    assert int(copy._iterations) == 3

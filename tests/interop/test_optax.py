@@ -62,7 +62,8 @@ def test_ten_steps_here_and_ten_there(float64, case, moving):
     def take(optimizer: Any, peer: Any, _: list[Any]) -> None:
         with jax.enable_x64(True):
             template = peer.transform.init(peer.parameters)
-            peer.state = interop.optax.state(optimizer, template)
+            # The rate is a function there, which gives the same rates as the numbers here.
+            peer.state = interop.optax.state(optimizer, template, exact=False)
         peer.steps = halfway.HALF
 
     got = halfway.here_then_there(
@@ -411,7 +412,7 @@ def halving(count: Any) -> Any:
         (
             lambda count: halving(count) * (1.0 if count < 9 else 2.0),
             lambda: optax.rmsprop(halving),
-            "after 10 steps",
+            "after 9 steps",
         ),
     ],
 )
@@ -450,6 +451,61 @@ def test_injected_numbers_are_compared_and_loaded():
     optimizer.rho = 0.75
     interop.optax.load(optimizer, state)
     assert float(optimizer.learning_rate) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("transformation", "words"),
+    [
+        (lambda: optax.rmsprop(halving), "is a number here, and changes by a schedule"),
+        (
+            lambda: optax.inject_hyperparams(optax.rmsprop)(learning_rate=halving),
+            "is a number here, and changes by a schedule",
+        ),
+        (
+            lambda: optax.inject_hyperparams(optax.rmsprop)(0.01, decay=lambda _: 0.9),
+            "`rho` changes by a schedule or a callable there",
+        ),
+        (
+            lambda: optax.chain(
+                optax.scale_by_rms(), optax.scale(-0.01), optax.trace(0.0, False, "bfloat16")
+            ),
+            "the slots are rounded to bfloat16 there",
+        ),
+    ],
+)
+def test_what_a_state_tells_of_schedules_and_dtypes_is_compared(transformation, words):
+    state = transformation().init([np.ones(3, np.float32)])
+    optimizer = conventions.optax(0.01, momentum=0.5 if "bfloat16" in words else None)
+    optimizer.build([keras.Variable(np.ones(3))])
+    for carry in (interop.optax.load, interop.optax.state):
+        with pytest.raises(NotExactError) as raised:
+            carry(optimizer, state)
+        assert words in str(raised.value)
+        carry(optimizer, state, exact=False)
+
+
+@pytest.mark.parametrize("count", [0, 3, 7])
+def test_a_schedule_of_optax_gives_the_rate_that_optax_gets(float64, count):
+    # In float32, because optax counts in int32.
+    schedule = optax.exponential_decay(0.05, 2, 0.3)
+    with jax.enable_x64(True):
+        want = float(schedule(jax.numpy.asarray(count, "int32")))
+        for optimizer in (
+            interop.like(optax.rmsprop(schedule)),
+            interop.like(optax.rmsprop(lambda n: schedule(n))),
+            conventions.optax(schedule),
+        ):
+            assert float(optimizer._learning_rate(count)) == want
+
+
+def test_a_rate_given_to_like_stays_where_exactness_is_not_wanted():
+    variable = keras.Variable(np.ones(3, np.float32))
+    plain = optax.rmsprop(0.25)
+    state = plain.init([np.ones(3, np.float32)])
+    optimizer = interop.like(plain, [variable], state=state, learning_rate=0.5, exact=False)
+    assert float(optimizer.learning_rate) == 0.5
+    with pytest.raises(NotExactError, match=r"`learning_rate` is 0\.5 here and 0\.25 there"):
+        interop.like(plain, [variable], state=state, learning_rate=0.5)
 
 
 def test_a_trace_of_unknown_order_is_refused_without_the_transformation():

@@ -482,12 +482,19 @@ def test_half_precision_slots_have_the_dtype_of_their_variables_there(tmp_path):
     ours.optimizer.jit_compile = False
     halfway.steps(ours, problem, 0, 3)
     program = Program([w.astype("float16") for w in zeros()], momentum=MOMENTUM)
-    program.restore(interop.tf1.save(ours.optimizer, tmp_path / "back", named(ours.variables)))
+    with pytest.raises(NotExactError, match="the slots are rounded to float16 there"):
+        interop.tf1.save(ours.optimizer, tmp_path / "back", named(ours.variables))
+    program.restore(
+        interop.tf1.save(ours.optimizer, tmp_path / "back", named(ours.variables), exact=False)
+    )
     for got, want in zip(program.slot("momentum"), ours.optimizer._momentums, strict=True):
         assert got.dtype == np.float16
         np.testing.assert_array_equal(got, models.values([want])[0].astype("float16"))
     again = built(ours.variables, momentum=MOMENTUM)
-    interop.tf1.load(again, program.save(tmp_path), named(ours.variables))
+    path = program.save(tmp_path)
+    with pytest.raises(NotExactError, match="the slots are rounded to float16 there"):
+        interop.tf1.load(again, path, named(ours.variables))
+    interop.tf1.load(again, path, named(ours.variables), exact=False)
     for got, want in zip(again._square_averages, program.slot("rms"), strict=True):
         np.testing.assert_array_equal(models.values([got])[0], want)
 
@@ -531,3 +538,26 @@ def test_like_takes_numbers_that_are_functions_at_their_present_value():
     optimizer = interop.like(source)
     assert (float(optimizer.learning_rate), optimizer.rho) == (0.5, 0.75)
     assert math.isclose(optimizer.epsilon, 1e-10, rel_tol=1e-7)
+
+
+def test_like_calls_a_rate_at_each_step_as_tf1_does():
+    rates = [0.1]
+    optimizer = interop.like(tf.compat.v1.train.RMSPropOptimizer(lambda: rates[0]))
+    assert float(optimizer.learning_rate) == np.float32(0.1)
+    rates[0] = 0.3
+    assert float(optimizer.learning_rate) == np.float32(0.3)
+    # Tensors and NumPy's numbers keep their digits.
+    rates[0] = np.float64(0.1)
+    assert float(optimizer.learning_rate) == 0.1
+
+
+def test_other_numbers_in_functions_are_refused_with_a_state_unless_wanted(float64, tmp_path):
+    _, _, variables = trained(tmp_path)
+    source = tf.compat.v1.train.RMSPropOptimizer(
+        halfway.RATE, decay=lambda: DECAY, momentum=MOMENTUM, epsilon=EPSILON
+    )
+    pairs = named(variables)
+    with pytest.raises(NotExactError, match="The rho of the TF1 optimizer may change"):
+        interop.like(source, variables, pairs, state=tmp_path)
+    assert interop.like(source, variables, pairs, state=tmp_path, exact=False).rho == DECAY
+    assert interop.like(source, variables, pairs, state=tmp_path, rho=0.5).rho == 0.5

@@ -401,13 +401,19 @@ def test_a_schedule_that_has_another_rate_is_refused(float64, kind):
         interop.tf_keras.load(number, peer.optimizer, "order")
     other = make(keras.optimizers.schedules.PiecewiseConstantDecay([5], [0.5, 0.125]))
     other.build(variables)
-    interop.tf_keras.assign(other, peer.optimizer, "order")  # the rates are still the same
-    other.iterations.assign(6)
-    with pytest.raises(NotExactError, match=r"rate is 0\.125 here, and 0\.25 by the schedule"):
+    # The rates are still the same.
+    for carry in (interop.tf_keras.assign, interop.tf_keras.load):
+        with pytest.raises(NotExactError, match=r"after 6 steps is 0\.125 here and 0\.25 there"):
+            carry(other, peer.optimizer, "order")
+    other.iterations.assign(7)
+    with pytest.raises(NotExactError, match=r"after 7 steps is 0\.125 here and 0\.25 there"):
         interop.tf_keras.assign(other, peer.optimizer, "order")
     assert int(peer.optimizer.iterations) == 0
-    with pytest.raises(NotExactError, match=r"rate after 10 steps is 0\.125 here and 0\.25 there"):
-        interop.tf_keras.load(other, peer.optimizer, "order")
+    same = make(keras.optimizers.schedules.PiecewiseConstantDecay([5], [0.5, 0.25]))
+    same.build(variables)
+    interop.tf_keras.load(same, peer.optimizer, "order")
+    interop.tf_keras.assign(same, peer.optimizer, "order")
+    other.iterations.assign(6)
     interop.tf_keras.assign(other, peer.optimizer, "order", exact=False)
     assert int(peer.optimizer.iterations) == 6
 
@@ -511,12 +517,55 @@ def test_a_schedule_that_keras_does_not_have_is_asked_for(kind):
     assert float(interop.like(source, learning_rate=0.5).learning_rate) == 0.5
 
 
-def test_a_learning_rate_in_a_function_has_its_present_value():
-    source = tf_keras.optimizers.legacy.RMSprop(lambda: 0.5)
-    variables = [tf.Variable(np.ones(3), name="a")]
-    source.apply_gradients([(tf.ones(3, tf.float64), variables[0])])
-    optimizer = interop.like(source, [WithPath("a", np.ones(3))])
-    assert float(optimizer.learning_rate) == 0.5
+def test_a_learning_rate_in_a_function_is_carried_over(float64):
+    # Rounded to float32, like all numbers of a legacy optimizer.
+    rates = [0.1]
+    source = tf_keras.optimizers.legacy.RMSprop(lambda: rates[0], rho=RHO)
+    variable = tf.Variable(np.ones(3), name="a")
+    source.apply_gradients([(tf.ones(3, tf.float64), variable)])
+    start = variable.numpy()
+    ours = WithPath("a", start)
+    optimizer = interop.like(source, [ours], jit_compile=False)
+    assert float(optimizer.learning_rate) == np.float32(0.1)
+    for rate in (0.1, 0.01, 0.7):
+        rates[0] = rate
+        source.apply_gradients([(tf.ones(3, tf.float64), variable)])
+        optimizer.apply([keras.ops.ones(3, "float64")], [ours])
+    models.assert_same(models.values([ours]), [variable.numpy()], [start], steps=3)
+    interop.tf_keras.assign(optimizer, source)
+    number = conventions.tf_keras_legacy(0.7, rho=RHO)
+    number.build([ours])
+    with pytest.raises(NotExactError, match="is a number here, and changes by a schedule"):
+        interop.tf_keras.load(number, source)
+
+
+def test_a_function_and_a_decay_are_asked_for():
+    source = tf_keras.optimizers.legacy.RMSprop(lambda: 0.5, decay=0.5)
+    with pytest.raises(ValueError, match="a callable and `decay`"):
+        interop.like(source)
+
+
+def test_other_numbers_in_functions_are_refused_unless_wanted():
+    source = tf_keras.optimizers.legacy.RMSprop(0.5, rho=lambda: RHO)
+    source.apply_gradients([(tf.ones(3), tf.Variable(tf.ones(3), name="a"))])
+    ours = [WithPath("a", np.ones(3))]
+    with pytest.raises(NotExactError, match="`rho` changes by a schedule or a callable there"):
+        interop.like(source, ours)
+    assert interop.like(source, ours, exact=False).rho == RHO
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_rate_given_to_like_stays_where_exactness_is_not_wanted(float64, kind):
+    source = built_old(kind, ["a"])
+    ours = [WithPath("a", np.ones(3))]
+    assert float(interop.like(source, ours, exact=False, learning_rate=0.5).learning_rate) == 0.5
+    with pytest.raises(NotExactError, match=r"`learning_rate` is 0\.5 here and 0\.0156"):
+        interop.like(source, ours, learning_rate=0.5)
+
+
+def test_the_new_class_rounds_its_decay_to_float32(float64):
+    source = built_old("new", ["a"], weight_decay=0.1)
+    assert interop.like(source, [WithPath("a", np.ones(3))]).weight_decay == np.float32(0.1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -525,13 +574,17 @@ def test_half_precision_slots_are_widened_here_and_rounded_there(dtype):
     variable = tf.Variable(tf.ones(3, dtype), name="a")
     old.apply_gradients([(tf.constant([1.0, 2.0, 3.0], dtype), variable)])
     ours = keras.Variable(np.ones(3), dtype=dtype, name="a")
-    optimizer = interop.like(old, [ours])
+    with pytest.raises(NotExactError, match=f"the slots are rounded to {dtype} there"):
+        interop.like(old, [ours])
+    optimizer = interop.like(old, [ours], exact=False)
     (slot,) = optimizer._momentums
     assert slot.dtype == "float32"
     want = tf.cast(old._momentums[0], tf.float32).numpy()
     np.testing.assert_array_equal(models.values([slot])[0], want)
     optimizer.apply([keras.ops.cast([1.0, 2.0, 3.0], dtype)], [ours])
-    interop.tf_keras.assign(optimizer, old)
+    with pytest.raises(NotExactError, match=f"the slots are rounded to {dtype} there"):
+        interop.tf_keras.assign(optimizer, old)
+    interop.tf_keras.assign(optimizer, old, exact=False)
     got = tf.cast(old._momentums[0], tf.float32).numpy()
     want = tf.cast(tf.cast(models.values([slot])[0], dtype), tf.float32).numpy()
     np.testing.assert_array_equal(got, want)

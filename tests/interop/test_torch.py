@@ -591,6 +591,75 @@ def test_the_bias_of_an_lstm_is_refused_where_it_cannot_follow(float64):
     assert "decays" in str(raised.value)
 
 
+def scale_down(parameters: list[Any]) -> None:
+    """Clip gradients to a common norm of 0.5, without the 1e-6 that torch adds to the norm."""
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in parameters))
+    for parameter in parameters:
+        parameter.grad *= torch.clamp(0.5 / norm, max=1.0)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("clip", ["global_clipnorm", "clipnorm", "clipvalue"])
+def test_clipping_of_the_two_biases_is_that_of_torch_or_refused(float64, name, clip):
+    torch.manual_seed(0)
+    module = getattr(torch.nn, name)(3, 4, batch_first=True).double()
+    layer = getattr(keras.layers, name)(4, return_sequences=True)
+    model = keras.Sequential([keras.Input((5, 3)), layer])
+    pairs = interop.torch.pairs(module, model)
+    there = torch.optim.RMSprop(module.parameters(), lr=0.25, eps=0.25)
+    rng = np.random.default_rng(0)
+
+    def step_there(gradients: dict[str, Any]) -> None:
+        for key, parameter in module.named_parameters():
+            parameter.grad = torch.tensor(gradients[key])
+        if clip == "global_clipnorm":
+            scale_down(list(module.parameters()))
+        for parameter in module.parameters():
+            if clip == "clipnorm":
+                scale_down([parameter])
+            if clip == "clipvalue":
+                torch.nn.utils.clip_grad_value_([parameter], 0.5)
+        there.step()
+
+    def gradients_there() -> dict[str, Any]:
+        found = {n: rng.normal(size=p.shape) for n, p in module.named_parameters()}
+        if name == "LSTM":
+            found["bias_hh_l0"] = found["bias_ih_l0"]
+        return found
+
+    step_there(gradients_there())
+    interop.torch.load_weights(module, pairs)
+    options = {clip: 0.5, "jit_compile": False}
+    if (name, clip) in {("LSTM", "global_clipnorm"), ("GRU", "clipnorm")}:
+        for carry in (
+            lambda: interop.like(there, model.trainable_variables, pairs, **options),
+            lambda: interop.torch.state_dict(
+                interop.like(there, model.trainable_variables, pairs, exact=False, **options),
+                there,
+                pairs,
+            ),
+        ):
+            with pytest.raises(NotExactError) as raised:
+                carry()
+            assert clip in str(raised.value)
+            assert "each of 'bias_ih_l0' and 'bias_hh_l0'" in str(raised.value)
+        return
+    optimizer = interop.like(there, model.trainable_variables, pairs, **options)
+    start = model.get_weights()
+    gradients = gradients_there()
+    step_there(gradients)
+    by_variable = {id(pair.variable): pair for pair in pairs}
+    found = []
+    for variable in model.trainable_variables:
+        pair = by_variable[id(variable)]
+        value = pair.converted([gradients[n] for n in pair.names], tuple(variable.shape))
+        found.append(keras.ops.convert_to_tensor(value))
+    optimizer.apply(found, model.trainable_variables)
+    got = model.get_weights()
+    interop.torch.load_weights(module, pairs)
+    models.assert_same(got, model.get_weights(), start, steps=1)
+
+
 def test_layers_that_do_not_correspond_are_refused():
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Conv1d(2, 3, 3))
     model = keras.Sequential([keras.Input((5, 3)), keras.layers.Dense(4), keras.layers.Dense(2)])
@@ -739,9 +808,55 @@ def test_half_precision_state_is_widened():
     parameter.grad = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16)
     there.step()
     variable = keras.Variable(np.ones(3, "float32"))
-    optimizer = interop.like(there, [variable], "order")
+    message = "the slots are rounded to bfloat16 there, and not here"
+    for source in (there, there.state_dict()):
+        with pytest.raises(NotExactError, match=message):
+            interop.torch.load(built_like(there, variable), source, "order")
+    optimizer = interop.like(there, [variable], "order", exact=False)
     want = there.state[parameter]["square_avg"].float().numpy()
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(optimizer._square_averages[0]), want)
+    # Also if the other has no slots yet, which would be in the parameter's dtype.
+    fresh = torch.optim.RMSprop([parameter], lr=0.01)
+    with pytest.raises(NotExactError, match=message):
+        interop.torch.state_dict(optimizer, fresh, "order")
+    interop.torch.state_dict(optimizer, fresh, "order", exact=False)
+
+
+def built_like(there: Any, variable: Any) -> Any:
+    """An optimizer of the same settings, without state."""
+    optimizer = interop.like(there)
+    optimizer.build([variable])
+    return optimizer
+
+
+def test_averages_that_float32_cannot_hold_are_refused(float64):
+    variable = keras.Variable(np.ones(3), name="a")
+    optimizer = conventions.torch(0.01)
+    optimizer.build([variable])
+    optimizer._square_averages[0].assign(np.full(3, 1e59))
+    parameter = torch.nn.Parameter(torch.ones(3))
+    there = torch.optim.RMSprop([parameter], lr=0.01)
+    with pytest.raises(NotExactError, match=r"reaches 1e\+59, which is infinite in float32 there"):
+        interop.torch.state_dict(optimizer, there, "order")
+    wide = torch.optim.RMSprop([torch.nn.Parameter(torch.ones(3).double())], lr=0.01)
+    state = interop.torch.state_dict(optimizer, wide, "order")
+    assert float(state["state"][0]["square_avg"][0]) == 1e59
+
+
+def test_the_present_rate_of_a_callable_is_compared(float64):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    there = torch.optim.RMSprop([parameter], lr=0.25)
+    parameter.grad = torch.ones(3)
+    there.step()
+    variable = keras.Variable(np.ones(3))
+    for rate, fits in ((0.25, True), (0.5, False)):
+        optimizer = conventions.torch(lambda rate=rate: rate)
+        optimizer.build([variable])
+        if fits:
+            interop.torch.load(optimizer, there, "order")
+            continue
+        with pytest.raises(NotExactError, match=r"is 0\.5 here and 0\.25 there"):
+            interop.torch.load(optimizer, there, "order")
 
 
 def test_a_pair_may_have_its_own_conversions():
