@@ -44,6 +44,7 @@ import logging
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -162,9 +163,8 @@ class CountSchedule(schedules.LearningRateSchedule):
         """Return what the function is given for a NumPy int32 scalar or array."""
         if not self.jax:
             return count
-        import jax
-
-        return jax.numpy.asarray(count)
+        # The function's own package has imported it.
+        return sys.modules["jax"].numpy.asarray(count)
 
     def _traced(self, count: Tensor) -> Tensor:
         try:
