@@ -168,14 +168,16 @@ def _numbers_in(value: Any) -> Iterator[float]:
 def _values(moving: Moving, steps: Array) -> Array | None:
     """Return a schedule's rates after so many steps, None if it takes one count at a time."""
     counts = np.minimum(steps * moving.counts, _LARGEST)
-    try:
-        found = _evaluated(moving.rate, counts)
-        whole = np.broadcast_to(found, counts.shape)
-    except Exception:  # a user's function may do anything with an array
-        return None
     ends = [0, len(counts) // 2, -1]
     singly = [float(_evaluated(moving.rate, counts[i])) for i in ends]
-    return whole if np.allclose(whole[ends], singly, rtol=_RELATIVE, equal_nan=True) else None
+    for evaluated in (_evaluated, _mapped):
+        try:
+            found = np.broadcast_to(evaluated(moving.rate, counts), counts.shape)
+        except Exception:  # a user's function may do anything with an array
+            continue
+        if np.allclose(found[ends], singly, rtol=_RELATIVE, equal_nan=True):
+            return found
+    return None
 
 
 def _values_singly(moving: Moving, steps: Array) -> Array:
@@ -189,3 +191,10 @@ def _evaluated(schedule: Any, counts: Any) -> Array:
     else:
         rates = schedule(ops.convert_to_tensor(counts))
     return np.asarray(_state.array_of(rates) if ops.is_tensor(rates) else rates, np.float64)
+
+
+def _mapped(schedule: Any, counts: Array) -> Array:
+    """Return a schedule's rates where it has branches, which JAX would compile for each count."""
+    return np.asarray(
+        _state.array_of(ops.vectorized_map(schedule, ops.convert_to_tensor(counts))), np.float64
+    )

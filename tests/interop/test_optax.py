@@ -753,5 +753,5 @@ def test_another_schedule_than_an_injected_one_is_refused():
     state = transformation.init([np.ones(3, np.float32)])
     optimizer = conventions.optax(lambda count: 0.01 / (1 + count))
     optimizer.build([keras.Variable(np.ones(3))])
-    with pytest.raises(NotExactError, match="the learning rate after 10 steps"):
+    with pytest.raises(NotExactError, match="the learning rate after 2 steps"):
         interop.optax.state(optimizer, state, transformation=transformation)
