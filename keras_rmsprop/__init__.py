@@ -19,9 +19,10 @@ with _startup.imports():
 
     from keras_rmsprop import conventions, interop, recipes, reference, transforms
     from keras_rmsprop._optimizer import RMSprop
+    from keras_rmsprop._settings._sampling import Diagnostics
 
 __version__ = "0.1.0"
 
-__all__ = ["RMSprop", "conventions", "interop", "recipes", "reference", "transforms"]
+__all__ = ["Diagnostics", "RMSprop", "conventions", "interop", "recipes", "reference", "transforms"]
 
 del _keras

@@ -1,5 +1,6 @@
 """The public `RMSprop` optimizer."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -17,7 +18,8 @@ from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Tensor
-from keras_rmsprop._settings import _groups, _plan, _validation
+from keras_rmsprop._settings import _groups, _plan, _sampling, _validation
+from keras_rmsprop._settings._sampling import Diagnostics
 from keras_rmsprop._settings._groups import Groups, HeldGroups
 from keras_rmsprop._variables import (
     _building,
@@ -25,6 +27,7 @@ from keras_rmsprop._variables import (
     _gradients,
     _ledger,
     _pending,
+    _watch,
 )
 from keras_rmsprop._variables._exclusions import Exclusions
 from keras_rmsprop._variables._gate import Gate
@@ -38,6 +41,7 @@ from keras_rmsprop._variables._roster import (
     is_fixed,
     is_overwritten,
 )
+from keras_rmsprop._variables._watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +169,9 @@ class RMSprop(keras.optimizers.Optimizer):
             variable's position and the element's index, so a resumed run goes on alike. Slots of
             float64 variables, accumulators and moving averages of the weights stay as they are.
             Cannot be combined with `lazy`. Default None.
+        diagnostics: None, or which statistics of steps to keep: True, or a
+            `keras_rmsprop.Diagnostics`. They are computed apart from the steps, whose results do
+            not change, to the bit. See the method `diagnostics`. Default None.
 
     Raises:
         ValueError: if an argument is unknown, has the wrong type or is out of range, or if two
@@ -221,6 +228,7 @@ class RMSprop(keras.optimizers.Optimizer):
         groups: Mapping[str, Mapping[str, Any]] | None = None,
         transform: Callable[[Tensor, Tensor], Tensor] | str | None = None,
         state_dtype: Literal["bfloat16"] | None = None,
+        diagnostics: bool | Diagnostics | None = None,
     ) -> None:
         _subclasses.check_names(self, RMSprop)
         given = {
@@ -251,6 +259,7 @@ class RMSprop(keras.optimizers.Optimizer):
             "state_dtype": state_dtype,
         }
         settings = {key: _validation.checked(key, value) for key, value in given.items()}
+        watching = _sampling.checked(diagnostics)
         own = _groups.checked_groups(groups)
         _groups.check_together(settings, own)
         super().__init__(
@@ -258,6 +267,7 @@ class RMSprop(keras.optimizers.Optimizer):
             name=name,
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
+        self._watching = watching
         self._gate = Gate()
         self._ledger = Ledger()
         # Whether the variables being added are slots that `state_dtype` is about.
@@ -357,11 +367,23 @@ class RMSprop(keras.optimizers.Optimizer):
                 is_tracked=traced == "passed",
             )
         self._roster = Roster(parameters, progress, counters, members, group_numbers)
+        self._roster.watch = self._new_watch()
         self._derived = None
         if self.use_ema and hasattr(self, "_distribution_strategy"):
             self._distribution_strategy = engine.swapping_strategy(
                 self._distribution_strategy, self._roster.parameters
             )
+
+    def _new_watch(self) -> Watch | None:
+        """Create what `diagnostics` needs, for the variables of the roster."""
+        if self._watching is None:
+            return None
+        asked, roster = self._watching, self._roster
+        is_tracked = engine.TRACED_VARIABLES == "passed"
+        chosen = _watch.chosen(roster, asked.patterns)
+        return _watch.watch_of(
+            self, roster, chosen, asked.every, asked.histograms, is_tracked=is_tracked
+        )
 
     def _add_slots(
         self, variables: Sequence[keras.Variable], name: str, start: Any = "zeros"
@@ -577,6 +599,7 @@ class RMSprop(keras.optimizers.Optimizer):
                 settings["transform"] = keras.saving.get_registered_name(settings["transform"])
         weights = self._roster.weights
         config["groups"] = groups or None
+        config["diagnostics"] = None if self._watching is None else dataclasses.asdict(self._watching)
         config |= self._members.config(list(groups), weights, self._roster.members)
         return config | self._exclusions.config(weights, self._var_key)
 
@@ -956,7 +979,9 @@ class RMSprop(keras.optimizers.Optimizer):
         if not is_plain:
             hook = _subclasses.hook_of(self, RMSprop, roster, plan.decayed)
         rate = self._rate(is_plain)
-        return Step(plan, numbers, roster, rate, hook, self.jit_compile, self.name)
+        return Step(
+            plan, numbers, roster, rate, hook, self.jit_compile, self.name, roster.watch
+        )
 
     def _rate(self, is_plain: bool = False) -> Rate:
         """Return the source of the next step's learning rate (for `is_plain` see `_next_step`)."""

@@ -24,14 +24,16 @@ all of them together.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Number, Parameter, Tensor
-from keras_rmsprop._math._step import Counters, Flags, GroupPlan, Numbers, Plan, Scalars
+from keras_rmsprop._math._step import Counters, Flags, GroupPlan, Numbers, Plan, Scalars, TraceOnce
 
 # The columns of a table. The first are of the last step that was sampled, ...
 MEASURED = (
@@ -72,3 +74,485 @@ STEPS_HIGH = 2**20
 # A histogram counts the elements between neighbouring edges, below the first and from the last on.
 EDGES = tuple(10.0 ** (exponent / 2.0) for exponent in range(-24, 7))
 HISTOGRAMS = ("rates", "update_ratios")
+
+
+class Sums(NamedTuple):
+    """What is added up over the elements of a variable."""
+
+    # The gradient in units of its largest element, because squares of large ones overflow.
+    squared_gradient: Tensor
+    squared_clipped_gradient: Tensor
+    zero_gradients: Tensor
+    clipped: Tensor
+    squared_weight: Tensor
+    squared_update: Tensor
+    log_root: Tensor
+    decided_by_epsilon: Tensor
+    frozen: Tensor
+    stuck: Tensor
+
+
+class Maxima(NamedTuple):
+    """What the largest value of is taken over the elements of a variable."""
+
+    update: Tensor
+    root: Tensor
+    # The negated root, for the smallest one.
+    minus_root: Tensor
+
+
+class Elements(NamedTuple):
+    """What a step does to each element."""
+
+    sums: Sums
+    maxima: Maxima
+    # For each histogram and each edge, the elements that are not below it.
+    not_below: Sequence[Tensor]
+
+
+class Gradients(NamedTuple):
+    """The gradient of a variable at three stages, in units of its largest element or not."""
+
+    raw: Tensor
+    clipped: Tensor
+    # Transformed, and never scaled.
+    used: Tensor
+
+
+def elements(
+    group: GroupPlan,
+    decayed: bool,
+    clips: bool,
+    histograms: bool,
+    scalars: Scalars,
+    before: Parameter,
+    gradients: Gradients,
+) -> Elements:
+    """Compute what a step does to each element of a variable; everything is elementwise.
+
+    Args:
+        group: what the step does with the variable's group, the transform apart.
+        decayed: whether weight decay applies.
+        clips: whether gradients are clipped at all.
+        histograms: whether to compare with `EDGES`.
+        scalars: the scalars of the step.
+        before: the parameter before the step.
+        gradients: `raw` and `clipped` in units of the largest element of `raw`.
+    """
+    before = _rounding.widened(before)
+    dtype = _step.dtype_of(before.square_average)
+    used, decayed_weight = _step.prepared(
+        group, decayed, scalars, before, ops.cast(gradients.used, dtype)
+    )
+    # From the weight 0 the update alone remains.
+    nothing = before._replace(weight=ops.zeros_like(used))
+    after = _rule.update(group.form, scalars.step, nothing, used)
+    update, average = -after.weight, after.square_average
+    epsilon = scalars.step.epsilon
+    root = _rule.root(group.form, average, epsilon)
+    bound = average if group.form.epsilon_inside_sqrt else _rule.sqrt(average)
+    weight = before.weight
+    moved = ops.cast(ops.cast(decayed_weight, dtype) - update, _step.dtype_of(weight))
+    size, wide = ops.abs(update), ops.cast(weight, dtype)
+    not_below: list[Tensor] = []
+    if histograms:
+        rate, length = scalars.step.learning_rate, ops.abs(wide)
+        not_below += [root <= rate * (1.0 / edge) for edge in EDGES]
+        not_below += [size >= length * edge for edge in EDGES]
+
+    def share(condition: Tensor) -> Tensor:
+        return ops.cast(condition, dtype)
+
+    return Elements(
+        Sums(
+            squared_gradient=ops.square(gradients.raw),
+            squared_clipped_gradient=ops.square(gradients.clipped),
+            zero_gradients=share(gradients.raw == 0.0),
+            clipped=share(gradients.clipped != gradients.raw) if clips else ops.zeros_like(used),
+            squared_weight=ops.square(wide),
+            squared_update=ops.square(update),
+            log_root=ops.log(root),
+            decided_by_epsilon=share(bound < epsilon),
+            frozen=share(ops.logical_not(ops.isfinite(average))),
+            stuck=share(ops.logical_and(size > 0.0, moved == weight)),
+        ),
+        Maxima(update=size, root=root, minus_root=-root),
+        [share(condition) for condition in not_below],
+    )
+
+
+class Totals(NamedTuple):
+    """`Elements` reduced over the elements of variables: a row for each variable."""
+
+    # The largest element of each gradient, and 1 where that is 0 or not finite: its unit.
+    largest_gradients: Tensor
+    units: Tensor
+    # The number of elements that count, (variables,).
+    counts: Tensor
+    # (variables, fields)
+    sums: Tensor
+    maxima: Tensor
+    # (variables, histograms * edges); None without histograms.
+    not_below: Tensor | None
+
+
+# Sums are made in pieces of this many elements: float32 loses digits in longer ones.
+PIECE = 2**12
+
+
+def total_of(
+    group: GroupPlan,
+    decayed: bool,
+    clips: bool,
+    histograms: bool,
+    scalars: Scalars,
+    before: Parameter,
+    gradients: Gradients,
+    row_mask: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Reduce the `elements` of one variable; return the fields of `Totals` for it.
+
+    Args:
+        group, decayed, clips, histograms, scalars, before: as for `elements`.
+        gradients: in their own units.
+        row_mask: which rows count, as for `_step.step`.
+    """
+    raw, dtype = gradients.raw, _step.arithmetic_dtype(before)
+    mask = None
+    # A table's number of rows may be unknown in a graph.
+    count = ops.cast(math.prod(raw.shape[1:]), dtype)
+    if row_mask is not None:
+        mask = ops.reshape(ops.cast(row_mask, dtype), (-1,) + (1,) * (len(raw.shape) - 1))
+        count = count * ops.sum(mask)
+    elif len(raw.shape):
+        count = count * ops.cast(ops.shape(raw)[0], dtype)
+    largest = _largest(ops.abs(raw), mask)
+    unit = unit_of(largest)
+    scaled = Gradients(raw / unit, gradients.clipped / unit, gradients.used)
+    each = elements(group, decayed, clips, histograms, scalars, before, scaled)
+    sums = [_sum(x, mask) for x in each.sums]
+    maxima = [_largest(x, mask) for x in each.maxima]
+    not_below = [_sum(x, mask) for x in each.not_below]
+    largest, unit, *sums = (ops.cast(x, dtype) for x in (largest, unit, *sums))
+    return (
+        largest,
+        unit,
+        count,
+        ops.stack(sums),
+        ops.stack(maxima),
+        *([ops.stack(not_below)] if not_below else []),
+    )
+
+
+def unit_of(largest: Tensor) -> Tensor:
+    """Return the unit in which the squares of a gradient neither overflow nor underflow."""
+    one = ops.ones_like(largest)
+    return ops.where(ops.logical_and(largest > 0.0, ops.isfinite(largest)), largest, one)
+
+
+def _sum(values: Tensor, mask: Tensor | None) -> Tensor:
+    # Not a product, in which what does not count could be NaN.
+    if mask is not None:
+        values = ops.where(mask > 0.0, values, ops.zeros_like(values))
+    flat = ops.reshape(values, (-1,))
+    size = flat.shape[0]
+    # Unknown for the rows of a table in a graph, which are few.
+    if size is None or size <= PIECE:
+        return ops.sum(flat)
+    whole = size - size % PIECE
+    pieces = ops.sum(ops.reshape(flat[:whole], (-1, PIECE)), axis=1)
+    if whole == size:
+        return ops.sum(pieces)
+    return ops.sum(pieces) + ops.sum(flat[whole:])
+
+
+def _largest(values: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        values = ops.where(mask > 0.0, values, ops.full_like(values, -float("inf")))
+    # An initial value, because a batch may have no row.
+    return ops.max(values, initial=-float("inf"))
+
+
+class Sample(NamedTuple):
+    """A sampled step of some variables, apart from what it found in their elements."""
+
+    # The number of steps made before.
+    done: Tensor
+    # The learning rate of each variable, and whether it has a gradient, (variables,).
+    rates: Tensor
+    present: Tensor
+    # Whether all gradients are finite, if `skip_nonfinite` asks; otherwise None.
+    finite: Tensor | None
+    # Whether the rule makes the update, and not a subclass.
+    by_rule: bool
+
+
+def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
+    """Return the table after a sampled step.
+
+    Args:
+        sample: the step.
+        totals: what it found in the elements of the variables.
+        table: the table before, (variables + 1, columns).
+    """
+    dtype = _step.dtype_of(table)
+    totals = Totals(*(None if x is None else ops.cast(x, dtype) for x in totals))
+    sample = sample._replace(
+        rates=ops.cast(sample.rates, dtype),
+        present=ops.logical_and(sample.present, totals.counts > 0.0),
+    )
+    measured = _of_variables(sample, totals, dtype)
+    together = _together(sample, totals, measured)
+    measured = {
+        name: ops.concatenate([values, ops.reshape(together[name], (1,))])
+        for name, values in measured.items()
+    }
+    before = dict(zip(COLUMNS, ops.unstack(table[:, : len(COLUMNS)], axis=1), strict=True))
+    present = ops.concatenate([sample.present, ops.any(sample.present, keepdims=True)])
+    finite = sample.finite
+    made = present if finite is None else ops.logical_and(present, finite)
+    after = {name: ops.where(made, measured[name], before[name]) for name in MEASURED}
+    rate, largest = measured["learning_rate"], before["largest_learning_rate"]
+    # Comparisons with NaN, which it is at first, are false.
+    grows = ops.logical_and(made, ops.logical_not(largest >= rate))
+    after["largest_learning_rate"] = ops.where(grows, rate, largest)
+    events = {
+        "sampled": made,
+        "clipped": ops.logical_and(made, measured["clipped"] > 0.0),
+        "nonfinite": ops.logical_and(
+            present, ops.logical_not(ops.isfinite(measured["gradient_norm"]))
+        ),
+        "skipped": ops.logical_and(present, ops.logical_not(made)),
+    }
+    for name, happened in events.items():
+        after[name] = before[name] + ops.cast(happened, dtype)
+    columns = ops.stack([after[name] for name in COLUMNS], axis=1)
+    if totals.not_below is None:
+        return columns
+    bins = ops.where(ops.expand_dims(sample.present, 1), _bins(totals), 0.0)
+    bins = ops.concatenate([bins, ops.sum(bins, axis=0, keepdims=True)], axis=0)
+    bins = ops.where(ops.expand_dims(made, 1), bins, table[:, len(COLUMNS) :])
+    return ops.concatenate([columns, bins], axis=1)
+
+
+def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tensor]:
+    """Return what is measured of each variable, and how many of its elements were clipped."""
+    sums = Sums(*ops.unstack(totals.sums, axis=1))
+    maxima = Maxima(*ops.unstack(totals.maxima, axis=1))
+    counts = totals.counts
+    norm = totals.units * _rule.sqrt(sums.squared_gradient)
+    step = ops.cast(sample.done + 1, "int32")
+    update_norm = _rule.sqrt(sums.squared_update)
+    mean_rate = sample.rates * ops.exp(-sums.log_root / counts)
+    by_rule = {
+        "update_norm": update_norm,
+        # Compiled code may drop NaN from a largest value.
+        "largest_update": _nan_where_nan(update_norm, maxima.update),
+        "smallest_rate": _nan_where_nan(mean_rate, sample.rates / maxima.root),
+        "mean_rate": mean_rate,
+        "largest_rate": _nan_where_nan(mean_rate, sample.rates / -maxima.minus_root),
+        "epsilon_share": sums.decided_by_epsilon / counts,
+        "frozen_share": sums.frozen / counts,
+        "stuck_share": sums.stuck / counts,
+    }
+    if not sample.by_rule:
+        by_rule = {name: ops.full_like(counts, float("nan")) for name in by_rule}
+    return {
+        "gradient_norm": norm,
+        "clipped_gradient_norm": totals.units * _rule.sqrt(sums.squared_clipped_gradient),
+        "largest_gradient": ops.where(ops.isfinite(norm), totals.largest_gradients, norm),
+        "zero_gradient_share": sums.zero_gradients / counts,
+        "weight_norm": _rule.sqrt(sums.squared_weight),
+        **by_rule,
+        "learning_rate": sample.rates,
+        "step_high": ops.zeros_like(counts) + ops.cast(step // STEPS_HIGH, dtype),
+        "step_low": ops.zeros_like(counts) + ops.cast(step % STEPS_HIGH, dtype),
+        "clipped": sums.clipped,
+    }
+
+
+def _together(
+    sample: Sample, totals: Totals, measured: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return what is measured of all variables that have a gradient, taken together."""
+    present = sample.present
+    counts = ops.where(present, totals.counts, ops.zeros_like(totals.counts))
+    count = ops.sum(counts)
+
+    def of_present(name: str, otherwise: float) -> Tensor:
+        values = measured[name]
+        return ops.where(present, values, ops.full_like(values, otherwise))
+
+    def norm(name: str) -> Tensor:
+        norms = of_present(name, 0.0)
+        unit = unit_of(ops.max(norms))
+        return unit * _rule.sqrt(ops.sum(ops.square(norms / unit)))
+
+    def largest(name: str) -> Tensor:
+        return _nan_where_nan(ops.sum(of_present(name, 0.0)), ops.max(of_present(name, 0.0)))
+
+    def mean(name: str) -> Tensor:
+        return ops.sum(counts * of_present(name, 0.0)) / count
+
+    lowest = ops.min(of_present("learning_rate", float("inf")))
+    highest = ops.max(of_present("learning_rate", -float("inf")))
+    smallest = -ops.max(-of_present("smallest_rate", float("inf")))
+    logs = ops.log(of_present("mean_rate", 1.0))
+    mean_rate = ops.exp(ops.sum(counts * logs) / count)
+    return {
+        **{name: norm(name) for name in MEASURED if name.endswith("norm")},
+        **{name: mean(name) for name in MEASURED if name.endswith("share")},
+        "largest_gradient": largest("largest_gradient"),
+        "largest_update": largest("largest_update"),
+        "smallest_rate": _nan_where_nan(mean_rate, smallest),
+        "mean_rate": mean_rate,
+        "largest_rate": largest("largest_rate"),
+        # One rate only if those of the variables are the same.
+        "learning_rate": ops.where(lowest == highest, highest, ops.full_like(highest, math.nan)),
+        "step_high": ops.max(measured["step_high"]),
+        "step_low": ops.max(measured["step_low"]),
+        "clipped": ops.sum(of_present("clipped", 0.0)),
+    }
+
+
+def _nan_where_nan(indicator: Tensor, values: Tensor) -> Tensor:
+    return ops.where(ops.isnan(indicator), indicator, values)
+
+
+def _bins(totals: Totals) -> Tensor:
+    """Return how many elements are in each bin, from how many are not below each edge."""
+    counts = ops.expand_dims(totals.counts, 1)
+    bins = []
+    for k in range(len(HISTOGRAMS)):
+        above = totals.not_below[:, k * len(EDGES) : (k + 1) * len(EDGES)]
+        bins.append(
+            ops.concatenate([counts, above], axis=1)
+            - ops.concatenate([above, ops.zeros_like(counts)], axis=1)
+        )
+    return ops.concatenate(bins, axis=1)
+
+
+class Watched(NamedTuple):
+    """Which variables are sampled, and how."""
+
+    # Positions among the built variables; none of them is overwritten.
+    positions: tuple[int, ...]
+    histograms: bool
+    # That of the table.
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the table: a row for each variable, and one for all of them."""
+        bins = len(HISTOGRAMS) * (len(EDGES) + 1) if self.histograms else 0
+        return len(self.positions) + 1, len(COLUMNS) + bins
+
+
+def table_at_start(watched: Watched) -> np.ndarray[Any, Any]:
+    """Return the table before the first sample."""
+    table = np.zeros(watched.shape, watched.dtype)
+    # The step is known to be none.
+    names = [*MEASURED[: MEASURED.index("step_high")], "largest_learning_rate"]
+    table[:, [COLUMNS.index(name) for name in names]] = math.nan
+    return table
+
+
+def sampled(
+    plan: Plan,
+    numbers: Numbers,
+    counters: Counters,
+    learning_rate: Number,
+    parameters: Sequence[Parameter],
+    gradients: Sequence[Tensor | None],
+    watched: Watched,
+    table: Tensor,
+    *,
+    by_rule: bool = True,
+    row_masks: Mapping[int, Tensor] | None = None,
+    flags: Flags | None = None,
+    trace_once: TraceOnce | None = None,
+) -> Tensor:
+    """Return the table after a call that completes a step.
+
+    Args:
+        plan, numbers, counters, learning_rate, parameters, gradients, row_masks, flags, trace_once:
+            as for `_step.step`.
+        watched: which variables are sampled.
+        table: the table before.
+        by_rule: whether `_rule.update` makes the update.
+    """
+    flags, row_masks = flags or {}, row_masks or {}
+    done = counters.calls // plan.accumulation_steps
+    present = {i: g for i, g in enumerate(gradients) if g is not None}
+    values = [present.pop(i) for i in list(present) if plan.overwritten[i]]
+    present = {i: _step.unscale(plan, numbers, parameters[i], g) for i, g in present.items()}
+    masks = {i: row_masks.get(i) for i in present}
+    finite = None
+    if plan.skip_nonfinite:
+        owners = [parameters[i] for i in present]
+        finite = _step.all_finite(plan, list(present.values()), owners, list(masks.values()))
+        for value in values:
+            finite = ops.logical_and(finite, ops.all(ops.isfinite(value)))
+    if plan.accumulation_steps > 1:
+        for i, g in present.items():
+            _, mean = _step.accumulate(plan, parameters[i], g, True)
+            present[i] = mean if i not in flags else ops.where(flags[i], mean, ops.zeros_like(mean))
+    clipped = dict(
+        zip(
+            present,
+            _step.clip(plan, numbers, list(present.values()), list(masks.values())),
+            strict=True,
+        )
+    )
+    reduced = _reducing(plan, watched, trace_once)
+    of_group = functools.cache(
+        functools.partial(_step.scalars_of, plan, numbers, counters, done, learning_rate)
+    )
+    rows, rates = [], []
+    for i in watched.positions:
+        before = parameters[i]._replace(accumulator=None, average=None)
+        dtype = _step.dtype_of(table)
+        if i not in present:
+            rows.append(None)
+            rates.append(ops.zeros((), dtype))
+            continue
+        group = plan.members[i]
+        scalars = of_group(group, _step.arithmetic_dtype(before))
+        stages = Gradients(
+            present[i], clipped[i], _step.transform(plan.groups[group], before, clipped[i])
+        )
+        rows.append(reduced(i)(scalars, before, stages, masks[i]))
+        rate = _rule.number_in(scalars.step.learning_rate, dtype)
+        rates.append(ops.zeros((), dtype) + rate)
+    if not any(row is not None for row in rows):
+        return table
+    there = [
+        ops.convert_to_tensor(row is not None) if i not in flags else flags[i]
+        for i, row in zip(watched.positions, rows, strict=True)
+    ]
+    sample = Sample(done, ops.stack(rates), ops.stack(there), finite, by_rule)
+    return table_after(sample, _stacked(rows, _step.dtype_of(table)), table)
+
+
+def _reducing(
+    plan: Plan, watched: Watched, trace_once: TraceOnce | None
+) -> Callable[[int], Callable[..., tuple[Tensor, ...]]]:
+    """Return a function that returns `total_of` for a variable, with the static part bound."""
+
+    # Variables that differ only in numbers and transform share a trace.
+    @functools.cache
+    def bound(group: GroupPlan, decayed: bool) -> Callable[..., tuple[Tensor, ...]]:
+        clips = plan.clip is not None
+        function = functools.partial(total_of, group, decayed, clips, watched.histograms)
+        return function if trace_once is None else trace_once(function)
+
+    return lambda i: bound(plan.groups[plan.members[i]]._replace(transform=None), plan.decayed[i])
+
+
+def _stacked(rows: Sequence[tuple[Tensor, ...] | None], dtype: str) -> Totals:
+    """Stack the totals of each variable; those without are not used."""
+    like = next(row for row in rows if row is not None)
+    nothing = tuple(ops.zeros(x.shape, dtype) for x in like)
+    columns = zip(*(row or nothing for row in rows), strict=True)
+    stacked = [ops.stack([ops.cast(x, dtype) for x in column]) for column in columns]
+    return Totals(*stacked, *([None] if len(stacked) < len(Totals._fields) else []))
