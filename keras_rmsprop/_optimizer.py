@@ -599,7 +599,9 @@ class RMSprop(keras.optimizers.Optimizer):
                 settings["transform"] = keras.saving.get_registered_name(settings["transform"])
         weights = self._roster.weights
         config["groups"] = groups or None
-        config["diagnostics"] = None if self._watching is None else dataclasses.asdict(self._watching)
+        config["diagnostics"] = (
+            None if self._watching is None else dataclasses.asdict(self._watching)
+        )
         config |= self._members.config(list(groups), weights, self._roster.members)
         return config | self._exclusions.config(weights, self._var_key)
 
@@ -979,9 +981,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if not is_plain:
             hook = _subclasses.hook_of(self, RMSprop, roster, plan.decayed)
         rate = self._rate(is_plain)
-        return Step(
-            plan, numbers, roster, rate, hook, self.jit_compile, self.name, roster.watch
-        )
+        return Step(plan, numbers, roster, rate, hook, self.jit_compile, self.name, roster.watch)
 
     def _rate(self, is_plain: bool = False) -> Rate:
         """Return the source of the next step's learning rate (for `is_plain` see `_next_step`)."""

@@ -43,9 +43,7 @@ def run_watched(
         assign(step.watch.table, table)
 
 
-def is_due(
-    step: Step, watch: Watch, read_calls: Callable[[], int], counts: bool = True
-) -> bool:
+def is_due(step: Step, watch: Watch, read_calls: Callable[[], int], counts: bool = True) -> bool:
     """Whether an eager step is sampled.
 
     Args:

@@ -182,22 +182,39 @@ def elements(
 
 
 class Totals(NamedTuple):
-    """`Elements` reduced over the elements of variables: a row for each variable."""
+    """`Elements` reduced over the elements of a variable, or with a leading axis over several."""
 
-    # The largest element of each gradient, and 1 where that is 0 or not finite: its unit.
-    largest_gradients: Tensor
-    units: Tensor
-    # The number of elements that count, (variables,).
-    counts: Tensor
-    # (variables, fields)
+    # The largest element of the gradient: the unit of its squares, see `unit_of`.
+    largest_gradient: Tensor
+    # (fields of Sums,) and (fields of Maxima,)
     sums: Tensor
     maxima: Tensor
-    # (variables, histograms * edges); None without histograms.
-    not_below: Tensor | None
+    # (histograms * edges,); None without histograms.
+    not_below: Tensor | None = None
+
+    def joined(self, other: "Totals") -> "Totals":
+        """Return the totals of the elements of both."""
+        largest = _larger(self.largest_gradient, other.largest_gradient)
+        return Totals(
+            largest,
+            self._sums_in(largest) + other._sums_in(largest),
+            _larger(self.maxima, other.maxima),
+            None if self.not_below is None else self.not_below + other.not_below,
+        )
+
+    def _sums_in(self, largest: Tensor) -> Tensor:
+        """Return the sums with the squares of gradients in another unit."""
+        factor = ops.square(unit_of(self.largest_gradient) / unit_of(largest))
+        # Without a gradient that is not 0, the unit is arbitrary.
+        factor = ops.where(self.largest_gradient > 0.0, factor, ops.ones_like(factor))
+        one = ops.ones_like(factor)
+        scaled = [name.endswith("gradient") for name in Sums._fields]
+        return self.sums * ops.stack([factor if each else one for each in scaled])
 
 
-# Sums are made in pieces of this many elements: float32 loses digits in longer ones.
-PIECE = 2**12
+# The elements that are reduced at a time: they stay in the cache, and float32 loses digits in
+# longer sums.
+PIECE = 2**14
 
 
 def total_of(
@@ -209,38 +226,87 @@ def total_of(
     before: Parameter,
     gradients: Gradients,
     row_mask: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """Reduce the `elements` of one variable; return the fields of `Totals` for it.
+) -> tuple[Totals, Tensor]:
+    """Reduce the `elements` of one variable.
 
     Args:
-        group, decayed, clips, histograms, scalars, before: as for `elements`.
-        gradients: in their own units.
+        group: what the step does with the variable's group, the transform apart.
+        decayed: whether weight decay applies.
+        clips: whether gradients are clipped at all.
+        histograms: whether to compare with `EDGES`.
+        scalars: the scalars of the step.
+        before: the parameter before the step.
+        gradients: its gradient.
         row_mask: which rows count, as for `_step.step`.
+
+    Returns: the totals, and the number of elements that count.
     """
     raw, dtype = gradients.raw, _step.arithmetic_dtype(before)
-    mask = None
     # A table's number of rows may be unknown in a graph.
     count = ops.cast(math.prod(raw.shape[1:]), dtype)
+    mask = None
     if row_mask is not None:
-        mask = ops.reshape(ops.cast(row_mask, dtype), (-1,) + (1,) * (len(raw.shape) - 1))
-        count = count * ops.sum(mask)
+        rows = ops.reshape(ops.cast(row_mask, dtype), (-1,) + (1,) * (len(raw.shape) - 1))
+        count = count * ops.sum(rows)
+        mask = ops.zeros_like(raw) + ops.cast(rows, _step.dtype_of(raw))
     elif len(raw.shape):
         count = count * ops.cast(ops.shape(raw)[0], dtype)
-    largest = _largest(ops.abs(raw), mask)
+
+    there = [ops.reshape(x, (-1,)) for x in (*before, *gradients, mask) if x is not None]
+
+    def piece(cut: Callable[[Tensor], Tensor]) -> Totals:
+        """Reduce the elements that a function cuts out of each tensor."""
+        cuts = map(cut, there)
+        own = Parameter(*(None if x is None else next(cuts) for x in before))
+        stages = Gradients(*(next(cuts) for _ in gradients))
+        own_mask = None if mask is None else next(cuts)
+        return _reduced(
+            functools.partial(elements, group, decayed, clips, histograms, scalars, own),
+            stages,
+            own_mask,
+            dtype,
+        )
+
+    size = there[0].shape[0]
+    if size is None or size <= PIECE:
+        return piece(lambda x: x), count
+    # A compiler runs a loop over pieces in a third of the time that it takes for whole tensors,
+    # which it reads once for each sum.
+    rest = size - size % PIECE
+    number = size // PIECE
+    totals = ops.fori_loop(
+        1,
+        number,
+        lambda i, totals: totals.joined(piece(lambda x: ops.reshape(x[:rest], (number, PIECE))[i])),
+        piece(lambda x: x[:PIECE]),
+    )
+    return totals if rest == size else totals.joined(piece(lambda x: x[rest:])), count
+
+
+def _reduced(
+    elements_of: Callable[[Gradients], Elements],
+    gradients: Gradients,
+    mask: Tensor | None,
+    dtype: str,
+) -> Totals:
+    """Reduce elements.
+
+    Args:
+        elements_of: returns them, given the gradient in its unit.
+        gradients: the gradient.
+        mask: which of the elements count; None for all.
+        dtype: that of the result.
+    """
+    # A gradient may be wider than the slots.
+    largest = _largest(ops.abs(gradients.raw), mask)
     unit = unit_of(largest)
-    scaled = Gradients(raw / unit, gradients.clipped / unit, gradients.used)
-    each = elements(group, decayed, clips, histograms, scalars, before, scaled)
-    sums = [_sum(x, mask) for x in each.sums]
-    maxima = [_largest(x, mask) for x in each.maxima]
+    each = elements_of(Gradients(gradients.raw / unit, gradients.clipped / unit, gradients.used))
     not_below = [_sum(x, mask) for x in each.not_below]
-    largest, unit, *sums = (ops.cast(x, dtype) for x in (largest, unit, *sums))
-    return (
-        largest,
-        unit,
-        count,
-        ops.stack(sums),
-        ops.stack(maxima),
-        *([ops.stack(not_below)] if not_below else []),
+    return Totals(
+        ops.cast(largest, dtype),
+        ops.stack([ops.cast(_sum(x, mask), dtype) for x in each.sums]),
+        ops.stack([ops.cast(_largest(x, mask), dtype) for x in each.maxima]),
+        ops.stack([ops.cast(x, dtype) for x in not_below]) if not_below else None,
     )
 
 
@@ -252,25 +318,21 @@ def unit_of(largest: Tensor) -> Tensor:
 
 def _sum(values: Tensor, mask: Tensor | None) -> Tensor:
     # Not a product, in which what does not count could be NaN.
-    if mask is not None:
-        values = ops.where(mask > 0.0, values, ops.zeros_like(values))
-    flat = ops.reshape(values, (-1,))
-    size = flat.shape[0]
-    # Unknown for the rows of a table in a graph, which are few.
-    if size is None or size <= PIECE:
-        return ops.sum(flat)
-    whole = size - size % PIECE
-    pieces = ops.sum(ops.reshape(flat[:whole], (-1, PIECE)), axis=1)
-    if whole == size:
-        return ops.sum(pieces)
-    return ops.sum(pieces) + ops.sum(flat[whole:])
+    return ops.sum(
+        values if mask is None else ops.where(mask > 0.0, values, ops.zeros_like(values))
+    )
 
 
 def _largest(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
-        values = ops.where(mask > 0.0, values, ops.full_like(values, -float("inf")))
+        values = ops.where(mask > 0.0, values, ops.full_like(values, -math.inf))
     # An initial value, because a batch may have no row.
-    return ops.max(values, initial=-float("inf"))
+    return ops.max(values, initial=-math.inf)
+
+
+def _larger(a: Tensor, b: Tensor) -> Tensor:
+    """Return the larger of two numbers, or NaN; `ops.maximum` would round float64 on torch."""
+    return ops.where(b > a, b, a)
 
 
 class Sample(NamedTuple):
@@ -278,6 +340,8 @@ class Sample(NamedTuple):
 
     # The number of steps made before.
     done: Tensor
+    # The number of elements of each variable that count, (variables,).
+    counts: Tensor
     # The learning rate of each variable, and whether it has a gradient, (variables,).
     rates: Tensor
     present: Tensor
@@ -299,10 +363,11 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
     totals = Totals(*(None if x is None else ops.cast(x, dtype) for x in totals))
     sample = sample._replace(
         rates=ops.cast(sample.rates, dtype),
-        present=ops.logical_and(sample.present, totals.counts > 0.0),
+        present=ops.logical_and(sample.present, sample.counts > 0.0),
+        counts=ops.cast(sample.counts, dtype),
     )
     measured = _of_variables(sample, totals, dtype)
-    together = _together(sample, totals, measured)
+    together = _together(sample, measured)
     measured = {
         name: ops.concatenate([values, ops.reshape(together[name], (1,))])
         for name, values in measured.items()
@@ -329,7 +394,8 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
     columns = ops.stack([after[name] for name in COLUMNS], axis=1)
     if totals.not_below is None:
         return columns
-    bins = ops.where(ops.expand_dims(sample.present, 1), _bins(totals), 0.0)
+    bins = _bins(sample.counts, totals.not_below)
+    bins = ops.where(ops.expand_dims(sample.present, 1), bins, ops.zeros_like(bins))
     bins = ops.concatenate([bins, ops.sum(bins, axis=0, keepdims=True)], axis=0)
     bins = ops.where(ops.expand_dims(made, 1), bins, table[:, len(COLUMNS) :])
     return ops.concatenate([columns, bins], axis=1)
@@ -339,8 +405,9 @@ def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tenso
     """Return what is measured of each variable, and how many of its elements were clipped."""
     sums = Sums(*ops.unstack(totals.sums, axis=1))
     maxima = Maxima(*ops.unstack(totals.maxima, axis=1))
-    counts = totals.counts
-    norm = totals.units * _rule.sqrt(sums.squared_gradient)
+    counts = sample.counts
+    unit = unit_of(totals.largest_gradient)
+    norm = unit * _rule.sqrt(sums.squared_gradient)
     step = ops.cast(sample.done + 1, "int32")
     update_norm = _rule.sqrt(sums.squared_update)
     mean_rate = sample.rates * ops.exp(-sums.log_root / counts)
@@ -359,8 +426,8 @@ def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tenso
         by_rule = {name: ops.full_like(counts, float("nan")) for name in by_rule}
     return {
         "gradient_norm": norm,
-        "clipped_gradient_norm": totals.units * _rule.sqrt(sums.squared_clipped_gradient),
-        "largest_gradient": ops.where(ops.isfinite(norm), totals.largest_gradients, norm),
+        "clipped_gradient_norm": unit * _rule.sqrt(sums.squared_clipped_gradient),
+        "largest_gradient": ops.where(ops.isfinite(norm), totals.largest_gradient, norm),
         "zero_gradient_share": sums.zero_gradients / counts,
         "weight_norm": _rule.sqrt(sums.squared_weight),
         **by_rule,
@@ -371,12 +438,10 @@ def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tenso
     }
 
 
-def _together(
-    sample: Sample, totals: Totals, measured: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _together(sample: Sample, measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what is measured of all variables that have a gradient, taken together."""
     present = sample.present
-    counts = ops.where(present, totals.counts, ops.zeros_like(totals.counts))
+    counts = ops.where(present, sample.counts, ops.zeros_like(sample.counts))
     count = ops.sum(counts)
 
     def of_present(name: str, otherwise: float) -> Tensor:
@@ -419,12 +484,12 @@ def _nan_where_nan(indicator: Tensor, values: Tensor) -> Tensor:
     return ops.where(ops.isnan(indicator), indicator, values)
 
 
-def _bins(totals: Totals) -> Tensor:
+def _bins(counts: Tensor, not_below: Tensor) -> Tensor:
     """Return how many elements are in each bin, from how many are not below each edge."""
-    counts = ops.expand_dims(totals.counts, 1)
+    counts = ops.expand_dims(counts, 1)
     bins = []
     for k in range(len(HISTOGRAMS)):
-        above = totals.not_below[:, k * len(EDGES) : (k + 1) * len(EDGES)]
+        above = not_below[:, k * len(EDGES) : (k + 1) * len(EDGES)]
         bins.append(
             ops.concatenate([counts, above], axis=1)
             - ops.concatenate([above, ops.zeros_like(counts)], axis=1)
@@ -504,55 +569,52 @@ def sampled(
             strict=True,
         )
     )
-    reduced = _reducing(plan, watched, trace_once)
+    total = _totalling(plan, watched, trace_once)
     of_group = functools.cache(
         functools.partial(_step.scalars_of, plan, numbers, counters, done, learning_rate)
     )
-    rows, rates = [], []
+    dtype, nothing = watched.dtype, ops.zeros((), watched.dtype)
+    found: dict[int, tuple[Totals, Tensor]] = {}
+    rates = []
     for i in watched.positions:
-        before = parameters[i]._replace(accumulator=None, average=None)
-        dtype = _step.dtype_of(table)
         if i not in present:
-            rows.append(None)
-            rates.append(ops.zeros((), dtype))
+            rates.append(nothing)
             continue
+        before = parameters[i]._replace(accumulator=None, average=None)
         group = plan.members[i]
         scalars = of_group(group, _step.arithmetic_dtype(before))
-        stages = Gradients(
-            present[i], clipped[i], _step.transform(plan.groups[group], before, clipped[i])
-        )
-        rows.append(reduced(i)(scalars, before, stages, masks[i]))
-        rate = _rule.number_in(scalars.step.learning_rate, dtype)
-        rates.append(ops.zeros((), dtype) + rate)
-    if not any(row is not None for row in rows):
+        used = _step.transform(plan.groups[group], before, clipped[i])
+        stages = Gradients(present[i], clipped[i], used)
+        found[i] = total(i)(scalars, before, stages, masks[i])
+        rates.append(nothing + _rule.number_in(scalars.step.learning_rate, dtype))
+    if not found:
         return table
-    there = [
-        ops.convert_to_tensor(row is not None) if i not in flags else flags[i]
-        for i, row in zip(watched.positions, rows, strict=True)
-    ]
-    sample = Sample(done, ops.stack(rates), ops.stack(there), finite, by_rule)
-    return table_after(sample, _stacked(rows, _step.dtype_of(table)), table)
+    like, _ = next(iter(found.values()))
+    absent = (Totals(*(None if x is None else ops.zeros(x.shape, dtype) for x in like)), nothing)
+    totals, counts = zip(*(found.get(i, absent) for i in watched.positions), strict=True)
+    there = [flags.get(i, ops.convert_to_tensor(i in found)) for i in watched.positions]
+    sample = Sample(
+        done, _stacked(counts, dtype), ops.stack(rates), ops.stack(there), finite, by_rule
+    )
+    columns = zip(*totals, strict=True)
+    stacked = [None if column[0] is None else _stacked(column, dtype) for column in columns]
+    return table_after(sample, Totals(*stacked), table)
 
 
-def _reducing(
+def _stacked(values: Sequence[Tensor], dtype: str) -> Tensor:
+    return ops.stack([ops.cast(value, dtype) for value in values])
+
+
+def _totalling(
     plan: Plan, watched: Watched, trace_once: TraceOnce | None
-) -> Callable[[int], Callable[..., tuple[Tensor, ...]]]:
+) -> Callable[[int], Callable[..., tuple[Totals, Tensor]]]:
     """Return a function that returns `total_of` for a variable, with the static part bound."""
 
     # Variables that differ only in numbers and transform share a trace.
     @functools.cache
-    def bound(group: GroupPlan, decayed: bool) -> Callable[..., tuple[Tensor, ...]]:
+    def bound(group: GroupPlan, decayed: bool) -> Callable[..., tuple[Totals, Tensor]]:
         clips = plan.clip is not None
         function = functools.partial(total_of, group, decayed, clips, watched.histograms)
         return function if trace_once is None else trace_once(function)
 
     return lambda i: bound(plan.groups[plan.members[i]]._replace(transform=None), plan.decayed[i])
-
-
-def _stacked(rows: Sequence[tuple[Tensor, ...] | None], dtype: str) -> Totals:
-    """Stack the totals of each variable; those without are not used."""
-    like = next(row for row in rows if row is not None)
-    nothing = tuple(ops.zeros(x.shape, dtype) for x in like)
-    columns = zip(*(row or nothing for row in rows), strict=True)
-    stacked = [ops.stack([ops.cast(x, dtype) for x in column]) for column in columns]
-    return Totals(*stacked, *([None] if len(stacked) < len(Totals._fields) else []))

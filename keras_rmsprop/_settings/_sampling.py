@@ -63,7 +63,9 @@ def checked(value: Any) -> Diagnostics | None:
         )
     every, patterns = value.every, value.variables
     if isinstance(every, bool) or not hasattr(every, "__index__") or every.__index__() < 1:
-        raise ValueError(f"`every` of Diagnostics must be an integer >= 1, received {every!r:.200}.")
+        raise ValueError(
+            f"`every` of Diagnostics must be an integer >= 1, received {every!r:.200}."
+        )
     if not isinstance(value.histograms, bool):
         raise ValueError(
             "`histograms` of Diagnostics must be True or False, received "

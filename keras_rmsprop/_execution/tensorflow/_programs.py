@@ -241,9 +241,7 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     return _call_first(step, inputs, key, given) is not None
 
 
-def sampled_compiled(
-    step: Step, watch: Watch, gradients: Gradients, rate: Any
-) -> tf.Tensor | None:
+def sampled_compiled(step: Step, watch: Watch, gradients: Gradients, rate: Any) -> tf.Tensor | None:
     """Return the table after a step that is sampled, or None if that cannot be compiled."""
     inputs = inputs_of(step)
     key, given = _prepared(step, inputs, gradients, rate)
@@ -378,9 +376,7 @@ class _Program:
         like = _step.like_numbers(len(key.plan.groups), 0.0)
         flagged = inputs.flagged if key.flagged else []
 
-        def whole_step(
-            arguments: list[tf.Tensor], variables: list[tf.Variable]
-        ) -> list[tf.Tensor]:
+        def whole_step(arguments: list[tf.Tensor], variables: list[tf.Variable]) -> list[tf.Tensor]:
             rest = iter(arguments)
             packed = next(rest)
             flags = {i: next(rest) for i in flagged}
