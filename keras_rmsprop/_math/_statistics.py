@@ -192,29 +192,33 @@ class Totals(NamedTuple):
     # (histograms * edges,); None without histograms.
     not_below: Tensor | None = None
 
+    def fields(self) -> list[Tensor]:
+        """Return the fields that are not None."""
+        return [field for field in self if field is not None]
+
     def joined(self, other: "Totals") -> "Totals":
         """Return the totals of the elements of both."""
         largest = _larger(self.largest_gradient, other.largest_gradient)
         return Totals(
             largest,
-            self._sums_in(largest) + other._sums_in(largest),
+            self.sums_in(largest) + other.sums_in(largest),
             _larger(self.maxima, other.maxima),
             None if self.not_below is None else self.not_below + other.not_below,
         )
 
-    def _sums_in(self, largest: Tensor) -> Tensor:
+    def sums_in(self, largest: Tensor) -> Tensor:
         """Return the sums with the squares of gradients in another unit."""
         factor = ops.square(unit_of(self.largest_gradient) / unit_of(largest))
         # Without a gradient that is not 0, the unit is arbitrary.
         factor = ops.where(self.largest_gradient > 0.0, factor, ops.ones_like(factor))
         one = ops.ones_like(factor)
         scaled = [name.endswith("gradient") for name in Sums._fields]
-        return self.sums * ops.stack([factor if each else one for each in scaled])
+        return self.sums * ops.stack([factor if each else one for each in scaled], axis=-1)
 
 
 # The elements that are reduced at a time: they stay in the cache, and float32 loses digits in
 # longer sums.
-PIECE = 2**14
+PIECE = 2**16
 
 
 def total_of(
@@ -274,12 +278,13 @@ def total_of(
     # which it reads once for each sum.
     rest = size - size % PIECE
     number = size // PIECE
-    totals = ops.fori_loop(
-        1,
-        number,
-        lambda i, totals: totals.joined(piece(lambda x: ops.reshape(x[:rest], (number, PIECE))[i])),
-        piece(lambda x: x[:PIECE]),
-    )
+    first = piece(lambda x: x[:PIECE])
+
+    def joined(i: Tensor, fields: list[Tensor]) -> list[Tensor]:
+        another = piece(lambda x: ops.reshape(x[:rest], (number, PIECE))[i])
+        return Totals(*fields).joined(another).fields()
+
+    totals = Totals(*ops.fori_loop(1, number, joined, first.fields()))
     return totals if rest == size else totals.joined(piece(lambda x: x[rest:])), count
 
 

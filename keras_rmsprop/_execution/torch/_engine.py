@@ -9,7 +9,7 @@ import torch
 from keras_rmsprop._execution import _compilation, _interrupts, _op_by_op, _watching
 from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
-from keras_rmsprop._execution.torch import _layout
+from keras_rmsprop._execution.torch import _layout, _samples
 from keras_rmsprop._execution.torch._compiled import run_compiled
 from keras_rmsprop._execution.torch._host import cache_value, learning_rate, value_of
 from keras_rmsprop._execution.torch._layout import (
@@ -67,7 +67,7 @@ def _table_after(
         return None
     check_devices(roster.weights, gradients)
     if _compilation.why_op_by_op(step) is None and not in_stateless_scope():
-        return _watching.sampled_op_by_op(step, watch, gradients, rate, read)
+        return _samples.table_after(step, watch, gradients, rate)
     return _watching.sampled_op_by_op(step, watch, gradients, rate, read)
 
 
