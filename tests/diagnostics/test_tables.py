@@ -126,7 +126,7 @@ def test_missing_numbers_are_dashes_with_their_reason(rich):
 @pytest.mark.parametrize("rich", [True, False], ids="rich={}".format, indirect=True)
 def test_a_report_without_a_finite_number_is_shown(rich):
     text = not_finite().as_text(width=60)
-    assert "nan" in {line.split(" ")[0] for line in text.splitlines()}
+    assert "missing" in {line.split(" ")[0] for line in text.splitlines()}
     assert "infinite" in text
 
 

@@ -77,7 +77,7 @@ def not_finite(step: int = 100) -> Report:
     broken = {name: value for value in (math.nan, math.inf) for name in Statistics._fields[:14]}
     nan = dict.fromkeys(broken, math.nan)
     rows = {
-        "nan": statistics(step, **nan, nonfinite=1),
+        "missing": statistics(step, **nan, nonfinite=1),
         "infinite": statistics(step, **broken, nonfinite=1),
         "never": Statistics(),
     }
