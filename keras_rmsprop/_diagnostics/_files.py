@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import weakref
 from pathlib import Path
 
 
@@ -19,6 +20,8 @@ class Appending:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: what was written survives if the process is killed.
         self._file = path.open("ab", buffering=0)
+        # An exception in `fit` leaves nobody to close it.
+        self._finalizer = weakref.finalize(self, self._file.close)
 
     def write(self, data: bytes) -> None:
         """Append bytes.
@@ -37,7 +40,7 @@ class Appending:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._finalizer()
 
 
 def replace(path: Path, text: str) -> None:
