@@ -231,9 +231,11 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
             logs: unused.
         """
         del logs
+        if not self._is_open:
+            self._start()
         self._unread += batch - self._batch if batch > self._batch else 1
         self._batch = batch
-        if self._unread >= self._interval or not self._is_open:
+        if self._unread >= self._interval:
             self.read()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -461,6 +461,16 @@ def test_a_loop_that_counts_its_batches_anew_is_read_too():
     assert steps_of(callback.history) == [2, 4, 6]
 
 
+def test_a_loop_outside_with_is_read_every_so_many_batches_too():
+    optimizer = Reporting()
+    callback = OptimizerDiagnostics(every=4, optimizer=optimizer)
+    for i in range(10):
+        step(optimizer)
+        callback.on_train_batch_end(i)
+    assert steps_of(callback.history) == [4, 8]
+    callback.close()
+
+
 def test_it_can_be_read_at_any_time_closed_and_read_again(tmp_path):
     optimizer = Reporting()
     callback = OptimizerDiagnostics(

@@ -211,7 +211,11 @@ def _map(reports: Sequence[Report]) -> Figure:
         "zmax": max(high, low + 1),
         "colorscale": "Cividis",
         "colorbar": {
-            "title": {"text": "effective rate<br>(weight per unit of gradient)", "side": "right"},
+            "title": {
+                "text": "effective rate (weight per unit of gradient)",
+                "side": "right",
+                "font": {"size": 11},
+            },
             "tickvals": ticks,
             "ticktext": [f"1e{tick}" for tick in ticks],
         },
@@ -227,7 +231,7 @@ def _map(reports: Sequence[Report]) -> Figure:
         "zeroline": False,
     }
     layout = _layout(axis)
-    layout |= {"height": max(260, 130 + 20 * len(known)), "plot_bgcolor": "#d9d9d9"}
+    layout |= {"height": max(340, 130 + 20 * len(known)), "plot_bgcolor": "#d9d9d9"}
     layout["margin"] = {**layout["margin"], "r": 120}
     layout["xaxis"]["showgrid"] = False
     return {"data": [trace], "layout": layout}

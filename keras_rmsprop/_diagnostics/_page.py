@@ -10,7 +10,7 @@ from keras_rmsprop._diagnostics._report import Report
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: white;
-       max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+       max-width: 1280px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; margin-bottom: 0; } h2 { font-size: 1.2em; margin: 2em 0 0; }
 p { margin: .3em 0; overflow-wrap: anywhere; }
 .finding { border-left: 6px solid #0072b2; background: #f2f6fa; padding: .6em 1em; margin: 1em 0; }
