@@ -126,3 +126,46 @@ class Report(NamedTuple):
     histograms: Mapping[str, Histograms]
     # Why nothing can be measured, or None.
     reason: str | None = None
+
+    def as_text(self, limit: int | None = 5, width: int | None = None) -> str:
+        """Return a table of all variables together and of those that look worst.
+
+        Args:
+            limit: how many variables to show, the worst first; None for all.
+            width: of the text in characters, by default that of the terminal.
+        """
+        # These modules read reports.
+        from keras_rmsprop._diagnostics import _tables
+
+        return _tables.as_text(self, limit, width)
+
+    def flat(self, pattern: str | None = None) -> dict[str, float]:
+        """Return the numbers in a flat dict, as loggers take them.
+
+        The keys are "rmsprop/gradient_norm" and so on for all variables together, and
+        "rmsprop/<path>/update_ratio" and so on for single ones. What was not measured is left out.
+
+        Args:
+            pattern: which variables: an exact path, or a regular expression that matches whole
+                paths; ".*" for all. By default those that look worst.
+
+        Raises: ValueError if the pattern is invalid or matches no variable.
+        """
+        from keras_rmsprop._diagnostics import _flat, _selection
+
+        if _selection.checked_pattern("pattern", pattern) is None:
+            return _flat.flat(self, _selection.worst(self))
+        return _flat.flat(self, _selection.matching(self, str(pattern)))
+
+    def __str__(self) -> str:
+        return self.as_text()
+
+    def __repr__(self) -> str:
+        # An interpreter shows this; the fields of all variables would fill screens.
+        return self.as_text()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from keras_rmsprop._diagnostics import _tables
+
+        return _tables.as_html(self)
