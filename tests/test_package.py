@@ -152,7 +152,7 @@ def test_other_frameworks_are_imported_on_demand(name: str) -> None:
 
 
 # The files that draw, with what they may import to do so, in the function that does.
-DRAWING = {"_compare.py": {"matplotlib"}}
+DRAWING = {"_drawing.py": {"matplotlib"}}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(COMMAND_LINE)])
