@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # Of the palette of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#999999")
 DASHES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPh<"
 # Of guides and of what is less important.
 GREY = "#555555"
 

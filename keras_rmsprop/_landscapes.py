@@ -33,6 +33,11 @@ class Landscape(NamedTuple):
     # At a point, and after a number of steps, on which noise depends.
     gradient: Callable[[Array, int], Array]
 
+    @property
+    def lowest(self) -> float:
+        """The value at the minima."""
+        return float(self.value(np.array(self.minima[0])))
+
 
 def _quadratic(at: Array) -> Array:
     return np.asarray(0.5 * (at[0] ** 2 + 100.0 * at[1] ** 2))
@@ -148,11 +153,11 @@ LANDSCAPES: dict[str, Landscape] = {
     ),
     "rastrigin": Landscape(
         formula="20 + x**2 + y**2 - 10 * (cos(2 * pi * x) + cos(2 * pi * y))",
-        start=(-3.6, 2.0),
-        learning_rate=0.05,
+        start=(-2.2, 1.4),
+        learning_rate=0.1,
         steps=100,
         minima=((0.0, 0.0),),
-        window=((-5.12, 5.12), (-5.12, 5.12)),
+        window=((-2.7, 2.7), (-2.7, 2.7)),
         value=_rastrigin,
         gradient=_rastrigin_gradient,
     ),

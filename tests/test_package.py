@@ -152,7 +152,10 @@ def test_other_frameworks_are_imported_on_demand(name: str) -> None:
 
 
 # The files that draw, with what they may import to do so, in the function that does.
-DRAWING = {"_drawing.py": {"matplotlib"}}
+DRAWING = {
+    name: {"matplotlib"}
+    for name in ("_drawing.py", *(name for name in FILES if name.startswith("plots")))
+}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(COMMAND_LINE)])
