@@ -17,14 +17,6 @@ with _startup.imports():
             f"KERAS_BACKEND to its name where it is not tensorflow."
         ) from error
 
-    from keras_rmsprop import (
-        callbacks,
-        conventions,
-        interop,
-        recipes,
-        reference,
-        transforms,
-    )
     from keras_rmsprop._optimizer import RMSprop
     from keras_rmsprop._settings._sampling import Diagnostics
 
@@ -36,6 +28,7 @@ __all__ = [
     "callbacks",
     "conventions",
     "interop",
+    "plots",
     "recipes",
     "reference",
     "transforms",

@@ -153,10 +153,13 @@ def test_other_frameworks_are_imported_on_demand(name: str) -> None:
 
 # The files that draw, with what they may import to do so, in the function that does.
 DRAWING = {
-    "_compare.py": {"matplotlib"},
     "_diagnostics/_tables.py": {"rich"},
     "_diagnostics/_page.py": {"plotly"},
     "_diagnostics/_events.py": {"tensorboard"},
+    **{
+        name: {"matplotlib"}
+        for name in ("_drawing.py", *(name for name in FILES if name.startswith("plots")))
+    },
 }
 
 
