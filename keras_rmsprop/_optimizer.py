@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _assignment, _description, _state, _subclasses
+from keras_rmsprop import _assignment, _description, _reporting, _state, _subclasses
+from keras_rmsprop._diagnostics._report import Report
 from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rounding, _rule, _step
@@ -723,6 +724,32 @@ class RMSprop(keras.optimizers.Optimizer):
             rate = rate * _rule.number_in(factors[group - 1], dtype)
         epsilon = _rule.number_in(coefficients.epsilon, dtype)
         return rate / _rule.root(_plan.form_of(settings), square_average, epsilon)
+
+    def diagnostics(self) -> Report:
+        """Return the statistics of the steps that have been sampled.
+
+        A step is sampled every so many (see the argument `diagnostics`), the first one to begin
+        with, in eager loops and in functions that are traced or compiled, such as that of `fit`;
+        with accumulation, the call that completes it. (Inside a function of yours that
+        `torch.compile` compiles, no step is.) The statistics of each variable, and of all together,
+        are computed from what the step reads, apart from the step itself, whose results do not
+        change. They take little memory, and are not part of the state that is saved.
+
+        Returns: a report, whose `variables` holds plain numbers by the variable's path, and `total`
+            those of all of them; printed, or shown in a notebook, it is a table of the variables
+            that look worst. See `keras_rmsprop.callbacks` to follow it during training.
+        Raises: ValueError if the optimizer was made with `diagnostics=None`.
+
+        Example:
+        >>> import keras, keras_rmsprop
+        >>> weight = keras.Variable([3.0, 4.0], name="weight")
+        >>> optimizer = keras_rmsprop.RMSprop(learning_rate=0.1, diagnostics=True)
+        >>> optimizer.apply([keras.ops.convert_to_tensor([0.0, 2.0])], [weight])
+        >>> found = optimizer.diagnostics().variables["weight"]
+        >>> found.gradient_norm, found.zero_gradient_share, found.weight_norm
+        (2.0, 0.5, 5.0)
+        """
+        return _reporting.report_of(self, RMSprop, self._watching)
 
     @property
     def groups(self) -> Groups:
