@@ -76,7 +76,9 @@ def _report(
 
 def _settings_of(weight: Any, own: Any) -> VariableSettings:
     given = {
-        name: getattr(own, name) for name in VariableSettings._fields if name not in ("dtype", "size")
+        name: getattr(own, name)
+        for name in VariableSettings._fields
+        if name not in ("dtype", "size")
     }
     size = math.prod(tuple(weight.shape))
     return VariableSettings(dtype=_step.dtype_of(weight), size=size, **given)

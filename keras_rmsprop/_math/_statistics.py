@@ -158,7 +158,11 @@ def elements(
     if histograms:
         rate, length = scalars.step.learning_rate, ops.abs(wide)
         not_below += [root <= rate * (1.0 / edge) for edge in EDGES]
-        not_below += [size >= length * edge for edge in EDGES]
+        moves = size > 0.0
+        not_below += [ops.logical_and(moves, size >= length * edge) for edge in EDGES]
+
+    # An element that is NaN is not equal to itself.
+    cut = ops.logical_and(gradients.clipped != gradients.raw, gradients.raw == gradients.raw)
 
     def share(condition: Tensor) -> Tensor:
         return ops.cast(condition, dtype)
@@ -168,7 +172,7 @@ def elements(
             squared_gradient=ops.square(gradients.raw),
             squared_clipped_gradient=ops.square(gradients.clipped),
             zero_gradients=share(gradients.raw == 0.0),
-            clipped=share(gradients.clipped != gradients.raw) if clips else ops.zeros_like(used),
+            clipped=share(cut) if clips else ops.zeros_like(used),
             squared_weight=ops.square(wide),
             squared_update=ops.square(update),
             log_root=ops.log(root),
@@ -383,8 +387,8 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
     made = present if finite is None else ops.logical_and(present, finite)
     after = {name: ops.where(made, measured[name], before[name]) for name in MEASURED}
     rate, largest = measured["learning_rate"], before["largest_learning_rate"]
-    # Comparisons with NaN, which it is at first, are false.
-    grows = ops.logical_and(made, ops.logical_not(largest >= rate))
+    # It is NaN at first, as is a rate that is not the same for all variables.
+    grows = ops.logical_and(made, ops.logical_or(rate > largest, ops.isnan(largest)))
     after["largest_learning_rate"] = ops.where(grows, rate, largest)
     events = {
         "sampled": made,
