@@ -20,8 +20,8 @@ from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Tensor
 from keras_rmsprop._settings import _groups, _plan, _sampling, _validation
-from keras_rmsprop._settings._sampling import Diagnostics
 from keras_rmsprop._settings._groups import Groups, HeldGroups
+from keras_rmsprop._settings._sampling import Diagnostics
 from keras_rmsprop._variables import (
     _building,
     _exclusions,

@@ -1,12 +1,12 @@
 """The statistics of an optimizer's steps, as plain numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_rmsprop._math._statistics import COLUMNS, EDGES, HISTOGRAMS, STEPS_HIGH
+from keras_rmsprop._math._statistics import COLUMNS, STEPS_HIGH
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +36,7 @@ class Statistics(NamedTuple):
     epsilon_share: float = math.nan
     # The share of elements whose average of squares is infinite or NaN, so that they do not move.
     frozen_share: float = math.nan
-    # The share of elements whose update is not 0 but leaves the weight as it was, being rounded off.
+    # The share of elements whose update is not 0, but is rounded off when added to the weight.
     stuck_share: float = math.nan
     # Of that step, with the group's factor; NaN for all variables together if factors differ.
     learning_rate: float = math.nan
@@ -70,7 +70,7 @@ class Statistics(NamedTuple):
         cells = dict(zip(COLUMNS, map(float, row), strict=True))
         step = int(cells.pop("step_high")) * STEPS_HIGH + int(cells.pop("step_low"))
         counts = {name: int(cells.pop(name)) for name in COUNTS}
-        return cls(**cells, **counts, step=step)
+        return cls(**{**cells, **counts, "step": step})  # type: ignore[arg-type]
 
 
 COUNTS = ("sampled", "clipped", "nonfinite", "skipped")

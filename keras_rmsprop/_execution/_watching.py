@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution._op_by_op import tensor_of
-from keras_rmsprop._math import _statistics
+from keras_rmsprop._math import _sample
 from keras_rmsprop._math._rule import Tensor
 from keras_rmsprop._variables._watch import Watch
 
@@ -33,14 +33,15 @@ def run_watched(
             step is not sampled.
         assign: assigns a value to a variable.
     """
-    assert step.watch is not None
+    watch = step.watch
+    assert watch is not None
     rate = step.rate.get_next()
     # A user's callable may count.
     step = step._replace(rate=step.rate._replace(get_next=lambda: rate))
-    table = table_after(step, step.watch, gradients, rate)
+    table = table_after(step, watch, gradients, rate)
     run(step, gradients)
     if table is not None:
-        assign(step.watch.table, table)
+        assign(watch.table, table)
 
 
 def is_due(step: Step, watch: Watch, read_calls: Callable[[], int], counts: bool = True) -> bool:
@@ -68,7 +69,7 @@ def sampled_op_by_op(
 ) -> Tensor:
     """Return the table after a step that is sampled, given dense gradients."""
     roster = step.roster
-    return _statistics.sampled(
+    return _sample.sampled(
         step.plan,
         step.numbers,
         roster.counters.read(read),

@@ -72,7 +72,7 @@ def checked(value: Any) -> Diagnostics | None:
             f"{value.histograms!r:.200}."
         )
     if patterns is not None and not isinstance(patterns, str):
-        patterns = list(patterns) if isinstance(patterns, list | tuple) else [patterns]
+        patterns = list(patterns) if isinstance(patterns, list | tuple) else []
         if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
             raise ValueError(
                 "`variables` of Diagnostics must be None, a pattern, or a list of patterns, "

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_rmsprop._math import _statistics, _step
-from keras_rmsprop._math._statistics import Watched
+from keras_rmsprop._math import _step, _table
+from keras_rmsprop._math._table import Watched
 from keras_rmsprop._variables import _members, _pairing
 from keras_rmsprop._variables._roster import Roster, Variable
 
@@ -16,7 +16,7 @@ class Watch:
     """The variables whose statistics are sampled, and the table that holds them.
 
     Args:
-        table: the variable that holds the table (see `_statistics`).
+        table: the variable that holds the table (see `_table`).
         watched: which variables are sampled.
         every: a step is sampled every so many, the first one to begin with.
     """
@@ -98,7 +98,7 @@ def watch_of(
     """
     dtype = _step.widest_dtype([roster.weights[i] for i in positions])
     watched = Watched(tuple(positions), histograms, dtype)
-    at_start = _statistics.table_at_start(watched)
+    at_start = _table.table_at_start(watched)
     with keras.name_scope(optimizer.name, caller=optimizer):
         table = keras.Variable(
             lambda _, dtype: ops.convert_to_tensor(at_start.astype(dtype)),

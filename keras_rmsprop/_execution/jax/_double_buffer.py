@@ -231,7 +231,9 @@ def sampled_compiled(
     Args:
         step: the step.
         watch: what is watched of it.
-        gradients, rate, scoped: as for `run_compiled`.
+        gradients: a gradient or None for each variable.
+        rate: the result of `step.rate.get_next()`.
+        scoped: as for `run_compiled`.
     """
     double_buffer, flagged, arguments = _prepared(step, gradients, rate, scoped)
     if double_buffer.not_traceable is not None:
@@ -251,7 +253,10 @@ def _prepared(
     """Return the shared state, whether gradients have flags, and the arguments of a program.
 
     Args:
-        step, gradients, rate, scoped: as for `run_compiled`.
+        step: the step.
+        gradients: a gradient or None for each variable.
+        rate: the result of `step.rate.get_next()`.
+        scoped: as for `run_compiled`.
     """
     owners = step.roster.variables
     values = [read(owner) for owner in owners] if scoped else snapshot(owners)

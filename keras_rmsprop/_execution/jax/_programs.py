@@ -2,16 +2,16 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
 from keras_rmsprop._execution._compilation import WithoutVariables, with_traceable_transforms
-from keras_rmsprop._math import _statistics, _step
+from keras_rmsprop._math import _sample, _step
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._math._statistics import Watched
+from keras_rmsprop._math._table import Watched
 
 
 class StaticArgument:
@@ -68,6 +68,17 @@ class StaticArgument:
         return [Parameter(*p) for p in parameters], _step.Counters(*counters)
 
 
+class _Inputs(NamedTuple):
+    """What `_step.step` and `_sample.sampled` begin with."""
+
+    plan: _step.Plan
+    numbers: _step.Numbers
+    counters: _step.Counters
+    learning_rate: jax.Array
+    parameters: list[Parameter]
+    gradients: list[jax.Array | None]
+
+
 def _whole_step(
     static: StaticArgument,
     spare: list[jax.Array],
@@ -79,10 +90,9 @@ def _whole_step(
 ) -> list[jax.Array]:
     """Compute one step; the outputs are in the order of `spare`, so that the buffers match."""
     del spare  # Only its memory is used.
+    inputs = _inputs(static, values, gradients, flags, learning_rate, numbers)
     after, counted = _step.step(
-        *_inputs(static, values, gradients, flags, learning_rate, numbers),
-        flags=_flagged(static, gradients, flags),
-        trace_once=jax.jit,
+        *inputs, flags=_flagged(static, gradients, flags), trace_once=jax.jit
     )
     results = [x for group in (*after, counted) for x in group if x is not None]
     return [results[place] for place in static.changed()]
@@ -99,8 +109,9 @@ def _statistics_after(
     table: jax.Array,
 ) -> jax.Array:
     """Compute the statistics of a step, a program of its own."""
-    after: jax.Array = _statistics.sampled(
-        *_inputs(static, values, gradients, flags, learning_rate, numbers),
+    inputs = _inputs(static, values, gradients, flags, learning_rate, numbers)
+    after: jax.Array = _sample.sampled(
+        *inputs,
         watched,
         table,
         flags=_flagged(static, gradients, flags),
@@ -126,18 +137,18 @@ def _inputs(
     flags: list[jax.Array],
     learning_rate: jax.Array,
     numbers: jax.Array,
-) -> tuple[Any, ...]:
-    """Return the first arguments of `_step.step` and `_statistics.sampled`."""
+) -> _Inputs:
+    """Return the first arguments of `_step.step` and `_sample.sampled`."""
     flagged = _flagged(static, gradients, flags)
     parameters, counters = static.unflatten(values)
-    return (
+    return _Inputs(
         with_traceable_transforms(static.plan, WithoutVariables),
         _unpack(numbers, len(static.plan.groups)),
         counters,
         learning_rate,
         parameters,
         [
-            jnp.where(flagged[i], g, jnp.zeros_like(g)) if i in flagged else g
+            g if g is None or i not in flagged else jnp.where(flagged[i], g, jnp.zeros_like(g))
             for i, g in enumerate(gradients)
         ],
     )

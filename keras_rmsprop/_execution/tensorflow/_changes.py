@@ -10,9 +10,9 @@ from keras_rmsprop._execution._op_by_op import changes, tensor_of
 from keras_rmsprop._execution.tensorflow._lazy import Table, close_table, open_table
 from keras_rmsprop._execution.tensorflow._rows import is_inside_xla
 from keras_rmsprop._execution.tensorflow._values import Gradients, Pairs, read
-from keras_rmsprop._math import _statistics, _step
+from keras_rmsprop._math import _sample, _step
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._math._statistics import Watched
+from keras_rmsprop._math._table import Watched
 from keras_rmsprop._variables._roster import (
     CounterVariables,
     ParameterVariables,
@@ -100,7 +100,7 @@ def statistics_of_step(
 ) -> tf.Tensor:
     """Return the table of statistics after a step that is sampled, given the table before."""
     tables, before = _read_parameters(state, plan, numbers, gradients)
-    return _statistics.sampled(
+    return _sample.sampled(
         plan,
         numbers,
         state.counters.read(read),

@@ -44,7 +44,7 @@ from keras_rmsprop._execution.tensorflow._values import (
     write,
 )
 from keras_rmsprop._math import _step
-from keras_rmsprop._math._statistics import Watched
+from keras_rmsprop._math._table import Watched
 from keras_rmsprop._variables._roster import (
     Roster,
     flat_without_none,
@@ -248,13 +248,12 @@ def sampled_compiled(step: Step, watch: Watch, gradients: Gradients, rate: Any) 
     key = key._replace(watched=watch.watched)
     given.append(read(watch.table))
     program = inputs.programs.get(key)
-    if isinstance(program, _Program):
-        results = program.call(inputs, given)
-    elif program is None:
+    if isinstance(program, str):
+        return None
+    if program is None:
         results = _call_first(step, inputs, key, given)
-    else:
-        results = None
-    return None if results is None else results[0]
+        return None if results is None else results[0]
+    return program.call(inputs, given)[0]
 
 
 def _prepared(

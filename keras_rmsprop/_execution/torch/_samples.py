@@ -13,9 +13,10 @@ from keras_rmsprop._execution._op_by_op import tensor_of
 from keras_rmsprop._execution.torch._layout import Tensors
 from keras_rmsprop._execution.torch._stages import accumulate, clip, clip_scales, transform, unscale
 from keras_rmsprop._execution.torch._values import read
-from keras_rmsprop._math import _rounding, _statistics, _step
+from keras_rmsprop._math import _rounding, _statistics, _step, _table
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._math._statistics import Gradients, Maxima, Sample, Sums, Totals
+from keras_rmsprop._math._statistics import Gradients, Maxima, Sums, Totals
+from keras_rmsprop._math._table import Sample
 from keras_rmsprop._variables._watch import Watch
 
 # The elements that are joined and processed at a time; larger tensors are cut. They and what is
@@ -145,7 +146,7 @@ def table_after(
         by_rule=True,
     )
     totals = _of_rows(found, torch.tensor(rows, device=table.device), len(chosen))
-    after: torch.Tensor = _statistics.table_after(sample, totals, table)
+    after: torch.Tensor = _table.table_after(sample, totals, table)
     return after
 
 
@@ -166,7 +167,7 @@ def _pieces(row: int, parameter: Parameter, gradients: Gradients) -> Iterator[_P
     """Yield a variable in pieces of at most `CHUNK` elements."""
     parameter = parameter._replace(accumulator=None, average=None)
     flat = [None if x is None else x.reshape(-1) for x in (*parameter, *gradients)]
-    size = flat[0].numel()
+    size = parameter.weight.numel()
     for start in range(0, size, CHUNK):
         cut = flat
         if size > CHUNK:
@@ -265,10 +266,11 @@ def _of_rows(found: list[Totals], rows: torch.Tensor, number: int) -> Totals:
         rows: the row of each piece's variable.
         number: the number of rows.
     """
-    largest, sums, maxima, not_below = (
-        None if column[0] is None else torch.cat([x.to(rows.device) for x in column])
-        for column in zip(*found, strict=True)
-    )
+
+    def joined(column: Sequence[Any]) -> Any:
+        return None if column[0] is None else torch.cat([x.to(rows.device) for x in column])
+
+    largest, sums, maxima, not_below = map(joined, zip(*found, strict=True))
     together = largest.new_zeros(number).scatter_reduce_(0, rows, largest, "amax")
     in_unit = Totals(largest, sums, maxima).sums_in(together[rows])
     return Totals(
