@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import keras
+from jax import numpy as jnp
 
 from keras_rmsprop._execution import _compilation, _watching
 from keras_rmsprop._execution._interface import Execution, Step
@@ -40,6 +41,10 @@ def _table_after(step: Step, watch: Watch, gradients: Gradients, rate: Any) -> j
     scoped = in_stateless_scope()
     calls = read(step.roster.counters.calls)
     if _is_traced(step, gradients, scoped):
+        # A condition cannot be fused with what computes the gradients. If it read them, that could
+        # no longer be fused with the step either, which would be rounded in another way.
+        one = jnp.where(calls < 0, 0.0, 1.0)
+        gradients = [None if g is None else g * one.astype(g.dtype) for g in gradients]
         return jax.lax.cond(
             _watching.is_due_in_trace(step, watch, calls),
             lambda: _watching.sampled_op_by_op(step, watch, gradients, rate, read),
