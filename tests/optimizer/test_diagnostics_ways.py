@@ -135,6 +135,12 @@ def test_a_function_of_the_users_is_traced_once():
     assert optimizer.diagnostics().total.sampled == 3
 
 
+def step_of_rows(optimizer, table):
+    import tensorflow as tf
+
+    return lambda rows, ids: optimizer.apply([tf.IndexedSlices(rows, ids, (10, 4))], [table])
+
+
 @needs_sparse_gradients
 @pytest.mark.parametrize("mode", COMPILED)
 @pytest.mark.parametrize("lazy", [True, False])
@@ -149,10 +155,7 @@ def test_rows_of_a_table(mode, lazy):
         optimizer = RMSprop(0.01, lazy=lazy, diagnostics=diagnostics, clipnorm=1.0)
         optimizer.build([table])
 
-        @COMPILED[mode]
-        def step(rows, batch, optimizer=optimizer, table=table):
-            optimizer.apply([tf.IndexedSlices(rows, batch, (10, 4))], [table])
-
+        step = COMPILED[mode](step_of_rows(optimizer, table))
         for batch in ids:
             rows = rng.normal(size=(3, 4)).astype("float32")
             step(tf.constant(rows), tf.constant(batch))
