@@ -217,7 +217,7 @@ def skipped_batches(report: Report) -> Iterator[Symptom]:
     evidence = (
         f"{counted(skipped, 'call')} {'was' if skipped == 1 else 'were'} skipped and "
         f"{counted(report.iterations, 'step')} were made, so {percent(share)} are missing "
-        f"(threshold {percent(SKIPPED_SHARE)})"
+        f"(a warning from {percent(SKIPPED_SHARE)} and {SKIPPED_CALLS} calls on)"
     )
     yield Symptom(None, share, evidence, "warning" if is_often else "note")
 
