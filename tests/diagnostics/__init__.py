@@ -1,1 +1,1 @@
-"""Tests of what diagnostics show."""
+"""Tests of what an optimizer shows of its steps."""
