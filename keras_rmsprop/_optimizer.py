@@ -14,6 +14,8 @@ import numpy as np
 from keras import backend, ops
 
 from keras_rmsprop import _assignment, _description, _reporting, _state, _subclasses
+from keras_rmsprop._diagnostics import _explanation
+from keras_rmsprop._diagnostics._explanation import Explanation
 from keras_rmsprop._diagnostics._report import Report
 from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
@@ -750,6 +752,18 @@ class RMSprop(keras.optimizers.Optimizer):
         (2.0, 0.5, 5.0)
         """
         return _reporting.report_of(self, RMSprop, self._watching)
+
+    def explain(self) -> Explanation:
+        """Say in words what the steps do to the weights, and what is wrong, if something is.
+
+        Judges `diagnostics()`. The ailments, and the numbers that show them, are listed in
+        `docs/ailments.md`.
+
+        Returns: a list of findings, the worst first, each with `ailment`, `variables`, `evidence`,
+            `meaning`, `advice` and `severity`; printed, or shown in a notebook, it is a text.
+        Raises: ValueError if the optimizer was made with `diagnostics=None`.
+        """
+        return _explanation.explain(self.diagnostics())
 
     @property
     def groups(self) -> Groups:
