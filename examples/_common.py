@@ -172,13 +172,17 @@ class Report:
             f"largest difference {error:.1e} of the distance travelled, allowed {tolerance:.0e}",
         )
 
-    def save(self, figure: Figure, name: str) -> None:
+    def save(self, figure: Figure, name: str, dpi: int | None = None) -> None:
         """Save a picture in the output folder and print its path."""
+        figure.savefig(self.new_picture(name), dpi=dpi or mpl.rcParams["savefig.dpi"])
+        plt.close(figure)
+
+    def new_picture(self, name: str) -> Path:
+        """Return the path of a picture in the output folder, which exists then, and print it."""
         self._output.mkdir(parents=True, exist_ok=True)
         path = self._output / name
-        figure.savefig(path)
-        plt.close(figure)
         self.say(f"picture {path}")
+        return path
 
 
 def run(main: Callable[[Report], None], description: str | None) -> NoReturn:

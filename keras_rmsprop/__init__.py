@@ -17,11 +17,21 @@ with _startup.imports():
             f"KERAS_BACKEND to its name where it is not tensorflow."
         ) from error
 
-    from keras_rmsprop import conventions, interop, recipes, reference, transforms
     from keras_rmsprop._optimizer import RMSprop
+    from keras_rmsprop._settings._sampling import Diagnostics
 
 __version__ = "0.1.0"
 
-__all__ = ["RMSprop", "conventions", "interop", "recipes", "reference", "transforms"]
+__all__ = [
+    "Diagnostics",
+    "RMSprop",
+    "callbacks",
+    "conventions",
+    "interop",
+    "plots",
+    "recipes",
+    "reference",
+    "transforms",
+]
 
 del _keras

@@ -11,18 +11,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
-from keras import ops
-from numpy.typing import NDArray
 
-from keras_rmsprop import conventions
+from keras_rmsprop import _drawing, _landscapes, conventions
+from keras_rmsprop._drawing import positive
+from keras_rmsprop._landscapes import LANDSCAPES, Array, Landscape
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._settings import _describe
 from keras_rmsprop._settings._conventions import CONVENTIONS, HOW_STEPS_RUN, OFF, Word
 from keras_rmsprop.reference import Reference
-
-Array = NDArray[np.float64]
 
 # A learning rate, or a function of the number of steps so far that returns one.
 Rate = float | Callable[[int], Any]
@@ -32,22 +29,6 @@ SAME: dict[str, Any] = {"rho": 0.9, "momentum": 0.0, "epsilon": 1e-7}
 
 # Of a run. These take about a minute, and what is drawn of more would be the same.
 MOST_STEPS = 1_000_000
-
-# Of the palette of Okabe and Ito, which colour-blind readers can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-_DASHES = ("-", "--", "-.", ":")
-
-
-class Landscape(NamedTuple):
-    """A function to minimise, with settings that suit it."""
-
-    formula: str
-    start: tuple[float, ...]
-    learning_rate: float
-    steps: int
-    value: Callable[[Array], float]
-    # At a point, and after a number of steps, on which noise depends.
-    gradient: Callable[[Array, int], Array]
 
 
 class Run(NamedTuple):
@@ -89,61 +70,6 @@ class Comparison(NamedTuple):
     partings: tuple[Parting, ...]
 
 
-def _rosenbrock_gradient(at: Array, _: int) -> Array:
-    x, y = at
-    return np.array([-2.0 * (1.0 - x) - 400.0 * x * (y - x**2), 200.0 * (y - x**2)])
-
-
-def _quadratic(at: Array) -> float:
-    return float(0.5 * (at[0] ** 2 + 100.0 * at[1] ** 2))
-
-
-def _quadratic_gradient(at: Array, _: int) -> Array:
-    return np.array([at[0], 100.0 * at[1]])
-
-
-def _noisy_gradient(at: Array, step: int) -> Array:
-    """Return the gradient with noise as large as it is at the start, the same for every run."""
-    noise = np.random.default_rng([0, step]).normal(size=2)
-    return _quadratic_gradient(at, step) + noise * np.array([1.0, 100.0])
-
-
-def _x_over_log_x_gradient(at: Array, _: int) -> Array:
-    log = np.log(at)
-    return np.asarray(1.0 / log - 1.0 / log**2)
-
-
-FUNCTIONS: dict[str, Landscape] = {
-    "quadratic": Landscape(
-        "(x**2 + 100 * y**2) / 2", (1.0, 1.0), 0.01, 300, _quadratic, _quadratic_gradient
-    ),
-    "rosenbrock": Landscape(
-        "(1 - x)**2 + 100 * (y - x**2)**2",
-        (-1.2, 1.0),
-        0.01,
-        1000,
-        lambda at: float((1.0 - at[0]) ** 2 + 100.0 * (at[1] - at[0] ** 2) ** 2),
-        _rosenbrock_gradient,
-    ),
-    "noisy_quadratic": Landscape(
-        "(x**2 + 100 * y**2) / 2, its gradient with noise",
-        (1.0, 1.0),
-        0.01,
-        300,
-        _quadratic,
-        _noisy_gradient,
-    ),
-    "xlogx": Landscape(
-        "x / log(x)",
-        (364.0,),
-        0.3,
-        1500,
-        lambda at: float(at[0] / np.log(at[0])),
-        _x_over_log_x_gradient,
-    ),
-}
-
-
 def compare(
     names: Sequence[str],
     function: str = "quadratic",
@@ -161,7 +87,7 @@ def compare(
 
     Args:
         names: of two or more functions of `keras_rmsprop.conventions`.
-        function: one of `FUNCTIONS`.
+        function: one of `LANDSCAPES`.
         learning_rate: of all runs, a number >= 0 or a function of the number of steps so far, such
             as a Keras schedule. By default one that suits the function.
         steps: how many, from 1 to `MOST_STEPS`. By default as many as suit the function.
@@ -182,7 +108,7 @@ def compare(
     1
     """
     _check(names, function, steps, tolerance)
-    landscape = FUNCTIONS[function]
+    landscape = LANDSCAPES[function]
     rate = landscape.learning_rate if learning_rate is None else learning_rate
     given = {"rho": rho, "momentum": momentum, "epsilon": epsilon, "centered": centered}
     options = {**(SAME if same else {}), **{k: v for k, v in given.items() if v is not None}}
@@ -204,8 +130,8 @@ def _check(names: Sequence[str], function: str, steps: int | None, tolerance: fl
             f"Comparing takes two or more different conventions, received {', '.join(names)}. "
             f"There are {known}."
         )
-    if function not in FUNCTIONS:
-        raise ValueError(f"There is no function {function!r}; there are {', '.join(FUNCTIONS)}.")
+    if function not in LANDSCAPES:
+        raise ValueError(f"There is no function {function!r}; there are {', '.join(LANDSCAPES)}.")
     if steps is not None and not (hasattr(steps, "__index__") and 1 <= steps <= MOST_STEPS):
         raise ValueError(
             f"`steps` must be an integer from 1 to {MOST_STEPS}, because every step of every "
@@ -226,8 +152,7 @@ def _run(
     shown = {rate_name: Word("schedule") if callable(rate) else rate, **arguments}
     call = ", ".join(f"{argument}={value!r}" for argument, value in shown.items())
     positions = follow(optimizer, landscape, rate, steps)
-    with np.errstate(all="ignore"):
-        losses = np.array([landscape.value(at) for at in positions])
+    losses = _landscapes.values_of(landscape, positions)
     return Run(name, f"conventions.{name}({call})", left_out, positions, losses)
 
 
@@ -260,13 +185,9 @@ def follow(optimizer: RMSprop, landscape: Landscape, rate: Rate, steps: int) -> 
     """
     start = np.array(landscape.start)
     make_step = _stepper(optimizer, start)
-    positions = [start]
-    # A run that leaves the function's domain goes on with NaN.
-    with np.errstate(all="ignore"):
-        for step in range(steps):
-            gradient = landscape.gradient(positions[-1], step)
-            positions.append(make_step(gradient, rate_at(rate, step)))
-    return np.array(positions)
+    return _landscapes.walk(
+        lambda gradient, step: make_step(gradient, rate_at(rate, step)), landscape, start, steps
+    )
 
 
 def _stepper(optimizer: RMSprop, start: Array) -> Callable[[Array, float], Array]:
@@ -280,12 +201,11 @@ def _stepper(optimizer: RMSprop, start: Array) -> Callable[[Array, float], Array
 
         return by_reference
 
-    weight = keras.Variable(start, dtype=keras.config.floatx(), name="x")
+    step = _landscapes.stepper(optimizer, start)
 
     def by_optimizer(gradient: Array, rate: float) -> Array:
         optimizer.learning_rate = rate
-        optimizer.apply([ops.convert_to_tensor(gradient, dtype=weight.dtype)], [weight])
-        return np.array(ops.convert_to_numpy(weight.value), np.float64)
+        return step(gradient)
 
     return by_optimizer
 
@@ -338,7 +258,7 @@ def _parting(first: Run, other: Run, tolerance: float) -> Parting:
 def as_text(comparison: Comparison) -> str:
     """Return a comparison as a table."""
     function, rate, tolerance, runs, partings = comparison
-    landscape, first = FUNCTIONS[function], runs[0]
+    landscape, first = LANDSCAPES[function], runs[0]
     rows = [
         ["convention", "last loss", "parts at step", "at", f"{first.name} at", "steps differ by"],
         [first.name, f"{first.losses[-1]:.6g}", "", "", "", ""],
@@ -383,58 +303,45 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
 
     Raises: ImportError if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "Drawing needs matplotlib, which is not installed: pip install matplotlib"
-        ) from error
-
     function, _, tolerance, runs, partings = comparison
-    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
+    figure = _drawing.new_figure(11.0, 4.4)
     losses, distances = figure.subplots(1, 2)
     steps = np.arange(len(runs[0].losses))
     for i, run in enumerate(runs):
-        # Lines that lie on each other stay visible.
-        style: dict[str, Any] = {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "linestyle": _DASHES[i % len(_DASHES)],
-            "linewidth": max(3.0 - 0.5 * i, 1.0),
-        }
-        shown = _positive(run.losses)
+        style = _drawing.line_style(i)
+        shown = positive(run.losses)
         # A line of one point is invisible.
         marker = "o" if np.isfinite(shown).sum() == 1 else None
         losses.plot(steps, shown, label=run.name, marker=marker, **style)
         if i == 0:
             continue
         parting = partings[i - 1]
-        apart = _positive(parting.distances)
+        apart = positive(parting.distances)
         where = "never parts" if parting.step is None else f"parts at step {parting.step}"
         distances.plot(steps[1:], apart, label=f"{run.name}: {where}", **style)
         if parting.step is not None:
             circle = {"marker": "o", "color": style["color"], "markerfacecolor": "white"}
-            losses.plot(parting.step, _positive(run.losses)[parting.step], zorder=3, **circle)
+            losses.plot(parting.step, positive(run.losses)[parting.step], zorder=3, **circle)
             distances.plot(parting.step, apart[parting.step - 1], zorder=3, **circle)
     # As by default, also where a run is lost.
     margin = 0.05 * steps[-1]
     losses.set(title="Loss", xlabel="step", xlim=(-margin, steps[-1] + margin))
     # Data, unlike `axhline`, so that the axis has limits even if no runs differ.
-    distances.plot(steps[1:], np.full(len(steps) - 1, tolerance), ":", color="#555555", lw=1.0)
+    distances.plot(steps[1:], np.full(len(steps) - 1, tolerance), ":", color=_drawing.GREY, lw=1.0)
     distances.set(
         title=f"Distance from {runs[0].name}, relative to the distance travelled",
         xlabel="step",
         xscale="log",
     )
-    finite = _positive(runs[0].losses)
+    finite = positive(runs[0].losses)
     # The start is finite.
     for panel, largest in ((losses, np.nanmax(finite)), (distances, 1.0)):
         panel.set_yscale("log")
         # A passage through the minimum would fill the panel.
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-12 * largest))
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
+        _drawing.tidy(panel)
         panel.legend(fontsize=9)
-    figure.suptitle(f"{function}: {FUNCTIONS[function].formula}", fontsize=12)
+    figure.suptitle(f"{function}: {LANDSCAPES[function].formula}", fontsize=12)
     figure.savefig(path, dpi=150)
 
 
@@ -445,12 +352,3 @@ def picture_formats() -> tuple[str, ...] | None:
     except ModuleNotFoundError:
         return None
     return tuple(Figure().canvas.get_supported_filetypes())
-
-
-# Axes end there: matplotlib adds margins, which would overflow.
-_LARGEST = 1e290
-
-
-def _positive(values: Array) -> Array:
-    """Return values for a logarithmic axis, with gaps where it has no place for them."""
-    return np.where((values > 0.0) & (values < _LARGEST), values, np.nan)

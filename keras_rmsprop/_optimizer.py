@@ -1,5 +1,6 @@
 """The public `RMSprop` optimizer."""
 
+import dataclasses
 import functools
 import logging
 import math
@@ -12,19 +13,24 @@ import keras
 import numpy as np
 from keras import backend, ops
 
-from keras_rmsprop import _assignment, _description, _state, _subclasses
+from keras_rmsprop import _assignment, _description, _reporting, _state, _subclasses
+from keras_rmsprop._diagnostics import _explanation
+from keras_rmsprop._diagnostics._explanation import Explanation
+from keras_rmsprop._diagnostics._report import Report
 from keras_rmsprop._execution import _interrupts, _op_by_op, _tables, engine
 from keras_rmsprop._execution._interface import Rate, Step
 from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Tensor
-from keras_rmsprop._settings import _groups, _plan, _validation
+from keras_rmsprop._settings import _groups, _plan, _sampling, _validation
 from keras_rmsprop._settings._groups import Groups, HeldGroups
+from keras_rmsprop._settings._sampling import Diagnostics
 from keras_rmsprop._variables import (
     _building,
     _exclusions,
     _gradients,
     _ledger,
     _pending,
+    _watch,
 )
 from keras_rmsprop._variables._exclusions import Exclusions
 from keras_rmsprop._variables._gate import Gate
@@ -38,6 +44,7 @@ from keras_rmsprop._variables._roster import (
     is_fixed,
     is_overwritten,
 )
+from keras_rmsprop._variables._watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +172,9 @@ class RMSprop(keras.optimizers.Optimizer):
             variable's position and the element's index, so a resumed run goes on alike. Slots of
             float64 variables, accumulators and moving averages of the weights stay as they are.
             Cannot be combined with `lazy`. Default None.
+        diagnostics: None, or which statistics of steps to keep: True, or a
+            `keras_rmsprop.Diagnostics`. They are computed apart from the steps, whose results do
+            not change, to the bit. See the method `diagnostics`. Default None.
 
     Raises:
         ValueError: if an argument is unknown, has the wrong type or is out of range, or if two
@@ -221,6 +231,7 @@ class RMSprop(keras.optimizers.Optimizer):
         groups: Mapping[str, Mapping[str, Any]] | None = None,
         transform: Callable[[Tensor, Tensor], Tensor] | str | None = None,
         state_dtype: Literal["bfloat16"] | None = None,
+        diagnostics: bool | Diagnostics | None = None,
     ) -> None:
         _subclasses.check_names(self, RMSprop)
         given = {
@@ -251,6 +262,7 @@ class RMSprop(keras.optimizers.Optimizer):
             "state_dtype": state_dtype,
         }
         settings = {key: _validation.checked(key, value) for key, value in given.items()}
+        watching = _sampling.checked(diagnostics)
         own = _groups.checked_groups(groups)
         _groups.check_together(settings, own)
         super().__init__(
@@ -258,6 +270,7 @@ class RMSprop(keras.optimizers.Optimizer):
             name=name,
             **{key: settings.pop(key) for key in _KERAS_OPTIONS},
         )
+        self._watching = watching
         self._gate = Gate()
         self._ledger = Ledger()
         # Whether the variables being added are slots that `state_dtype` is about.
@@ -357,11 +370,23 @@ class RMSprop(keras.optimizers.Optimizer):
                 is_tracked=traced == "passed",
             )
         self._roster = Roster(parameters, progress, counters, members, group_numbers)
+        self._roster.watch = self._new_watch()
         self._derived = None
         if self.use_ema and hasattr(self, "_distribution_strategy"):
             self._distribution_strategy = engine.swapping_strategy(
                 self._distribution_strategy, self._roster.parameters
             )
+
+    def _new_watch(self) -> Watch | None:
+        """Create what `diagnostics` needs, for the variables of the roster."""
+        if self._watching is None:
+            return None
+        asked, roster = self._watching, self._roster
+        is_tracked = engine.TRACED_VARIABLES == "passed"
+        chosen = _watch.chosen(roster, asked.patterns)
+        return _watch.watch_of(
+            self, roster, chosen, asked.every, asked.histograms, is_tracked=is_tracked
+        )
 
     def _add_slots(
         self, variables: Sequence[keras.Variable], name: str, start: Any = "zeros"
@@ -577,6 +602,9 @@ class RMSprop(keras.optimizers.Optimizer):
                 settings["transform"] = keras.saving.get_registered_name(settings["transform"])
         weights = self._roster.weights
         config["groups"] = groups or None
+        config["diagnostics"] = (
+            None if self._watching is None else dataclasses.asdict(self._watching)
+        )
         config |= self._members.config(list(groups), weights, self._roster.members)
         return config | self._exclusions.config(weights, self._var_key)
 
@@ -698,6 +726,44 @@ class RMSprop(keras.optimizers.Optimizer):
             rate = rate * _rule.number_in(factors[group - 1], dtype)
         epsilon = _rule.number_in(coefficients.epsilon, dtype)
         return rate / _rule.root(_plan.form_of(settings), square_average, epsilon)
+
+    def diagnostics(self) -> Report:
+        """Return the statistics of the steps that have been sampled.
+
+        A step is sampled every so many (see the argument `diagnostics`), the first one to begin
+        with, in eager loops and in functions that are traced or compiled, such as that of `fit`;
+        with accumulation, the call that completes it. (Inside a function of yours that
+        `torch.compile` compiles, no step is.) The statistics of each variable, and of all together,
+        are computed from what the step reads, apart from the step itself, whose results do not
+        change. They take little memory, and are not part of the state that is saved.
+
+        Returns: a report, whose `variables` holds plain numbers by the variable's path, and `total`
+            those of all of them; printed, or shown in a notebook, it is a table of the variables
+            that look worst. See `keras_rmsprop.callbacks` to follow it during training.
+        Raises: ValueError if the optimizer was made with `diagnostics=None`.
+
+        Example:
+        >>> import keras, keras_rmsprop
+        >>> weight = keras.Variable([3.0, 4.0], name="weight")
+        >>> optimizer = keras_rmsprop.RMSprop(learning_rate=0.1, diagnostics=True)
+        >>> optimizer.apply([keras.ops.convert_to_tensor([0.0, 2.0])], [weight])
+        >>> found = optimizer.diagnostics().variables["weight"]
+        >>> found.gradient_norm, found.zero_gradient_share, found.weight_norm
+        (2.0, 0.5, 5.0)
+        """
+        return _reporting.report_of(self, RMSprop, self._watching)
+
+    def explain(self) -> Explanation:
+        """Say in words what the steps do to the weights, and what is wrong, if something is.
+
+        Judges `diagnostics()`. The ailments, and the numbers that show them, are listed in
+        `docs/ailments.md`.
+
+        Returns: a list of findings, the worst first, each with `ailment`, `variables`, `evidence`,
+            `meaning`, `advice` and `severity`; printed, or shown in a notebook, it is a text.
+        Raises: ValueError if the optimizer was made with `diagnostics=None`.
+        """
+        return _explanation.explain(self.diagnostics())
 
     @property
     def groups(self) -> Groups:
@@ -956,7 +1022,7 @@ class RMSprop(keras.optimizers.Optimizer):
         if not is_plain:
             hook = _subclasses.hook_of(self, RMSprop, roster, plan.decayed)
         rate = self._rate(is_plain)
-        return Step(plan, numbers, roster, rate, hook, self.jit_compile, self.name)
+        return Step(plan, numbers, roster, rate, hook, self.jit_compile, self.name, roster.watch)
 
     def _rate(self, is_plain: bool = False) -> Rate:
         """Return the source of the next step's learning rate (for `is_plain` see `_next_step`)."""

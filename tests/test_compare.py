@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from keras_rmsprop import RMSprop, _compare, conventions
-from keras_rmsprop._compare import FUNCTIONS, as_text, compare, follow, save_plot
+from keras_rmsprop._compare import as_text, compare, follow, save_plot
+from keras_rmsprop._landscapes import LANDSCAPES
 from keras_rmsprop._settings._conventions import CONVENTIONS
 from yardsticks.agreement import rmsprop
 
@@ -41,7 +42,7 @@ def test_keras_and_tf1_part_at_the_first_step_as_computed_by_hand() -> None:
     assert parting.step_difference_at == 1
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", LANDSCAPES)
 def test_conventions_that_are_the_same_never_part(function: str) -> None:
     comparison = compare(["keras", "optax"], function, steps=STEPS, same=True, momentum=0.5)
     (parting,) = comparison.partings
@@ -107,27 +108,6 @@ def test_the_published_points_of_x_over_log_x_are_reached() -> None:
     np.testing.assert_allclose(found, published, rtol=0.0, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_gradients_are_those_of_the_values(name: str, rng: np.random.Generator) -> None:
-    landscape = FUNCTIONS[name]
-    at = np.array(landscape.start) + rng.uniform(0.1, 0.2, len(landscape.start))
-    numeric = []
-    for axis in np.eye(len(at)):
-        ahead, behind = (landscape.value(at + side * 1e-5 * axis) for side in (1.0, -1.0))
-        numeric.append((ahead - behind) / 2e-5)
-    gradients = [landscape.gradient(at, step) for step in range(4000 if "noisy" in name else 1)]
-    # The noise has a mean of zero, and a deviation of 1 and 100.
-    tolerance = 0.1 * np.array([1.0, 100.0]) if "noisy" in name else 1e-6 * np.abs(numeric)
-    assert np.all(np.abs(np.mean(gradients, axis=0) - numeric) <= tolerance)
-
-
-def test_noise_is_the_same_in_every_run_and_differs_from_step_to_step() -> None:
-    gradient = FUNCTIONS["noisy_quadratic"].gradient
-    at = np.zeros(2)
-    np.testing.assert_array_equal(gradient(at, 3), gradient(at, 3))
-    assert np.all(gradient(at, 3) != gradient(at, 4))
-
-
 # The reference, or the optimizer itself.
 
 
@@ -136,7 +116,7 @@ def test_the_reference_makes_the_steps_of_the_optimizer(
     float64: None, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rate = CONVENTIONS[name].arguments["learning_rate"].name
-    landscape = FUNCTIONS["rosenbrock"]
+    landscape = LANDSCAPES["rosenbrock"]
 
     def path() -> Any:
         optimizer = getattr(conventions, name)(**{rate: 0.5})
@@ -158,8 +138,8 @@ def test_the_optimizer_makes_the_steps_that_the_reference_cannot(
 ) -> None:
     start = np.array([1.0])
     assert _compare._reference_of(rmsprop(**arguments), start) is None
-    path = follow(rmsprop(jit_compile=False, **arguments), FUNCTIONS["quadratic"], 0.01, 5)
-    plain = follow(rmsprop(), FUNCTIONS["quadratic"], 0.01, 5)
+    path = follow(rmsprop(jit_compile=False, **arguments), LANDSCAPES["quadratic"], 0.01, 5)
+    plain = follow(rmsprop(), LANDSCAPES["quadratic"], 0.01, 5)
     assert path.shape == plain.shape == (6, 2)
     # A vector has nothing to centralize, and nothing was skipped.
     assert np.allclose(path, plain, rtol=1e-12) == ("groups" not in arguments)

@@ -98,6 +98,29 @@ CLAIMS = {
         ["all forms take Keras's steps", "keras_rmsprop stays finite"],
         ["centered_and_momentum"],
     ),
+    "trajectories": (
+        [
+            "quadratic: RMSprop takes the reference's first 40 steps",
+            "rosenbrock: RMSprop takes the reference's first 40 steps",
+            "beale: RMSprop takes the reference's first 40 steps",
+            "rastrigin: RMSprop takes the reference's first 40 steps",
+            "himmelblau: RMSprop takes the reference's first 40 steps",
+            "xlogx: RMSprop takes the reference's first 40 steps",
+            "Adagrad's sum only grows, RMSprop's average comes down again",
+            "at the end RMSprop's steps are more than 100 times as long as Adagrad's",
+        ],
+        [
+            "trajectories_quadratic",
+            "trajectories_rosenbrock",
+            "trajectories_beale",
+            "trajectories_rastrigin",
+            "trajectories_himmelblau",
+            "trajectories_xlogx",
+            "animation_beale",
+            "animation_rastrigin",
+            "accumulators",
+        ],
+    ),
     "a2c_cartpole": (
         [
             "all optimizers get the same first gradient",
@@ -198,7 +221,7 @@ def check_run(name: str, printed: str, status: object, output: Path) -> None:
         assert f"ok      {claim}" in printed
     assert {path.stem for path in output.iterdir()} == set(pictures)
     for path in output.iterdir():
-        assert path.read_bytes().startswith(b"\x89PNG\r\n")
+        assert path.read_bytes().startswith({".png": b"\x89PNG\r\n", ".gif": b"GIF8"}[path.suffix])
 
 
 def test_a_claim_that_does_not_hold_is_named_and_fails_the_script(example, tmp_path, capsys):

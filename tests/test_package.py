@@ -152,12 +152,20 @@ def test_other_frameworks_are_imported_on_demand(name: str) -> None:
 
 
 # The files that draw, with what they may import to do so, in the function that does.
-DRAWING = {"_compare.py": {"matplotlib"}}
+DRAWING = {
+    "_diagnostics/_tables.py": {"rich"},
+    "_diagnostics/_page.py": {"plotly"},
+    "_diagnostics/_events.py": {"tensorboard"},
+    **{
+        name: {"matplotlib"}
+        for name in ("_drawing.py", *(name for name in FILES if name.startswith("plots")))
+    },
+}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(COMMAND_LINE)])
 def test_no_file_imports_a_plotting_or_data_library(name: str) -> None:
-    libraries = {"matplotlib", "seaborn", "pandas", "sklearn", "rich"}
+    libraries = {"matplotlib", "seaborn", "pandas", "sklearn", "rich", "plotly", "tensorboard"}
     assert not imported_by(FILES[name], nested=False) & libraries
     assert not imported_by(FILES[name]) & libraries - DRAWING.get(name, set())
 
@@ -199,6 +207,7 @@ def test_importing_adds_no_framework_to_those_of_keras(
     assert "keras_rmsprop" in added
     assert not added & FRAMEWORKS
     assert not added & {"click", "matplotlib", "seaborn", "pandas", "sklearn", "rich", "scipy"}
+    assert not added & {"plotly", "tensorboard"}
 
 
 def test_the_active_backend_is_imported_and_the_others_are_not(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from keras_rmsprop import _compare
+from keras_rmsprop import _compare, _landscapes
 from keras_rmsprop._command_line._program import PROGRAM, Failure, File, debug_option
 from keras_rmsprop._command_line._screen import progress
 
@@ -18,7 +18,7 @@ Examples:
 @click.argument("conventions", nargs=-1, required=True, metavar="CONVENTION...")
 @click.option(
     "--function",
-    type=click.Choice(list(_compare.FUNCTIONS)),
+    type=click.Choice(list(_landscapes.LANDSCAPES)),
     default="quadratic",
     show_default=True,
     help="What to minimise.",

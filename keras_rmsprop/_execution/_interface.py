@@ -28,6 +28,7 @@ import keras
 from keras_rmsprop._math._rule import Tensor
 from keras_rmsprop._math._step import Numbers, Plan, Update
 from keras_rmsprop._variables._roster import ParameterVariables, Roster
+from keras_rmsprop._variables._watch import Watch
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -72,6 +73,8 @@ class Step(NamedTuple):
     # The optimizer's `jit_compile`, and its name for messages.
     jit_compile: Literal["auto", True, False]
     name: str
+    # None if the step is never sampled.
+    watch: Watch | None = None
 
     @property
     def update(self) -> Update | None:

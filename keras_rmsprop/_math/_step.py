@@ -109,12 +109,15 @@ class Counters(NamedTuple):
 # gradient) -> parameter after the update.
 Update = Callable[[int, StepCoefficients, Parameter, Tensor], Parameter]
 
+# By position, a scalar bool that says whether a parameter has a gradient.
+Flags = Mapping[int, Tensor]
+
 # Wraps a function of tensors so that it is traced once for all arguments of the same shapes and
 # dtypes, as `jax.jit` does. Without it, 500 tensors mean 500 copies of the update.
 TraceOnce = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class _Scalars(NamedTuple):
+class Scalars(NamedTuple):
     """The scalars that advancing one parameter needs, in one dtype."""
 
     step: StepCoefficients
@@ -142,7 +145,7 @@ def step(
     gradients: Sequence[Tensor | None],
     update: Update | None = None,
     row_masks: Mapping[int, Tensor] | None = None,
-    flags: Mapping[int, Tensor] | None = None,
+    flags: Flags | None = None,
     trace_once: TraceOnce | None = None,
 ) -> tuple[list[Parameter], Counters]:
     """Compute one whole step.
@@ -200,16 +203,13 @@ def step(
         results[i] = select(flags[i], taken, parameters[i]) if i in flags else taken
 
     # torch.compile warns about `functools.cache`.
-    made: dict[tuple[int, str], _Scalars] = {}
+    made: dict[tuple[int, str], Scalars] = {}
     made_for_averages: dict[str, _AverageScalars] = {}
 
-    def scalars(group: int, dtype: str) -> _Scalars:
+    def scalars(group: int, dtype: str) -> Scalars:
         if (group, dtype) not in made:
-            rate = _rule.number_in(learning_rate, dtype)
-            if group:
-                rate = rate * _rule.number_in(counters.rates[group - 1], dtype)
-            made[group, dtype] = _scalars(
-                plan.groups[group], numbers.groups[group], done, rate, dtype
+            made[group, dtype] = scalars_of(
+                plan, numbers, counters, done, learning_rate, group, dtype
             )
         return made[group, dtype]
 
@@ -425,15 +425,26 @@ def check_transformed(function: Transform, transformed: Any, gradient: Tensor) -
         )
 
 
-def _scalars(
-    group: GroupPlan, numbers: GroupNumbers, done: Tensor, rate: Number, dtype: str
-) -> _Scalars:
-    """Compute the scalars of a step once for all tensors of a group and dtype."""
-    step = _rule.step_coefficients(group.form, numbers.coefficients, rate, done + 1, dtype)
-    return _Scalars(
+def scalars_of(
+    plan: Plan,
+    numbers: Numbers,
+    counters: Counters,
+    done: Tensor,
+    learning_rate: Number,
+    group: int,
+    dtype: str,
+) -> Scalars:
+    """Compute the scalars of a step for all tensors of a group and dtype, after `done` steps."""
+    own = numbers.groups[group]
+    rate = _rule.number_in(learning_rate, dtype)
+    if group:
+        rate = rate * _rule.number_in(counters.rates[group - 1], dtype)
+    form = plan.groups[group].form
+    step = _rule.step_coefficients(form, own.coefficients, rate, done + 1, dtype)
+    return Scalars(
         step=step,
-        l2=_rule.number_in(numbers.l2, dtype),
-        decay=rate * _rule.number_in(numbers.weight_decay, dtype),
+        l2=_rule.number_in(own.l2, dtype),
+        decay=rate * _rule.number_in(own.weight_decay, dtype),
     )
 
 
@@ -462,7 +473,7 @@ def advance(
     group: GroupPlan,
     decayed: bool,
     hook: Callable[[StepCoefficients, Parameter, Tensor], Parameter] | None,
-    scalars: _Scalars,
+    scalars: Scalars,
     before: Parameter,
     gradient: Tensor,
     conditions: Sequence[Tensor],
@@ -487,17 +498,7 @@ def advance(
     """
     stored, before = before, _rounding.widened(before)
     dtype = dtype_of(before.square_average)
-    gradient = ops.cast(gradient, dtype)
-    weight = before.weight
-
-    if group.maximize:
-        gradient = -gradient
-    if group.l2:
-        gradient = gradient + scalars.l2 * ops.cast(weight, dtype)
-    if decayed:
-        # Kept in the wider dtype, so that the weight is rounded only once, after the update.
-        weight = ops.cast(weight, dtype)
-        weight = weight - scalars.decay * weight
+    gradient, weight = prepared(group, decayed, scalars, before, ops.cast(gradient, dtype))
 
     update = hook or functools.partial(_rule.update, group.form)
     after = update(scalars.step, before._replace(weight=weight), gradient)
@@ -507,6 +508,31 @@ def advance(
     for condition in conditions:
         after = select(condition, after, stored)
     return after
+
+
+def prepared(
+    group: GroupPlan, decayed: bool, scalars: Scalars, before: Parameter, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return gradient and weight as the update gets them: after negation, penalty and decay.
+
+    Args:
+        group: what the step does with the variable's group.
+        decayed: whether weight decay applies.
+        scalars: the scalars of the step.
+        before: the parameter.
+        gradient: its gradient, clipped and transformed, in the dtype of the arithmetic.
+    """
+    weight = before.weight
+    dtype = dtype_of(gradient)
+    if group.maximize:
+        gradient = -gradient
+    if group.l2:
+        gradient = gradient + scalars.l2 * ops.cast(weight, dtype)
+    if decayed:
+        # Kept in the wider dtype, so that the weight is rounded only once, after the update.
+        weight = ops.cast(weight, dtype)
+        weight = weight - scalars.decay * weight
+    return gradient, weight
 
 
 def take_as_value(parameter: Parameter, gradient: Tensor, completes: Tensor | None) -> Parameter:

@@ -145,7 +145,9 @@ def subclass_variables_by_label(parts: OptimizerParts) -> dict[tuple[int | None,
     """
     entries = {id(entry.variable): entry for entry in parts.entries}
     numbers = parts.roster.group_numbers
-    known = [*parts.roster.counters, parts.rate, numbers]
+    watch = parts.roster.watch
+    table = None if watch is None else watch.table
+    known = [*parts.roster.counters, parts.rate, numbers, table]
     known += [v for slots in slots_of(parts) for v in slots.values()]
     known_ids = set(map(id, known))
     found: dict[tuple[int | None, str], Any] = {}

@@ -128,7 +128,7 @@ class Members:
             known = [*before.known, *(p for p in config.known if p not in before.known)]
             before = EarlierGroups({**config.found, **before.found}, known)
         paths = [_pairing.path_of(v) for v in variables]
-        matches = {pattern: _matches(pattern, paths) for pattern in patterns}
+        matches = {pattern: matches_of(pattern, paths) for pattern in patterns}
         members = []
         for i, path in enumerate(paths):
             found = [
@@ -177,8 +177,8 @@ def _several(path: str, patterns: Sequence[str]) -> str:
     )
 
 
-def _matches(pattern: str, paths: Sequence[str]) -> dict[str, bool]:
-    """The paths that a pattern matches, and whether it is the path itself.
+def matches_of(pattern: str, paths: Sequence[str]) -> dict[str, bool]:
+    """Return the paths that a pattern matches, and whether it is the path itself.
 
     With or without the name of the model, which stands before all paths of its layers until it
     is saved and loaded.

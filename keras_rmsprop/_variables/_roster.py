@@ -103,6 +103,8 @@ class Roster:
         self.members = tuple(members) or (0,) * len(self.parameters)
         # A `_building.GroupNumbersVariable`, or None.
         self.group_numbers = group_numbers
+        # A `_watch.Watch`, or None if steps are not sampled.
+        self.watch: Any = None
         # The plan of the last step that was traced in a function of the user's, with groups.
         self.traced_plan: Plan | None = None
         # Whether such functions were traced with an earlier build, and none since.

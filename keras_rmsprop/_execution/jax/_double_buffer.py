@@ -37,6 +37,7 @@ from keras_rmsprop._execution.jax._programs import (
     StaticArgument,
     as_array,
     compilations,
+    compiled_statistics,
     compiled_step,
     widest_float,
 )
@@ -53,6 +54,7 @@ from keras_rmsprop._execution.jax._values import (
 )
 from keras_rmsprop._math import _step
 from keras_rmsprop._variables._roster import Roster
+from keras_rmsprop._variables._watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -179,26 +181,10 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any, scoped: bool) -> s
     Returns: None, or the reason why the step cannot be compiled; nothing has changed then.
     """
     owners = step.roster.variables
-    values = [read(owner) for owner in owners] if scoped else snapshot(owners)
-    lacking = type(None) in map(type, gradients)
-    double_buffer = _double_buffer_of(step, gradients if lacking else (), values)
+    double_buffer, flagged, arguments = _prepared(step, gradients, rate, scoped)
     if double_buffer.not_traceable is not None and step.jit_compile is not True:
         return double_buffer.not_traceable
-    flagged = lacking and (
-        sum(gradient is None for gradient in gradients) > len(double_buffer.without_gradient)
-    )
-    flags: list[Any] = []
-    if flagged:
-        gradients, flags = _with_dummies(
-            step.roster.weights, double_buffer.without_gradient, gradients
-        )
-    arguments = (
-        values,
-        list(gradients),
-        flags,
-        as_array(_op_by_op.tensor_of(rate, read if scoped else stored)),
-        double_buffer.packed(step.numbers),
-    )
+    values, *_ = arguments
     compiled = compilations()
     start = time.perf_counter()
     try:
@@ -235,6 +221,63 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any, scoped: bool) -> s
     if seconds > _compilation.LONG_COMPILATION and compilations() > compiled:
         _log.info("%s: compiling its step took %.1f s.", step.name, seconds)
     return None
+
+
+def sampled_compiled(
+    step: Step, watch: Watch, gradients: Gradients, rate: Any, scoped: bool
+) -> jax.Array | None:
+    """Return the table after a step that is sampled, or None if that cannot be compiled.
+
+    Args:
+        step: the step.
+        watch: what is watched of it.
+        gradients: a gradient or None for each variable.
+        rate: the result of `step.rate.get_next()`.
+        scoped: as for `run_compiled`.
+    """
+    double_buffer, flagged, arguments = _prepared(step, gradients, rate, scoped)
+    if double_buffer.not_traceable is not None:
+        return None
+    static = double_buffer.static_arguments[flagged]
+    try:
+        table: jax.Array = compiled_statistics(static, watch.watched, *arguments, read(watch.table))
+    except ValueError:
+        # The step will fail as well, or run op by op.
+        return None
+    return table
+
+
+def _prepared(
+    step: Step, gradients: Gradients, rate: Any, scoped: bool
+) -> tuple[_DoubleBuffer, bool, tuple[Any, ...]]:
+    """Return the shared state, whether gradients have flags, and the arguments of a program.
+
+    Args:
+        step: the step.
+        gradients: a gradient or None for each variable.
+        rate: the result of `step.rate.get_next()`.
+        scoped: as for `run_compiled`.
+    """
+    owners = step.roster.variables
+    values = [read(owner) for owner in owners] if scoped else snapshot(owners)
+    lacking = type(None) in map(type, gradients)
+    double_buffer = _double_buffer_of(step, gradients if lacking else (), values)
+    flagged = lacking and (
+        sum(gradient is None for gradient in gradients) > len(double_buffer.without_gradient)
+    )
+    flags: list[Any] = []
+    if flagged:
+        gradients, flags = _with_dummies(
+            step.roster.weights, double_buffer.without_gradient, gradients
+        )
+    arguments = (
+        values,
+        list(gradients),
+        flags,
+        as_array(_op_by_op.tensor_of(rate, read if scoped else stored)),
+        double_buffer.packed(step.numbers),
+    )
+    return double_buffer, flagged, arguments
 
 
 def _call_donating(

@@ -7,14 +7,20 @@ from typing import Any
 
 import jax
 import keras
+from jax import numpy as jnp
 
-from keras_rmsprop._execution import _compilation
+from keras_rmsprop._execution import _compilation, _watching
 from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
-from keras_rmsprop._execution.jax._double_buffer import double_buffers, run_compiled
+from keras_rmsprop._execution.jax._double_buffer import (
+    double_buffers,
+    run_compiled,
+    sampled_compiled,
+)
 from keras_rmsprop._execution.jax._values import Gradients, read, write
 from keras_rmsprop._private import in_stateless_scope
 from keras_rmsprop._variables._roster import Roster
+from keras_rmsprop._variables._watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +30,38 @@ _logged: "weakref.WeakSet[Roster]" = weakref.WeakSet()
 
 def run(step: Step, gradients: Gradients) -> None:
     """Make one step."""
+    if step.watch is None:
+        _run(step, gradients)
+    else:
+        _watching.run_watched(step, gradients, _run, _table_after, assign)
+
+
+def _table_after(step: Step, watch: Watch, gradients: Gradients, rate: Any) -> jax.Array | None:
+    """Return the table of statistics after a step; None if it is not sampled."""
+    scoped = in_stateless_scope()
+    calls = read(step.roster.counters.calls)
+    if _is_traced(step, gradients, scoped):
+        # A condition cannot be fused with what computes the gradients. If it read them, that could
+        # no longer be fused with the step either, which would be rounded in another way.
+        one = jnp.where(calls < 0, 0.0, 1.0)
+        gradients = [None if g is None else g * one.astype(g.dtype) for g in gradients]
+        return jax.lax.cond(
+            _watching.is_due_in_trace(step, watch, calls),
+            lambda: _watching.sampled_op_by_op(step, watch, gradients, rate, read),
+            lambda: read(watch.table),
+        )
+    if not _watching.is_due(step, watch, lambda: int(calls)):
+        return None
+    if _why_op_by_op(step) is None and (
+        step.jit_compile is True or (not scoped and _compiles_by_default(step, gradients))
+    ):
+        table = sampled_compiled(step, watch, gradients, rate, scoped)
+        if table is not None:
+            return table
+    return _watching.sampled_op_by_op(step, watch, gradients, rate, read)
+
+
+def _run(step: Step, gradients: Gradients) -> None:
     must_compile = step.jit_compile is True
     scoped = in_stateless_scope()
     if _is_traced(step, gradients, scoped) or (scoped and not must_compile):

@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
 from keras_rmsprop._execution._compilation import WithoutVariables, with_traceable_transforms
-from keras_rmsprop._math import _step
+from keras_rmsprop._math import _sample, _step
 from keras_rmsprop._math._rule import Parameter
+from keras_rmsprop._math._table import Watched
 
 
 class StaticArgument:
@@ -67,6 +68,17 @@ class StaticArgument:
         return [Parameter(*p) for p in parameters], _step.Counters(*counters)
 
 
+class _Inputs(NamedTuple):
+    """What `_step.step` and `_sample.sampled` begin with."""
+
+    plan: _step.Plan
+    numbers: _step.Numbers
+    counters: _step.Counters
+    learning_rate: jax.Array
+    parameters: list[Parameter]
+    gradients: list[jax.Array | None]
+
+
 def _whole_step(
     static: StaticArgument,
     spare: list[jax.Array],
@@ -78,28 +90,72 @@ def _whole_step(
 ) -> list[jax.Array]:
     """Compute one step; the outputs are in the order of `spare`, so that the buffers match."""
     del spare  # Only its memory is used.
-    flagged: dict[int, jax.Array] = {}
-    if static.flagged:
-        positions = [i for i, g in enumerate(gradients) if g is not None]
-        flagged = dict(zip(positions, flags, strict=True))
-        gradients = [
-            None if g is None else jnp.where(flagged[i], g, jnp.zeros_like(g))
-            for i, g in enumerate(gradients)
-        ]
-    parameters, counters = static.unflatten(values)
+    inputs = _inputs(static, values, gradients, flags, learning_rate, numbers)
     after, counted = _step.step(
+        *inputs, flags=_flagged(static, gradients, flags), trace_once=jax.jit
+    )
+    results = [x for group in (*after, counted) for x in group if x is not None]
+    return [results[place] for place in static.changed()]
+
+
+def _statistics_after(
+    static: StaticArgument,
+    watched: Watched,
+    values: list[jax.Array],
+    gradients: list[jax.Array | None],
+    flags: list[jax.Array],
+    learning_rate: jax.Array,
+    numbers: jax.Array,
+    table: jax.Array,
+) -> jax.Array:
+    """Compute the statistics of a step, a program of its own."""
+    inputs = _inputs(static, values, gradients, flags, learning_rate, numbers)
+    after: jax.Array = _sample.sampled(
+        *inputs,
+        watched,
+        table,
+        flags=_flagged(static, gradients, flags),
+        trace_once=jax.jit,
+    )
+    return after
+
+
+def _flagged(
+    static: StaticArgument, gradients: list[jax.Array | None], flags: list[jax.Array]
+) -> dict[int, jax.Array]:
+    """Return the flag of each gradient that may be missing, by position."""
+    if not static.flagged:
+        return {}
+    positions = [i for i, g in enumerate(gradients) if g is not None]
+    return dict(zip(positions, flags, strict=True))
+
+
+def _inputs(
+    static: StaticArgument,
+    values: list[jax.Array],
+    gradients: list[jax.Array | None],
+    flags: list[jax.Array],
+    learning_rate: jax.Array,
+    numbers: jax.Array,
+) -> _Inputs:
+    """Return the first arguments of `_step.step` and `_sample.sampled`."""
+    flagged = _flagged(static, gradients, flags)
+    parameters, counters = static.unflatten(values)
+    return _Inputs(
         with_traceable_transforms(static.plan, WithoutVariables),
         _unpack(numbers, len(static.plan.groups)),
         counters,
         learning_rate,
         parameters,
-        gradients,
-        flags=flagged,
-        trace_once=jax.jit,
+        [
+            g if g is None or i not in flagged else jnp.where(flagged[i], g, jnp.zeros_like(g))
+            for i, g in enumerate(gradients)
+        ],
     )
-    results = [x for group in (*after, counted) for x in group if x is not None]
-    return [results[place] for place in static.changed()]
 
+
+# Programs for sampled steps, cached in the same way as steps.
+compiled_statistics = jax.jit(_statistics_after, static_argnums=(0, 1))
 
 # JAX caches one compiled step per static argument and input types, shared by all optimizers.
 compiled_step = jax.jit(_whole_step, static_argnums=0, donate_argnums=1, keep_unused=True)

@@ -1,12 +1,13 @@
 """Run a step on TensorFlow: op by op, as one compiled call, or in a replica."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_rmsprop._execution import _compilation, _op_by_op
+from keras_rmsprop._execution import _compilation, _op_by_op, _watching
 from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import is_op_determinism_enabled, read_variable_op
@@ -23,6 +24,7 @@ from keras_rmsprop._execution.tensorflow._rows import (
     is_inside_xla,
     is_sparse,
 )
+from keras_rmsprop._execution.tensorflow._samples import table_after
 from keras_rmsprop._execution.tensorflow._values import (
     Gradients,
     are_eager,
@@ -54,10 +56,19 @@ def run(step: Step, gradients: Gradients) -> None:
         with tf.control_dependencies(checks):
             run_in_replica(step, gradients)
         return
-    rate = step.rate.get_next()
     with tf.control_dependencies(checks) if checks else contextlib.nullcontext():
-        if not compiles or not run_compiled(step, gradients, rate):
-            _run_op_by_op(step, gradients, rate)
+        run_here = functools.partial(_run, compiles)
+        if step.watch is None:
+            run_here(step, gradients)
+        else:
+            sample = functools.partial(table_after, compiles)
+            _watching.run_watched(step, gradients, run_here, sample, assign)
+
+
+def _run(compiles: bool, step: Step, gradients: Gradients) -> None:
+    rate = step.rate.get_next()
+    if not compiles or not run_compiled(step, gradients, rate):
+        _run_op_by_op(step, gradients, rate)
 
 
 def _take_rows(

@@ -173,7 +173,8 @@ class Caller:
             results = _context.context().call_function(function.name, arguments, self._results)
         else:
             results = function.call_flat(*arguments)
-        return results
+        # None without results.
+        return results or []
 
 
 def is_on_default_device() -> bool:

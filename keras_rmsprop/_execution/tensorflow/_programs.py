@@ -17,7 +17,11 @@ import tensorflow as tf
 from keras_rmsprop._execution import _compilation
 from keras_rmsprop._execution._compilation import FLOATING_DTYPES
 from keras_rmsprop._execution._interface import Step
-from keras_rmsprop._execution.tensorflow._changes import StepVariables, changes_of_step
+from keras_rmsprop._execution.tensorflow._changes import (
+    StepVariables,
+    changes_of_step,
+    statistics_of_step,
+)
 from keras_rmsprop._execution.tensorflow._devices import (
     NOT_COMPILABLE,
     default_device,
@@ -40,10 +44,12 @@ from keras_rmsprop._execution.tensorflow._values import (
     write,
 )
 from keras_rmsprop._math import _step
+from keras_rmsprop._math._table import Watched
 from keras_rmsprop._variables._roster import (
     Roster,
     flat_without_none,
 )
+from keras_rmsprop._variables._watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -212,15 +218,49 @@ class _Key(NamedTuple):
     # Whether XLA compiles it. With sparse gradients it is an ordinary graph by default: as fast,
     # and XLA would recompile for each number of ids.
     xla: bool
+    # What to sample; None for the step itself.
+    watched: Watched | None = None
 
 
 def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     """Make the step as one compiled call; return False, with nothing changed, if that fails."""
-    inputs, plan = inputs_of(step), step.plan
+    inputs = inputs_of(step)
     latest = inputs.latest
     if latest is not None and latest.fits(step, rate, gradients):
         latest.program.call(inputs, [inputs.packed(step.numbers), *gradients])
         return True
+    key, given = _prepared(step, inputs, gradients, rate)
+    program = inputs.programs.get(key)
+    if isinstance(program, _Program):
+        program.call(inputs, given)
+        key_rate = None if key.rate_dtype is None else given[-1]
+        inputs.latest = _Latest.of(step, key_rate, gradients, program)
+        return True
+    if program is not None and step.jit_compile == "auto":
+        return False
+    return _call_first(step, inputs, key, given) is not None
+
+
+def sampled_compiled(step: Step, watch: Watch, gradients: Gradients, rate: Any) -> tf.Tensor | None:
+    """Return the table after a step that is sampled, or None if that cannot be compiled."""
+    inputs = inputs_of(step)
+    key, given = _prepared(step, inputs, gradients, rate)
+    key = key._replace(watched=watch.watched)
+    given.append(read(watch.table))
+    program = inputs.programs.get(key)
+    if isinstance(program, str):
+        return None
+    if program is None:
+        results = _call_first(step, inputs, key, given)
+        return None if results is None else results[0]
+    return program.call(inputs, given)[0]
+
+
+def _prepared(
+    step: Step, inputs: _ProgramInputs, gradients: Gradients, rate: Any
+) -> tuple[_Key, list[tf.Tensor]]:
+    """Return the key of the step's program, and its arguments except the variables."""
+    plan = step.plan
     if rate is step.rate.source:
         rate = None
     else:
@@ -246,21 +286,18 @@ def run_compiled(step: Step, gradients: Gradients, rate: Any) -> bool:
     given = [inputs.packed(step.numbers), *flags, *arguments]
     if rate is not None:
         given.append(rate)
-    program = inputs.programs.get(key)
-    if isinstance(program, _Program):
-        program.call(inputs, given)
-        inputs.latest = _Latest.of(step, rate, gradients, program)
-        return True
-    if program is not None and step.jit_compile == "auto":
-        return False
-    return _call_first(step, inputs, key, given)
+    return key, given
 
 
-def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Tensor]) -> bool:
+def _call_first(
+    step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Tensor]
+) -> list[tf.Tensor] | None:
     """Call a program that the optimizer has not called before, compiling it if necessary.
 
     The program is cached only after the call has succeeded, so that an interrupted step is
     retried.
+
+    Returns: its results; None if it cannot be compiled, with nothing changed.
     """
     start = time.perf_counter()
     program = None
@@ -271,13 +308,13 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
         if program is None:
             with tf.init_scope(), tf.device(None):
                 program = _Program(inputs, key)
-        program.call(inputs, given)
+        results = program.call(inputs, given)
     except _compilation.NotTraceableError as error:
         if step.jit_compile is True:
             raise error.cause from None
         _remember(inputs.programs, key, str(error))
         _log.debug("%s runs op by op: %s", step.name, error)
-        return False
+        return None
     except NOT_COMPILABLE as error:
         if not key.xla:
             raise
@@ -286,7 +323,7 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
             _compilation.raise_not_compilable(f"XLA does not take it ({error})")
         _remember(inputs.programs, key, f"XLA does not take it ({error.message})")
         _log.debug("%s runs op by op: %s", step.name, error)
-        return False
+        return None
     if is_new:
         with _programs_lock:
             _remember(_programs, shared_key, program)
@@ -294,13 +331,15 @@ def _call_first(step: Step, inputs: _ProgramInputs, key: _Key, given: list[tf.Te
         if seconds > _compilation.LONG_COMPILATION:
             _log.info("%s compiled its step in %.1f s", step.name, seconds)
     _remember(inputs.programs, key, program)
-    return True
+    return results
 
 
 def why_not_compiled(step: Step) -> str | None:
     """Return why no step with these settings was compiled, or None if one was or none was made."""
     programs = [
-        program for key, program in inputs_of(step).programs.items() if key.plan == step.plan
+        program
+        for key, program in inputs_of(step).programs.items()
+        if key.plan == step.plan and key.watched is None
     ]
     reasons = [program for program in programs if isinstance(program, str)]
     return reasons[-1] if reasons and len(reasons) == len(programs) else None
@@ -336,7 +375,7 @@ class _Program:
         like = _step.like_numbers(len(key.plan.groups), 0.0)
         flagged = inputs.flagged if key.flagged else []
 
-        def whole_step(arguments: list[tf.Tensor], variables: list[tf.Variable]) -> None:
+        def whole_step(arguments: list[tf.Tensor], variables: list[tf.Variable]) -> list[tf.Tensor]:
             rest = iter(arguments)
             packed = next(rest)
             flags = {i: next(rest) for i in flagged}
@@ -348,17 +387,22 @@ class _Program:
                 lambda spec: None if spec is None else next(owners), layout
             )
             rate = read(state.rate) if key.rate_dtype is None else next(rest)
-            write(
-                changes_of_step(
-                    state,
-                    _compilation.with_traceable_transforms(key.plan, contextlib.nullcontext),
-                    tf.nest.pack_sequence_as(like, tf.unstack(packed)),
-                    rate,
-                    gradients,
-                    flags=flags,
-                    trace_once=traced_once if key.xla else None,
-                )
+            inputs = (
+                state,
+                _compilation.with_traceable_transforms(key.plan, contextlib.nullcontext),
+                tf.nest.pack_sequence_as(like, tf.unstack(packed)),
+                rate,
+                gradients,
             )
+            trace_once = traced_once if key.xla else None
+            if key.watched is None:
+                write(changes_of_step(*inputs, flags=flags, trace_once=trace_once))
+                return []
+            return [
+                statistics_of_step(
+                    *inputs, key.watched, next(rest), flags=flags, trace_once=trace_once
+                )
+            ]
 
         specs = [tf.TensorSpec([len(_pack(like))], tf.float64)]
         specs += [tf.TensorSpec([], tf.bool) for _ in flagged]
@@ -372,26 +416,27 @@ class _Program:
             ]
         if key.rate_dtype is not None:
             specs.append(tf.TensorSpec([], key.rate_dtype))
+        if key.watched is not None:
+            specs.append(tf.TensorSpec(key.watched.shape, key.watched.dtype))
         function = tf.function(whole_step, jit_compile=key.xla, autograph=False)
         # Variables passed to the function become arguments; others would be captured.
         self._run = Caller(function.get_concrete_function(specs, inputs.variables))
 
-    def call(self, inputs: _ProgramInputs, given: list[tf.Tensor]) -> None:
-        """Make the step.
+    def call(self, inputs: _ProgramInputs, given: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Make the step, or return the table of its statistics.
 
         Args:
             inputs: the variables, as arguments.
-            given: numbers, flags, gradients and rate.
+            given: numbers, flags, gradients, rate and table.
         """
         if inputs.device is None and tf.executing_eagerly() and is_on_default_device():
-            self._call(inputs, given)
-            return
+            return self._call(inputs, given)
         # Unlike an op on a variable, a compiled call is not placed with its variables.
         with tf.device(inputs.device):
-            self._call(inputs, given)
+            return self._call(inputs, given)
 
-    def _call(self, inputs: _ProgramInputs, given: list[tf.Tensor]) -> None:
-        self._run(given, inputs.variables, inputs.handles)
+    def _call(self, inputs: _ProgramInputs, given: list[tf.Tensor]) -> list[tf.Tensor]:
+        return self._run(given, inputs.variables, inputs.handles)
 
 
 def _flatten(gradients: Gradients) -> tuple[list[tf.Tensor], tuple[tuple[int, ...], ...]]:

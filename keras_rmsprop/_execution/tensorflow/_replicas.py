@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_rmsprop._execution._interface import Step
 from keras_rmsprop._execution.tensorflow._changes import changes_op_by_op
 from keras_rmsprop._execution.tensorflow._private import merge_call
+from keras_rmsprop._execution.tensorflow._samples import table_after
 from keras_rmsprop._execution.tensorflow._values import Gradients, tf_variable
 from keras_rmsprop._math import _step
 
@@ -27,7 +28,11 @@ def run_in_replica(step: Step, gradients: Gradients) -> None:
         given = list(map(tf.identity, given))
     sums = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, given))
     summed = [None if g is None else next(sums) for g in gradients]
-    pairs = changes_op_by_op(step, summed, _rate_for_all_replicas(step))
+    rate = _rate_for_all_replicas(step)
+    pairs = changes_op_by_op(step, summed, rate)
+    if step.watch is not None:
+        table = table_after(False, step, step.watch, summed, rate)
+        pairs += [] if table is None else [(step.watch.table, table)]
     variables = [tf_variable(variable) for variable, _ in pairs]
 
     def assign_copies(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from keras_rmsprop._execution import _compilation, _interrupts, _op_by_op
+from keras_rmsprop._execution import _compilation, _interrupts, _op_by_op, _watching
 from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._execution._op_by_op import assign, compute_op_by_op, run_with_hook
-from keras_rmsprop._execution.torch import _layout
+from keras_rmsprop._execution.torch import _layout, _samples
 from keras_rmsprop._execution.torch._compiled import run_compiled
 from keras_rmsprop._execution.torch._host import cache_value, learning_rate, value_of
 from keras_rmsprop._execution.torch._layout import (
@@ -43,12 +43,32 @@ from keras_rmsprop._execution.torch._values import (
 from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Coefficients, Form, StepCoefficients
 from keras_rmsprop._private import in_stateless_scope
+from keras_rmsprop._variables._watch import Watch
 
 
 def run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:
     """Make one step."""
     with torch.no_grad():
-        _run(step, gradients)
+        if step.watch is None:
+            _run(step, gradients)
+        else:
+            _watching.run_watched(step, gradients, _run, _table_after, assign)
+
+
+def _table_after(
+    step: Step, watch: Watch, gradients: Sequence[torch.Tensor | None], rate: Any
+) -> torch.Tensor | None:
+    """Return the table of statistics after a step; None if it is not sampled."""
+    roster = step.roster
+    calls = roster.counters.calls._value
+    if torch.compiler.is_compiling() or not _watching.is_due(
+        step, watch, lambda: int(value_of(roster, "calls", calls))
+    ):
+        return None
+    check_devices(roster.weights, gradients)
+    if _compilation.why_op_by_op(step) is None and not in_stateless_scope():
+        return _samples.table_after(step, watch, gradients, rate)
+    return _watching.sampled_op_by_op(step, watch, gradients, rate, read)
 
 
 def _run(step: Step, gradients: Sequence[torch.Tensor | None]) -> None:

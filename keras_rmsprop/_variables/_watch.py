@@ -1,0 +1,113 @@
+"""What is watched of an optimizer's steps: which variables, how often, and where it is kept."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_rmsprop._math import _step, _table
+from keras_rmsprop._math._table import Watched
+from keras_rmsprop._variables import _members, _pairing
+from keras_rmsprop._variables._roster import Roster, Variable
+
+
+class Watch:
+    """The variables whose statistics are sampled, and the table that holds them.
+
+    Args:
+        table: the variable that holds the table (see `_table`).
+        watched: which variables are sampled.
+        every: a step is sampled every so many, the first one to begin with.
+    """
+
+    def __init__(self, table: Variable, watched: Watched, every: int) -> None:
+        self.table, self.watched, self.every = table, watched, every
+        # Calls of eager steps until the counter says whether the next one is to be sampled: it is
+        # not read at every call, which would wait for the device.
+        self._until_look = 1
+
+    def period(self, accumulation_steps: int) -> int:
+        """Return after how many calls the next one is sampled."""
+        return self.every * accumulation_steps
+
+    def may_be_due(self) -> bool:
+        """Whether the step may have to be sampled, counting the calls of this process."""
+        self._until_look -= 1
+        return self._until_look <= 0
+
+    def is_due(self, calls: int, accumulation_steps: int) -> bool:
+        """Whether the next step is sampled: the call that completes one of every `every` steps.
+
+        Args:
+            calls: the number of calls before.
+            accumulation_steps: the calls that make a step.
+        """
+        period = self.period(accumulation_steps)
+        left = (accumulation_steps - 1 - calls) % period
+        self._until_look = left or period
+        return left == 0
+
+
+def chosen(roster: Roster, patterns: Sequence[str]) -> tuple[int, ...]:
+    """Return the positions of the variables to sample, those that the rule updates.
+
+    Args:
+        roster: the built variables.
+        patterns: those of the variables; empty for all.
+
+    Raises: ValueError if a pattern matches none.
+    """
+    paths = {
+        i: _pairing.path_of(parameter.weight)
+        for i, parameter in enumerate(roster.parameters)
+        if parameter.square_average is not None
+    }
+    if not patterns:
+        return tuple(paths)
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = _members.matches_of(pattern, list(paths.values()))
+        if not matches:
+            raise ValueError(
+                f"The pattern {pattern!r} of `variables` of Diagnostics matches none of the "
+                f"optimizer's variables. It must match a whole path, such as "
+                f"{', '.join(map(repr, [*paths.values()][:3]))}."
+            )
+        found.update(matches)
+    return tuple(i for i, path in paths.items() if path in found)
+
+
+def watch_of(
+    optimizer: Any,
+    roster: Roster,
+    positions: Sequence[int],
+    every: int,
+    histograms: bool,
+    is_tracked: bool,
+) -> Watch:
+    """Create the table for some of the variables being built.
+
+    Args:
+        optimizer: the optimizer.
+        roster: the built variables.
+        positions: which of them are watched.
+        every: a step is sampled every so many.
+        histograms: whether the table has histograms.
+        is_tracked: whether it belongs to `optimizer.variables`.
+    """
+    dtype = _step.widest_dtype([roster.weights[i] for i in positions])
+    watched = Watched(tuple(positions), histograms, dtype)
+    at_start = _table.table_at_start(watched)
+    with keras.name_scope(optimizer.name, caller=optimizer):
+        table = keras.Variable(
+            lambda _, dtype: ops.convert_to_tensor(at_start.astype(dtype)),
+            watched.shape,
+            dtype,
+            trainable=False,
+            aggregation="only_first_replica",
+            name="diagnostics",
+        )
+    if is_tracked:
+        optimizer._track_variable(table)
+    return Watch(table, watched, every)

@@ -1,0 +1,1 @@
+"""Tests of what an optimizer shows of its steps."""
