@@ -72,7 +72,10 @@ class Report:
         self.quick = quick
         self.failures: list[str] = []
         self._output = output
-        self._console = Console(highlight=False)
+        self._console = self._make_console()
+
+    def _make_console(self) -> Console:
+        return Console(highlight=False)
 
     def say(self, text: str) -> None:
         """Print a line of plain text."""
@@ -188,6 +191,17 @@ class Report:
 def run(main: Callable[[Report], None], description: str | None) -> NoReturn:
     """Run an example as a script: parse arguments, call `main`, exit with the status."""
     summary = (description or "").partition("\n")[0]
+    arguments = arguments_of_script(summary)
+    report = Report(arguments.output, arguments.quick)
+    report.say(heading(summary))
+    main(report)
+    if report.failures:
+        sys.exit(f"{len(report.failures)} of the claims above did not hold.")
+    sys.exit(0)
+
+
+def arguments_of_script(summary: str) -> argparse.Namespace:
+    """Return the arguments that every example takes: `output` and `quick`."""
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument(
         "--output",
@@ -198,13 +212,12 @@ def run(main: Callable[[Report], None], description: str | None) -> NoReturn:
     parser.add_argument(
         "--quick", action="store_true", help="a short run that need not reach the published figures"
     )
-    arguments = parser.parse_args()
-    report = Report(arguments.output, arguments.quick)
-    report.say(f"{summary}\n[Keras {keras.__version__} on {keras.backend.backend()}]")
-    main(report)
-    if report.failures:
-        sys.exit(f"{len(report.failures)} of the claims above did not hold.")
-    sys.exit(0)
+    return parser.parse_args()
+
+
+def heading(summary: str) -> str:
+    """Return the first lines of an example's output."""
+    return f"{summary}\n[Keras {keras.__version__} on {keras.backend.backend()}]"
 
 
 def use_float64() -> None:
