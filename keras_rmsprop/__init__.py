@@ -17,6 +17,15 @@ with _startup.imports():
             f"KERAS_BACKEND to its name where it is not tensorflow."
         ) from error
 
+    from keras_rmsprop import (
+        callbacks,
+        conventions,
+        interop,
+        plots,
+        recipes,
+        reference,
+        transforms,
+    )
     from keras_rmsprop._optimizer import RMSprop
     from keras_rmsprop._settings._sampling import Diagnostics
 
