@@ -343,12 +343,3 @@ def save_plot(comparison: Comparison, path: str | os.PathLike[str]) -> None:
         panel.legend(fontsize=9)
     figure.suptitle(f"{function}: {LANDSCAPES[function].formula}", fontsize=12)
     figure.savefig(path, dpi=150)
-
-
-def picture_formats() -> tuple[str, ...] | None:
-    """Return the suffixes of pictures, without dots; None if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return None
-    return tuple(Figure().canvas.get_supported_filetypes())

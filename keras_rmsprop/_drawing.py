@@ -64,3 +64,12 @@ def positive(values: ArrayLike) -> NDArray[np.float64]:
     """Return values for a logarithmic axis, with gaps where it has no place for them."""
     values = np.asarray(values, np.float64)
     return np.where((values > 0.0) & (values < LARGEST), values, np.nan)
+
+
+def picture_formats() -> tuple[str, ...] | None:
+    """Return the suffixes of pictures, without dots; None if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return None
+    return tuple(Figure().canvas.get_supported_filetypes())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from keras_rmsprop import _compare, _landscapes
+from keras_rmsprop import _compare, _drawing, _landscapes
 from keras_rmsprop._command_line._program import PROGRAM, Failure, File, debug_option
 from keras_rmsprop._command_line._screen import progress
 
@@ -83,7 +83,7 @@ def _check_output(path: Path) -> None:
     """Refuse a picture that cannot be written, before the run whose picture it is to be."""
     if not path.parent.is_dir():
         raise Failure(f"There is no folder {path.parent} to write {path.name} into.")
-    formats = _compare.picture_formats()
+    formats = _drawing.picture_formats()
     if formats is not None and path.suffix.removeprefix(".").lower() not in formats:
         raise Failure(
             f"The name of the picture must end in one of {', '.join(f'.{x}' for x in formats)}, "
