@@ -396,25 +396,14 @@ def _with_guide(figure: Figure, height: float) -> Figure:
     figure["layout"]["shapes"] = [
         {
             "type": "line",
+            "name": f"usual: {height:g}",
+            "showlegend": True,
             "xref": "paper",
             "x0": 0,
             "x1": 1,
             "y0": height,
             "y1": height,
             "line": {"color": _GREY, "width": 2, "dash": "dot"},
-        }
-    ]
-    figure["layout"]["annotations"] = [
-        {
-            "text": "usual",
-            "xref": "paper",
-            "x": 1,
-            "xanchor": "right",
-            # Annotations are placed by the logarithm on such an axis, unlike shapes.
-            "y": math.log10(height),
-            "yanchor": "bottom",
-            "showarrow": False,
-            "font": {"color": _GREY},
         }
     ]
     return figure
@@ -432,7 +421,7 @@ def _layout(yaxis: dict[str, Any]) -> dict[str, Any]:
     line = {"showline": True, "linecolor": _GREY, "gridcolor": "#e5e5e5", "ticks": "outside"}
     return {
         "height": 380,
-        "margin": {"l": 75, "r": 300, "t": 30, "b": 50},
+        "margin": {"l": 90, "r": 300, "t": 30, "b": 50},
         "font": {"size": 13, "color": "#1a1a1a"},
         "plot_bgcolor": "white",
         "xaxis": {"title": {"text": "optimizer step"}, "zeroline": False, **line},

@@ -196,12 +196,11 @@ def test_the_ratios_of_the_whole_and_the_layers_are_drawn_over_steps():
     assert layout["shapes"][0]["y0"] == layout["shapes"][0]["y1"] == 1e-3
 
 
-def test_the_guide_is_named_at_its_height():
+def test_the_guide_is_named_in_the_legend():
     _, layout, _ = figures(page_of(training()))["ratios"]
-    (label,) = layout["annotations"]
-    assert label["text"] == "usual"
-    # The axis is logarithmic.
-    assert label["y"] == pytest.approx(-3.0)
+    (guide,) = layout["shapes"]
+    assert guide["showlegend"]
+    assert guide["name"] == "usual: 0.001"
 
 
 def test_marks_are_explained_where_there_are_any():
