@@ -14,8 +14,7 @@ any input, and no gradient comes through. The page and the explanation must name
 no warning without a fault.
 
 A published run is in `published/`: `characters.txt`, and the top of the page of `--fault
-dead-layer`, `characters_page.png`. It takes a minute on 2 busy CPU cores.
-"""
+dead-layer`, X"""
 
 import html
 import logging
