@@ -7,6 +7,7 @@ with status 1.
 
 import argparse
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -187,21 +188,34 @@ class Report:
         self.say(f"picture {path}")
         return path
 
+    def new_folder(self, name: str) -> Path:
+        """Return an empty folder in the output folder, without what an earlier run left in it."""
+        folder = self._output / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
-def run(main: Callable[[Report], None], description: str | None) -> NoReturn:
-    """Run an example as a script: parse arguments, call `main`, exit with the status."""
+
+def run(main: Callable[..., None], description: str | None, **options: Sequence[str]) -> NoReturn:
+    """Run an example as a script: parse arguments, call `main`, exit with the status.
+
+    Args:
+        main: a function of a `Report` and, by keyword, of the options.
+        description: whose first line is shown.
+        options: arguments of this example and their choices; the first is the default.
+    """
     summary = (description or "").partition("\n")[0]
-    arguments = arguments_of_script(summary)
+    arguments = arguments_of_script(summary, **options)
     report = Report(arguments.output, arguments.quick)
     report.say(heading(summary))
-    main(report)
+    main(report, **{name: getattr(arguments, name) for name in options})
     if report.failures:
         sys.exit(f"{len(report.failures)} of the claims above did not hold.")
     sys.exit(0)
 
 
-def arguments_of_script(summary: str) -> argparse.Namespace:
-    """Return the arguments that every example takes: `output` and `quick`."""
+def arguments_of_script(summary: str, **options: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments that every example takes, `output` and `quick`, and its own."""
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument(
         "--output",
@@ -212,6 +226,13 @@ def arguments_of_script(summary: str) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a short run that need not reach the published figures"
     )
+    for name, choices in options.items():
+        parser.add_argument(
+            f"--{name}",
+            choices=choices,
+            default=choices[0],
+            help="described at the top of the script (default: %(default)s)",
+        )
     return parser.parse_args()
 
 

@@ -298,7 +298,9 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         if self._explain:
             explanation = optimizer.explain()
             self._findings = list(getattr(explanation, "findings", explanation))
-        self._description = optimizer.describe()
+        description: list[str] = []
+        optimizer.describe(description.append)
+        self._description = "\n".join(description)
         return report
 
     # The files.

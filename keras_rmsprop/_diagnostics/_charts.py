@@ -26,6 +26,14 @@ _MOST_POINTS = 250
 
 _NAME_WIDTH = 40
 
+# What stands for values that a logarithmic axis has no place for.
+_ZERO, _NOT_FINITE = "triangle-down", "x"
+_MARKS = {
+    _ZERO: "A triangle at the bottom stands for 0.",
+    _NOT_FINITE: "A cross at the top stands for a number that is not finite, such as the ratio of "
+    "weights that are all 0.",
+}
+
 
 class Chart(NamedTuple):
     """A figure and how to read it."""
@@ -53,9 +61,16 @@ def charts(reports: Sequence[Report]) -> list[Chart]:
         reports: at least one, in the order of their steps; each has sampled.
     """
     return [
-        Chart(name, title, advice, figure(reports))
+        _with_key(Chart(name, title, advice, figure(reports)))
         for name, (title, advice, figure) in _CHARTS.items()
     ]
+
+
+def _with_key(chart: Chart) -> Chart:
+    """Return a chart whose advice says what the marks in it are."""
+    symbols = {trace.get("marker", {}).get("symbol") for trace in chart.figure["data"]}
+    meanings = [meaning for symbol, meaning in _MARKS.items() if symbol in symbols]
+    return chart._replace(advice=" ".join([chart.advice, *meanings]))
 
 
 # The figures.
@@ -264,7 +279,10 @@ _CHARTS: dict[str, tuple[str, str, Callable[[Sequence[Report]], Figure]]] = {
     ),
     "shares": (
         "Elements that may not learn as they should",
-        "Solid: share of all elements. Dotted: of those of the variable where it is largest.",
+        "Solid: share of all elements. Dotted: of those of the variable where it is largest. Rows "
+        "of embeddings that a batch does not use have gradients of 0. Epsilon decides where "
+        "gradients are tiny, which is common early in a training and does no harm where a layer "
+        "learns. Stuck or frozen elements do not move.",
         _shares,
     ),
     "counts": (
@@ -318,8 +336,8 @@ def _on_log_axis(lines: Sequence[_Line], unit: str, guide: float | None = None) 
         ]
         traces.append(_trace(line._replace(values=values), hover="%{y:.2e}"))
     marks = (
-        ("triangle-down", bottom, "0", lambda value: value == 0.0),
-        ("x", top, "not finite", lambda value: not math.isfinite(value)),
+        (_ZERO, bottom, "0", lambda value: value == 0.0),
+        (_NOT_FINITE, top, "not finite", lambda value: not math.isfinite(value)),
     )
     for symbol, height, meaning, holds in marks:
         for line in lines:
@@ -378,6 +396,8 @@ def _with_guide(figure: Figure, height: float) -> Figure:
     figure["layout"]["shapes"] = [
         {
             "type": "line",
+            "name": f"usual: {height:g}",
+            "showlegend": True,
             "xref": "paper",
             "x0": 0,
             "x1": 1,
@@ -401,7 +421,7 @@ def _layout(yaxis: dict[str, Any]) -> dict[str, Any]:
     line = {"showline": True, "linecolor": _GREY, "gridcolor": "#e5e5e5", "ticks": "outside"}
     return {
         "height": 380,
-        "margin": {"l": 75, "r": 300, "t": 30, "b": 50},
+        "margin": {"l": 90, "r": 300, "t": 30, "b": 50},
         "font": {"size": 13, "color": "#1a1a1a"},
         "plot_bgcolor": "white",
         "xaxis": {"title": {"text": "optimizer step"}, "zeroline": False, **line},

@@ -1,6 +1,7 @@
 """A training as a page with charts that opens without a network."""
 
 import html
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ table { border-collapse: collapse; font-size: 13px; } caption { padding: .5em 0;
 th, td { padding: .2em .6em; border-bottom: 1px solid #e0e0e0; white-space: nowrap; }
 thead th { text-align: right; vertical-align: bottom; border-color: #767676; }
 tbody tr:first-child { font-weight: 600; } tbody th { font-weight: inherit; }
-pre { overflow-x: auto; background: #f5f5f5; padding: 1em; font-size: 13px; }
+pre { white-space: pre-wrap; background: #f5f5f5; padding: 1em; font-size: 13px; }
 """
 
 # As many variables as the table has rows for.
@@ -96,11 +97,16 @@ def _finding(finding: Any) -> str:
     lines = [
         f"<h3>{severity.capitalize()}: {html.escape(finding.ailment)}</h3>",
         f'<p class="variables">{html.escape(where)}</p>' * bool(where),
-        f"<p>{html.escape(finding.evidence)}</p>",
-        f"<p>{html.escape(finding.meaning)}</p>",
-        f'<p class="advice">{html.escape(finding.advice)}</p>',
+        f"<p>{_prose(finding.evidence)}.</p>",
+        f"<p>{_prose(finding.meaning)}</p>",
+        f'<p class="advice">What to do: {_prose(finding.advice)}</p>',
     ]
     return f'<section class="finding {severity}">{"".join(lines)}</section>'
+
+
+def _prose(text: str) -> str:
+    """Return a text with what stands between backticks as code."""
+    return re.sub("`(.*?)`", r"<code>\1</code>", html.escape(text))
 
 
 def _chart(chart: _charts.Chart) -> str:

@@ -100,6 +100,13 @@ def test_the_findings_come_first_and_in_words():
     assert places[-1] < text.index("Size of the updates")
 
 
+def test_advice_is_said_to_be_advice_and_code_is_set_as_code():
+    advised = DEAD._replace(evidence="5 < 6", advice="use `clipnorm=1.0` or <b>")
+    source = page_of(training(), [advised])
+    assert "<p>5 &lt; 6.</p>" in source
+    assert "What to do: use <code>clipnorm=1.0</code> or &lt;b&gt;</p>" in source
+
+
 def test_warnings_come_before_notes():
     note = DEAD._replace(ailment="cold averages", severity="note", variables=())
     text = Page(page_of(training(), [note, DEAD, note])).text
@@ -187,6 +194,24 @@ def test_the_ratios_of_the_whole_and_the_layers_are_drawn_over_steps():
     _, layout, _ = figures(source)["ratios"]
     assert layout["yaxis"]["type"] == "log"
     assert layout["shapes"][0]["y0"] == layout["shapes"][0]["y1"] == 1e-3
+
+
+def test_the_guide_is_named_in_the_legend():
+    _, layout, _ = figures(page_of(training()))["ratios"]
+    (guide,) = layout["shapes"]
+    assert guide["showlegend"]
+    assert guide["name"] == "usual: 0.001"
+
+
+def test_marks_are_explained_where_there_are_any():
+    triangle, cross = "A triangle at the bottom", "A cross at the top"
+    healthy, still = (Page(page_of(training(**rows))).text for rows in ({}, {"update_norm": 0.0}))
+    assert triangle not in healthy
+    assert cross not in healthy
+    # Of the ratios, and of the norms.
+    assert still.count(triangle) == 2
+    assert cross not in still
+    assert cross in Page(page_of([not_finite()])).text
 
 
 def test_further_layers_wait_in_the_legend():

@@ -1,7 +1,7 @@
 """Reports made by hand, and an optimizer that gives such reports."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -147,6 +147,6 @@ class Reporting(keras.optimizers.RMSprop):
         """Return what is wrong."""
         return list(self.findings)
 
-    def describe(self) -> str:
-        """Return what the optimizer is."""
-        return "Reporting: w <- w - lr * g / r"
+    def describe(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print what the optimizer is."""
+        print_fn("Reporting: w <- w - lr * g / r")
