@@ -14,7 +14,8 @@ any input, and no gradient comes through. The page and the explanation must name
 no warning without a fault.
 
 A published run is in `published/`: `characters.txt`, and the top of the page of `--fault
-dead-layer`, X"""
+dead-layer`, X
+"""
 
 import html
 import logging
