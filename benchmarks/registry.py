@@ -13,7 +13,19 @@ from benchmarks.results import SUITES, Line
 # The suite of the rows that need a GPU.
 GPU = "gpu"
 
-MODULES = ("steps", "training", "embeddings", "startup", "cliffs", "groups", "overhead", "gpu")
+MODULES = (
+    "steps", "training", "embeddings", "startup", "cliffs", "groups", "diagnostics", "overhead", "gpu",
+)  # fmt: skip
+    "steps",
+    "training",
+    "embeddings",
+    "startup",
+    "cliffs",
+    "groups",
+    "diagnostics",
+    "overhead",
+    "gpu",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ COLUMNS = (
 BACKENDS = ("tensorflow", "jax", "torch")
 SUITES = (
     "steps", "training", "tensors", "parameters", "embeddings", "first_calls", "memory", "cliffs",
-    "groups", "overhead", "gpu",
+    "groups", "diagnostics", "overhead", "gpu",
 )  # fmt: skip
 
 # What a comparison measures.

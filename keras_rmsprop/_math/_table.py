@@ -105,9 +105,9 @@ def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tenso
         "smallest_rate": _nan_where_nan(mean_rate, sample.rates / maxima.root),
         "mean_rate": mean_rate,
         "largest_rate": _nan_where_nan(mean_rate, sample.rates / -maxima.minus_root),
-        "epsilon_share": sums.decided_by_epsilon / counts,
-        "frozen_share": sums.frozen / counts,
-        "stuck_share": sums.stuck / counts,
+        "epsilon_share": _share(sums.decided_by_epsilon, counts),
+        "frozen_share": _share(sums.frozen, counts),
+        "stuck_share": _share(sums.stuck, counts),
     }
     if not sample.by_rule:
         by_rule = {name: ops.full_like(counts, float("nan")) for name in by_rule}
@@ -115,7 +115,7 @@ def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tenso
         "gradient_norm": norm,
         "clipped_gradient_norm": unit * _rule.sqrt(sums.squared_clipped_gradient),
         "largest_gradient": ops.where(ops.isfinite(norm), totals.largest_gradient, norm),
-        "zero_gradient_share": sums.zero_gradients / counts,
+        "zero_gradient_share": _share(sums.zero_gradients, counts),
         "weight_norm": _rule.sqrt(sums.squared_weight),
         **by_rule,
         "learning_rate": sample.rates,
@@ -144,7 +144,7 @@ def _together(sample: Sample, measured: Mapping[str, Tensor]) -> dict[str, Tenso
         return _nan_where_nan(ops.sum(of_present(name, 0.0)), ops.max(of_present(name, 0.0)))
 
     def mean(name: str) -> Tensor:
-        return ops.sum(counts * of_present(name, 0.0)) / count
+        return _share(ops.sum(counts * of_present(name, 0.0)), count)
 
     lowest = ops.min(of_present("learning_rate", float("inf")))
     highest = ops.max(of_present("learning_rate", -float("inf")))
@@ -165,6 +165,11 @@ def _together(sample: Sample, measured: Mapping[str, Tensor]) -> dict[str, Tenso
         "step_low": ops.max(measured["step_low"]),
         "clipped": ops.sum(of_present("clipped", 0.0)),
     }
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """Return part / whole, and exactly 1 for all of it: compilers multiply by the inverse."""
+    return ops.where(part == whole, ops.ones_like(whole), part / whole)
 
 
 def _nan_where_nan(indicator: Tensor, values: Tensor) -> Tensor:
