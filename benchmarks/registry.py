@@ -14,18 +14,9 @@ from benchmarks.results import SUITES, Line
 GPU = "gpu"
 
 MODULES = (
-    "steps", "training", "embeddings", "startup", "cliffs", "groups", "diagnostics", "overhead", "gpu",
-)  # fmt: skip
-    "steps",
-    "training",
-    "embeddings",
-    "startup",
-    "cliffs",
-    "groups",
-    "diagnostics",
-    "overhead",
+    "steps", "training", "embeddings", "startup", "cliffs", "groups", "diagnostics", "overhead",
     "gpu",
-)
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

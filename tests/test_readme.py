@@ -37,6 +37,18 @@ def test_the_training_from_torch_goes_over_and_back() -> None:
     assert [group.learning_rate for group in optimizer.groups.values()] == [pytest.approx(10.0)]
 
 
+def test_the_training_that_is_watched_is_explained_and_has_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = [block for block in blocks("python") if "OptimizerDiagnostics" in block]
+    exec(example, {})
+    shown = capsys.readouterr().out
+    assert "32 steps" in shown
+    assert "Warning:" not in shown
+    assert "what the optimizer does to the weights" in Path("training.html").read_text()
+
+
 def test_every_file_that_the_readme_points_to_exists() -> None:
     root = Path(__file__).parent.parent
     targets = re.findall(r"\]\(([^)#]+)\)", README)
