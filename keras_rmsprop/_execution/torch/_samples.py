@@ -80,30 +80,8 @@ def table_after(
     """
     plan, numbers, roster = step.plan, step.numbers, step.roster
     parameters = [owners.read(read) for owners in roster.parameters]
-    table = read(watch.table)
-    given = {i: g for i, g in enumerate(gradients) if g is not None}
-    values = [given.pop(i) for i in list(given) if plan.overwritten[i]]
-    present = tuple(given)
-    owners = [parameters[i] for i in present]
-    raw = unscale(plan, numbers, list(given.values()))
-    finite = None
-    if plan.skip_nonfinite:
-        finite = _step.all_finite(plan, raw, owners, [None] * len(raw))
-        finite = ops.convert_to_tensor(
-            all(map(bool, [finite, *(v.isfinite().all() for v in values)]))
-        )
-    if plan.accumulation_steps > 1:
-        raw = accumulate(plan, owners, raw, writes=False)
-    scales = clip_scales(plan, numbers, raw)
-    clipped: Tensors = raw
-    if plan.clip is not None:
-        clipped = [clip(plan, numbers, (g,), [place], scales)[0] for place, g in enumerate(raw)]
-    used = transform(plan, numbers, parameters, present, raw, scales)
-    used = [u if u is not g else c for u, g, c in zip(used, raw, clipped, strict=True)]
-    stages = dict(zip(present, map(Gradients, raw, clipped, used), strict=True))
-    chosen = watch.watched.positions
-    if not any(i in stages for i in chosen):
-        return table
+    table, chosen = read(watch.table), watch.watched.positions
+    stages, finite = _gradients_of(step, parameters, gradients)
 
     counters = roster.counters.read(read)
     done = counters.calls // plan.accumulation_steps
@@ -133,6 +111,8 @@ def table_after(
             found.append(
                 _totals(kind, _joined(chunk), sizes, group, clips, histograms, own, table.dtype)
             )
+    if not found:
+        return table
     of_group = {
         group: scalars(group, table.dtype).step.learning_rate for group in set(plan.members)
     }
@@ -148,6 +128,33 @@ def table_after(
     totals = _of_rows(found, torch.tensor(rows, device=table.device), len(chosen))
     after: torch.Tensor = _table.table_after(sample, totals, table)
     return after
+
+
+def _gradients_of(
+    step: Step, parameters: list[Parameter], gradients: Sequence[torch.Tensor | None]
+) -> tuple[dict[int, Gradients], torch.Tensor | None]:
+    """Return the gradients of a step by position, and whether all are finite, as `_sample` does."""
+    plan, numbers = step.plan, step.numbers
+    given = {i: g for i, g in enumerate(gradients) if g is not None}
+    values = [given.pop(i) for i in list(given) if plan.overwritten[i]]
+    present = tuple(given)
+    owners = [parameters[i] for i in present]
+    raw = unscale(plan, numbers, list(given.values()))
+    finite = None
+    if plan.skip_nonfinite:
+        verdicts = [_step.all_finite(plan, raw, owners, [None] * len(raw))]
+        verdicts += [value.isfinite().all() for value in values]
+        finite = ops.convert_to_tensor(all(map(bool, verdicts)))
+    if plan.accumulation_steps > 1:
+        raw = accumulate(plan, owners, raw, writes=False)
+    scales = clip_scales(plan, numbers, raw)
+    clipped: Tensors = raw
+    if plan.clip is not None:
+        clipped = [clip(plan, numbers, (g,), [place], scales)[0] for place, g in enumerate(raw)]
+    # Those without a transform are returned as they are.
+    used = transform(plan, numbers, parameters, present, raw, scales)
+    used = [c if u is g else u for u, g, c in zip(used, raw, clipped, strict=True)]
+    return dict(zip(present, map(Gradients, raw, clipped, used), strict=True)), finite
 
 
 def _kind(plan: _step.Plan, i: int, parameter: Parameter, gradients: Gradients) -> _Kind:
