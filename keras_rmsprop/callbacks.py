@@ -389,16 +389,26 @@ def _checked_path(name: str, path: Any) -> Path | None:
         return None
     what = "folder" if name == "tensorboard" else "file"
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str) or not text or "://" in text:
+    if not isinstance(text, str) or not text or "://" in text or "\0" in text:
         raise ValueError(
             f"`{name}` must be None or the path of a local {what}, received {name}={path!r}."
         )
     # Whatever folder the training changes to.
     found = Path(text).expanduser().absolute()
-    if found.exists() and found.is_dir() != (what == "folder"):
+    if found.exists():
+        # A file is replaced as a whole, which a device or a pipe must not be.
+        fits = found.is_dir() if what == "folder" else found.is_file()
+        if not fits:
+            there = "folder" if found.is_dir() else "file" if found.is_file() else "device or pipe"
+            raise ValueError(
+                f"`{name}` must be the path of a {what}, received {name}={text!r}, which is a "
+                f"{there}. Give it another name."
+            )
+    blocking = next((each for each in found.parents if each.exists() and not each.is_dir()), None)
+    if blocking is not None:
         raise ValueError(
-            f"`{name}` must be the path of a {what}, received {name}={text!r}, which is a "
-            f"{'folder' if found.is_dir() else 'file'}. Give it another name."
+            f"`{name}` must be the path of a {what}, received {name}={text!r}, but {blocking} is no "
+            "folder. Give it another name."
         )
     package = _PACKAGES.get(name)
     if package is not None and find_spec(package) is None:

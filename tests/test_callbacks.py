@@ -4,6 +4,7 @@ import errno
 import functools
 import inspect
 import logging
+import os
 import re
 import types
 
@@ -644,3 +645,19 @@ def test_reading_changes_no_weight():
         return models.fit(models.model(), optimizer, callbacks=extra)
 
     models.assert_identical(weights(OptimizerDiagnostics(every=1)), weights())
+
+
+@pytest.mark.parametrize("name", ["csv", "html"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, name):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="device or pipe"):
+        callbacks.OptimizerDiagnostics(**{name: pipe})
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("name", ["csv", "html", "tensorboard"])
+def test_a_path_below_a_file_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is no folder"):
+        callbacks.OptimizerDiagnostics(**{name: tmp_path / "file" / "below"})

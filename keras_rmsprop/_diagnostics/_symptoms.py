@@ -153,6 +153,11 @@ class Sampled(NamedTuple):
         return counted(self.settings.size, "element")
 
 
+def is_past(step: int, rho: float) -> bool:
+    """Whether averages have forgotten their start: 1 / (1 - rho) steps, up to rounding."""
+    return step * (1.0 - rho) >= 1.0 - 1e-9
+
+
 def sampled(report: Report) -> Iterator[Sampled]:
     """Yield the variables that have been sampled."""
     for path, statistics in report.variables.items():
@@ -281,7 +286,7 @@ def too_large_updates(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
         own, settings = variable.statistics, variable.settings
         # With rho near 1, longer steps are part of the warm-up.
-        is_warm = settings.bias_correction or own.step * (1.0 - settings.rho) >= 1.0
+        is_warm = settings.bias_correction or is_past(own.step, settings.rho)
         if not (variable.is_layer and variable.is_past_start and is_warm):
             continue
         fresh = own.update_norm / fresh_norm(settings.size)
@@ -390,7 +395,7 @@ def cold_averages(report: Report) -> Iterator[Symptom]:
                     "they will be"
                 )
                 yield Symptom(path, share, evidence + _steps_to_go(own, settings), "note")
-        elif not settings.bias_correction and t * (1.0 - rho) < 1.0:
+        elif not settings.bias_correction and not is_past(t, rho):
             times = 1.0 / math.sqrt(-math.expm1(t * math.log(rho)))
             evidence = (
                 f"step {t:,} of about {round(1.0 / (1.0 - rho)):,} that the averages need; they "

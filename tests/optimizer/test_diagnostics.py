@@ -407,3 +407,12 @@ def test_a_callable_rate_is_asked_once_a_step():
 
 def test_the_package_has_it_by_name():
     assert keras_rmsprop.Diagnostics is Diagnostics
+
+
+def test_variables_without_elements_are_not_counted():
+    weights = [
+        keras.Variable(np.ones(shape), name=name) for name, shape in (("a", (2,)), ("e", (0, 3)))
+    ]
+    optimizer = RMSprop(diagnostics=Diagnostics(every=1, variables="e"))
+    optimizer.apply([ops.ones((2,)), ops.zeros((0, 3))], weights)
+    assert optimizer.diagnostics().total.sampled == 0
