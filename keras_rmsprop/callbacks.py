@@ -407,8 +407,8 @@ def _checked_path(name: str, path: Any) -> Path | None:
     blocking = next((each for each in found.parents if each.exists() and not each.is_dir()), None)
     if blocking is not None:
         raise ValueError(
-            f"`{name}` must be the path of a {what}, received {name}={text!r}, but {blocking} is no "
-            "folder. Give it another name."
+            f"`{name}` must be the path of a {what}, received {name}={text!r}, but {blocking} is "
+            "no folder. Give it another name."
         )
     package = _PACKAGES.get(name)
     if package is not None and find_spec(package) is None:
