@@ -6,8 +6,9 @@ from typing import Any
 
 from keras_rmsprop._variables._patterns import problem_of
 
-# Chosen so that sampling costs at most 2 % on average (see benchmarks/README.md).
-EVERY = 200
+# So that sampling costs at most 2 % on average, eagerly on two CPU cores: a sampled step took as long
+# as 4 to 20 others on JAX, 7 or 8 on TensorFlow and 19 to 27 on torch (`benchmarks/diagnostics.py`).
+EVERY = 1500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Diagnostics:
 
     Args:
         every: a step is sampled every so many, the first one to begin with; an integer >= 1.
-            Default 200, at which sampling costs at most 2 % of the time of steps.
+            Default 1500, at which sampling costs at most 2 % of the time of steps. A sampled step
+            takes as long as 4 to 27 others; in a short training choose a smaller number.
         variables: None for all variables, or a pattern of paths, or several of them: an exact path
             or a regular expression that matches a whole path, with or without the model's name, as
             in `groups`. Default None.
