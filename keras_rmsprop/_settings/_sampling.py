@@ -6,8 +6,9 @@ from typing import Any
 
 from keras_rmsprop._variables._patterns import problem_of
 
-# So that sampling costs at most 2 % on average, eagerly on two CPU cores: a sampled step took as long
-# as 4 to 20 others on JAX, 7 or 8 on TensorFlow and 19 to 27 on torch (`benchmarks/diagnostics.py`).
+# So that sampling costs at most 2 % on average, eagerly on two CPU cores: a sampled step took as
+# long as 4 to 20 others on JAX, 7 or 8 on TensorFlow, and 19 to 27 on torch
+# (`benchmarks/diagnostics.py`).
 EVERY = 1500
 
 
