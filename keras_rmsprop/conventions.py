@@ -273,9 +273,7 @@ def keras(
     >>> optimizer.weight_decay, optimizer.epsilon, optimizer.epsilon_inside_sqrt
     (0.01, 1e-07, True)
     """
-    return _made(
-        "keras",
-        options,
+    return RMSprop(
         learning_rate=learning_rate,
         rho=rho,
         momentum=momentum,
@@ -291,6 +289,7 @@ def keras(
         loss_scale_factor=loss_scale_factor,
         gradient_accumulation_steps=gradient_accumulation_steps,
         name=name,
+        **options,
     )
 
 
@@ -413,7 +412,7 @@ def optax(
         _ignore("optax", nesterov=nesterov)
     is_schedule = isinstance(learning_rate, schedules.LearningRateSchedule)
     if callable(learning_rate) and not is_schedule:
-        is_optax = str(getattr(learning_rate, "__module__", "")).partition(".")[0] == "optax"
+        is_optax = str(learning_rate.__module__).startswith("optax.")
         learning_rate = CountSchedule(learning_rate, jax=is_optax)
     return _made(
         "optax",

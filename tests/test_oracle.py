@@ -6,6 +6,8 @@ them on a thousand wrong versions of the package.
 
 import logging
 import math
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -1110,3 +1112,53 @@ def test_a_function_that_cannot_be_saved_or_found_or_called_is_refused_with_the_
     assert str(error.value) == (
         "`function` must take a count and return a learning rate, received function=0.1."
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("torch", "rho"),
+        ("optax", "rho"),
+        ("tf1", "rho"),
+        ("tf_keras_legacy", "epsilon_inside_sqrt"),
+        ("timm", "rho"),
+        ("hinton", "epsilon"),
+        ("graves", "centered"),
+    ],
+)
+def test_a_convention_refuses_an_option_that_it_sets_itself(name, option):
+    convention = getattr(conventions, name)
+    with pytest.raises(ValueError) as raised:
+        convention(0.1, **{option: False})
+    assert str(raised.value) == (
+        f"conventions.{name} sets `{option}` from arguments of its own, received {option}=False. "
+        "See its signature for their names."
+    )
+    assert convention(0.1, skip_nonfinite=True).skip_nonfinite
+
+
+def test_a_function_of_optax_gets_the_counts_of_optax(monkeypatch):
+    seen = []
+
+    def rate(count):
+        seen.append(count)
+        return 0.5
+
+    asarray = lambda count: ("array of JAX", count)  # noqa: E731
+    fake = types.SimpleNamespace(numpy=types.SimpleNamespace(asarray=asarray))
+    monkeypatch.setitem(sys.modules, "jax", fake)
+    keras.saving.register_keras_serializable(package="oracle", name="rate")(rate)
+    for module, is_optax in (("optax._src.schedule", True), ("mine.optax.", False)):
+        rate.__module__ = module
+        schedule = conventions.optax(rate)._learning_rate
+        again = type(schedule).from_config(schedule.get_config())
+        assert again.jax is schedule.jax is is_optax
+        assert ("jax" in schedule.get_config()) is is_optax
+        for each in (schedule, again):
+            assert each(3) == 0.5
+            assert seen.pop() == (("array of JAX", 3) if is_optax else 3)
+            each._traced(ops.convert_to_tensor(3, "int64"))
+            # JAX may have no int64.
+            widest = str(ops.convert_to_tensor(3, "int64").dtype)
+            assert ("int32" in str(seen[-1].dtype)) is (is_optax or "int32" in widest)
+            assert int(seen.pop()) == 3
