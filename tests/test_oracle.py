@@ -1128,7 +1128,7 @@ def test_a_function_that_cannot_be_saved_or_found_or_called_is_refused_with_the_
 )
 def test_a_convention_refuses_an_option_that_it_sets_itself(name, option):
     convention = getattr(conventions, name)
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match="of its own") as raised:
         convention(0.1, **{option: False})
     assert str(raised.value) == (
         f"conventions.{name} sets `{option}` from arguments of its own, received {option}=False. "
