@@ -1135,6 +1135,8 @@ def test_a_convention_refuses_an_option_that_it_sets_itself(name, option):
         "See its signature for their names."
     )
     assert convention(0.1, skip_nonfinite=True).skip_nonfinite
+    # This one has no arguments of its own.
+    assert conventions.keras(0.1, skip_nonfinite=True).skip_nonfinite
 
 
 def test_a_function_of_optax_gets_the_counts_of_optax(monkeypatch):
