@@ -57,10 +57,10 @@ def run(step: Step, gradients: Gradients) -> None:
             run_in_replica(step, gradients)
         return
     with tf.control_dependencies(checks) if checks else contextlib.nullcontext():
-        run_here = functools.partial(_run, compiles)
         if step.watch is None:
-            run_here(step, gradients)
+            _run(compiles, step, gradients)
         else:
+            run_here = functools.partial(_run, compiles)
             sample = functools.partial(table_after, compiles)
             _watching.run_watched(step, gradients, run_here, sample, assign)
 
