@@ -90,10 +90,8 @@ def _whole_step(
 ) -> list[jax.Array]:
     """Compute one step; the outputs are in the order of `spare`, so that the buffers match."""
     del spare  # Only its memory is used.
-    inputs = _inputs(static, values, gradients, flags, learning_rate, numbers)
-    after, counted = _step.step(
-        *inputs, flags=_flagged(static, gradients, flags), trace_once=jax.jit
-    )
+    inputs, flagged = _inputs(static, values, gradients, flags, learning_rate, numbers)
+    after, counted = _step.step(*inputs, flags=flagged, trace_once=jax.jit)
     results = [x for group in (*after, counted) for x in group if x is not None]
     return [results[place] for place in static.changed()]
 
@@ -109,25 +107,9 @@ def _statistics_after(
     table: jax.Array,
 ) -> jax.Array:
     """Compute the statistics of a step, a program of its own."""
-    inputs = _inputs(static, values, gradients, flags, learning_rate, numbers)
-    after: jax.Array = _sample.sampled(
-        *inputs,
-        watched,
-        table,
-        flags=_flagged(static, gradients, flags),
-        trace_once=jax.jit,
-    )
+    inputs, flagged = _inputs(static, values, gradients, flags, learning_rate, numbers)
+    after: jax.Array = _sample.sampled(*inputs, watched, table, flags=flagged, trace_once=jax.jit)
     return after
-
-
-def _flagged(
-    static: StaticArgument, gradients: list[jax.Array | None], flags: list[jax.Array]
-) -> dict[int, jax.Array]:
-    """Return the flag of each gradient that may be missing, by position."""
-    if not static.flagged:
-        return {}
-    positions = [i for i, g in enumerate(gradients) if g is not None]
-    return dict(zip(positions, flags, strict=True))
 
 
 def _inputs(
@@ -137,11 +119,14 @@ def _inputs(
     flags: list[jax.Array],
     learning_rate: jax.Array,
     numbers: jax.Array,
-) -> _Inputs:
-    """Return the first arguments of `_step.step` and `_sample.sampled`."""
-    flagged = _flagged(static, gradients, flags)
+) -> tuple[_Inputs, dict[int, jax.Array]]:
+    """Return the first arguments of `_step.step` and `_sample.sampled`, and their `flags`."""
+    flagged: dict[int, jax.Array] = {}
+    if static.flagged:
+        positions = [i for i, g in enumerate(gradients) if g is not None]
+        flagged = dict(zip(positions, flags, strict=True))
     parameters, counters = static.unflatten(values)
-    return _Inputs(
+    inputs = _Inputs(
         with_traceable_transforms(static.plan, WithoutVariables),
         _unpack(numbers, len(static.plan.groups)),
         counters,
@@ -152,6 +137,7 @@ def _inputs(
             for i, g in enumerate(gradients)
         ],
     )
+    return inputs, flagged
 
 
 # Programs for sampled steps, cached in the same way as steps.
