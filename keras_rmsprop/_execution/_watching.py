@@ -60,8 +60,7 @@ def is_due(step: Step, watch: Watch, read_calls: Callable[[], int], counts: bool
 
 def is_due_in_trace(step: Step, watch: Watch, calls: Tensor) -> Tensor:
     """Return, as a tensor, whether a step is sampled, given the number of calls so far."""
-    accumulated = step.plan.accumulation_steps
-    return calls % watch.period(accumulated) == accumulated - 1
+    return watch.calls_left(calls, step.plan.accumulation_steps) == 0
 
 
 def sampled_op_by_op(

@@ -27,9 +27,16 @@ class Watch:
         # not read at every call, which would wait for the device.
         self._until_look = 1
 
-    def period(self, accumulation_steps: int) -> int:
-        """Return after how many calls the next one is sampled."""
-        return self.every * accumulation_steps
+    def calls_left(self, calls: Any, accumulation_steps: int) -> Any:
+        """Return how many calls come before the next that is sampled; 0 if it is the next one.
+
+        It is the call that completes one of every `every` steps.
+
+        Args:
+            calls: the number of calls before, an integer or a tensor.
+            accumulation_steps: the calls that make a step.
+        """
+        return (accumulation_steps - 1 - calls) % (self.every * accumulation_steps)
 
     def may_be_due(self) -> bool:
         """Whether the step may have to be sampled, counting the calls of this process."""
@@ -37,15 +44,9 @@ class Watch:
         return self._until_look <= 0
 
     def is_due(self, calls: int, accumulation_steps: int) -> bool:
-        """Whether the next step is sampled: the call that completes one of every `every` steps.
-
-        Args:
-            calls: the number of calls before.
-            accumulation_steps: the calls that make a step.
-        """
-        period = self.period(accumulation_steps)
-        left = (accumulation_steps - 1 - calls) % period
-        self._until_look = left or period
+        """Whether the next call is sampled, for the same arguments as `calls_left`."""
+        left: int = self.calls_left(calls, accumulation_steps)
+        self._until_look = left or self.every * accumulation_steps
         return left == 0
 
 
