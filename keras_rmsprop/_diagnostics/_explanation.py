@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 
 from keras_rmsprop._diagnostics import _ailments
 from keras_rmsprop._diagnostics._ailments import Finding
+from keras_rmsprop._diagnostics._format import several
 from keras_rmsprop._diagnostics._report import Report
 from keras_rmsprop._diagnostics._symptoms import (
     CLIPS,
     USUAL_RATIO,
-    counted,
     number,
     percent,
     sampled,
@@ -108,10 +108,10 @@ def summary(report: Report) -> Iterator[str]:
     if report.reason is not None:
         yield f"{report.name}: nothing can be measured, because {report.reason}."
         return
-    made = f"{report.name}: {counted(report.iterations, 'step')} made"
+    made = f"{report.name}: {several(report.iterations, 'step')} made"
     how_often = "every step" if report.every == 1 else f"one step in {report.every:,}"
     if not total.sampled:
-        skipped = f" {counted(total.skipped, 'sampled call')} skipped." if total.skipped else ""
+        skipped = f" {several(total.skipped, 'sampled call')} skipped." if total.skipped else ""
         yield (
             f"{made}. Nothing has been sampled yet, so there is nothing to judge; {how_often} is "
             f"sampled.{skipped}"
@@ -130,9 +130,9 @@ def verdict(report: Report, findings: Iterable[Finding]) -> str:
     """Say how many ailments were found."""
     severities = [finding.severity for finding in findings]
     warnings, notes = severities.count("warning"), severities.count("note")
-    and_notes = counted(notes, "note")
+    and_notes = several(notes, "note")
     if warnings:
-        return counted(warnings, "warning") + (f" and {and_notes}:" if notes else ":")
+        return several(warnings, "warning") + (f" and {and_notes}:" if notes else ":")
     if report.reason is not None or not report.total.sampled:
         return f"{and_notes.capitalize()}:" if notes else ""
     return f"No warning, but {and_notes}:" if notes else "No ailment found."

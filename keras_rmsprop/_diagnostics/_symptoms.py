@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from keras_rmsprop._diagnostics._format import several
 from keras_rmsprop._diagnostics._report import Report, Statistics, VariableSettings
 
 Severity = Literal["warning", "note"]
@@ -150,7 +151,7 @@ class Sampled(NamedTuple):
     @property
     def elements(self) -> str:
         """Its size, in words."""
-        return counted(self.settings.size, "element")
+        return several(self.settings.size, "element")
 
 
 def is_past(step: int, rho: float) -> bool:
@@ -220,8 +221,8 @@ def skipped_batches(report: Report) -> Iterator[Symptom]:
     share = skipped / (skipped + report.iterations)
     is_often = share >= SKIPPED_SHARE and skipped >= SKIPPED_CALLS
     evidence = (
-        f"{counted(skipped, 'call')} {'was' if skipped == 1 else 'were'} skipped and "
-        f"{counted(report.iterations, 'step')} were made, so {percent(share)} are missing "
+        f"{several(skipped, 'call')} {'was' if skipped == 1 else 'were'} skipped and "
+        f"{several(report.iterations, 'step')} were made, so {percent(share)} are missing "
         f"(a warning from {percent(SKIPPED_SHARE)} and {SKIPPED_CALLS} calls on)"
     )
     yield Symptom(None, share, evidence, "warning" if is_often else "note")
@@ -489,11 +490,6 @@ def percent(share: float) -> str:
     if 0.9995 <= share < 1.0:
         return "more than 99.9 %"
     return f"{number(100.0 * share)} %"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number of things."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _elements(share: float, settings: VariableSettings) -> str:
