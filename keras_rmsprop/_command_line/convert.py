@@ -231,8 +231,6 @@ def _file_of(path: Path, form: str) -> Path:
 
 def _check_paths(source: Path, target: Path, force: bool) -> None:
     """Refuse a source that does not exist, and a target that must not be replaced."""
-    if not target.name:
-        raise Failure(f"TARGET must be a file, received {str(target)!r}.")
     here, there = _file_of(source, _form_of_source(source)), _file_of(target, _form_of(target))
     if not here.is_file():
         other = "" if not source.is_file() else f", and {source} is no file of torch"
