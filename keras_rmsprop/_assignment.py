@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
+from keras import saving
 
 from keras_rmsprop import _state
 from keras_rmsprop._execution import _interrupts, engine
@@ -230,3 +231,17 @@ def groups_in_use(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
         is_given = "learning_rate" in own or rate != 1.0
         groups[pattern] = {**own, "learning_rate": rate} if is_given else dict(own)
     return groups
+
+
+def groups_in_config(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """Return `groups_in_use` with transforms by the names under which they are registered."""
+    groups = groups_in_use(optimizer)
+    for settings in groups.values():
+        with_registered_name(settings)
+    return groups
+
+
+def with_registered_name(settings: dict[str, Any]) -> None:
+    """Replace the transform in settings, if there is one, by its registered name."""
+    if settings.get("transform") is not None:
+        settings["transform"] = saving.get_registered_name(settings["transform"])

@@ -596,10 +596,8 @@ class RMSprop(keras.optimizers.Optimizer):
         config = super().get_config()
         own = set(_validation.HYPERPARAMETERS) - set(_KERAS_OPTIONS)
         config.update({name: getattr(self, name) for name in sorted(own)})
-        groups = _assignment.groups_in_use(self)
-        for settings in (config, *groups.values()):
-            if settings.get("transform") is not None:
-                settings["transform"] = keras.saving.get_registered_name(settings["transform"])
+        _assignment.with_registered_name(config)
+        groups = _assignment.groups_in_config(self)
         weights = self._roster.weights
         config["groups"] = groups or None
         config["diagnostics"] = (

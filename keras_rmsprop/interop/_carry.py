@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from keras import saving
 from keras.optimizers import schedules
 
-from keras_rmsprop import _assignment, _state
+from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop.interop import _live, _schedules
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
@@ -175,15 +174,6 @@ def steps_of(optimizer: RMSprop) -> int:
 def rate_of(optimizer: RMSprop, position: int) -> float:
     """Return the learning rate of a variable's next step."""
     return _base_rate(optimizer) * _factor(optimizer, position)
-
-
-def groups_of(optimizer: RMSprop) -> dict[str, dict[str, Any]]:
-    """Return an optimizer's groups as in its config."""
-    groups = {key: dict(own) for key, own in _assignment.groups_in_use(optimizer).items()}
-    for own in groups.values():
-        if own.get("transform") is not None:
-            own["transform"] = saving.get_registered_name(own["transform"])
-    return groups
 
 
 def settings_of(optimizer: RMSprop, position: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_rmsprop import _state, conventions
+from keras_rmsprop import _assignment, _state, conventions
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop.interop import (
@@ -415,7 +415,7 @@ _OF_STEPS = (*_carry.COMPARED, "learning_rate", "groups", "transform", "state_dt
 def _is_changed(name: str, source: RMSprop, copy: RMSprop) -> bool:
     """Whether a setting of a copy differs from that of its source."""
     if name == "groups":
-        return _carry.groups_of(source) != _carry.groups_of(copy)
+        return _assignment.groups_in_config(source) != _assignment.groups_in_config(copy)
     if name != "learning_rate":
         return bool(getattr(source, name) != getattr(copy, name))
     rates = source._learning_rate, copy._learning_rate

@@ -26,7 +26,7 @@ import numpy as np
 from keras import ops, saving
 from keras.optimizers import schedules
 
-from keras_rmsprop import _state
+from keras_rmsprop import _assignment, _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop._variables import _pairing
@@ -341,7 +341,7 @@ def _differences(optimizer: RMSprop, config: Mapping[str, Any], calls: int) -> l
         config: the config in the file.
         calls: the number of its calls.
     """
-    groups, own_groups = config.get("groups") or {}, _carry.groups_of(optimizer)
+    groups, own_groups = config.get("groups") or {}, _assignment.groups_in_config(optimizer)
     if groups and groups != own_groups:
         return [f"`groups` are {own_groups!r} here and {groups!r} there"]
     transform = optimizer.transform and saving.get_registered_name(optimizer.transform)
