@@ -111,7 +111,10 @@ def store(owners: Sequence[Any], values: Sequence[jax.Array], at_once: bool) -> 
             single C call, during which Python handles no signals and runs no other thread.
     """
     if at_once:
+        # Dropping the last reference to an array would let other threads run in between.
+        replaced = snapshot(owners)
         collections.deque(map(setattr, owners, itertools.repeat("_value"), values), maxlen=0)
+        del replaced
     else:
         with _interrupts.deferred():
             for owner, value in zip(owners, values, strict=True):
