@@ -95,6 +95,14 @@ def assert_equal_to_one_device(result: Mapping[str, Any], precision: str = "floa
         np.testing.assert_allclose(for_two[name], value, rtol=0.0, atol=1e-12 * scale)
 
 
+def assert_equal_statistics(result: Mapping[str, Any]) -> None:
+    """Fail unless the statistics are those of one device."""
+    for_one, for_two = result["statistics"]
+    assert for_one["rmsprop/step"] > 1
+    assert any(name.startswith("rmsprop/table/") for name in for_one)
+    assert for_two == pytest.approx(for_one, rel=1e-12, abs=1e-15)
+
+
 @on_tensorflow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_replicas_make_the_steps_of_one_device(mirrored: Results, name: str) -> None:
@@ -109,6 +117,16 @@ def test_two_replicas_make_the_steps_of_one_device_in_fit_and_op_by_op(
 ) -> None:
     assert_equal_to_one_device(mirrored[f"all/{how}"])
     assert not mirrored[f"all/{how}"]["slot_copies_differ"]
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    "name",
+    ["diagnostics/graph", "diagnostics/fit", "diagnostics/eager", "diagnostics, lazy/graph"],
+)
+def test_two_replicas_have_the_statistics_of_one_device(mirrored: Results, name: str) -> None:
+    assert_equal_statistics(mirrored[name])
+    assert not mirrored[name]["slot_copies_differ"]
 
 
 @on_tensorflow
@@ -224,6 +242,17 @@ def test_two_devices_make_the_steps_of_one(
 ) -> None:
     assert host_devices["devices"] == 2
     assert_equal_to_one_device(host_devices[f"{distribution}, all/{how}"])
+
+
+@on_jax
+@pytest.mark.parametrize("how", ["fit", "loop"])
+@pytest.mark.parametrize("distribution", ["data", "model"])
+def test_two_devices_have_the_statistics_of_one(
+    host_devices: Results, distribution: str, how: str
+) -> None:
+    result = host_devices[f"{distribution}, diagnostics/{how}"]
+    assert_equal_to_one_device(result)
+    assert_equal_statistics(result)
 
 
 @on_jax

@@ -50,6 +50,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.5,
         "skip_nonfinite": True,
     },
+    "diagnostics": {
+        "global_clipnorm": 0.05,
+        "gradient_accumulation_steps": 2,
+        "weight_decay": 0.5,
+        "diagnostics": {"every": 2, "histograms": True},
+    },
+    "diagnostics, lazy": {"lazy": True, "diagnostics": {"every": 2}},
     "groups": {
         "momentum": 0.5,
         "global_clipnorm": 0.05,
@@ -124,6 +131,16 @@ def state_by_name(optimizer: keras_rmsprop.RMSprop, model_name: str) -> dict[str
     optimizer.settle()
     prefix = f"{model_name}/"
     return {name.removeprefix(prefix): x.tolist() for name, x in optimizer.state_dict().items()}
+
+
+def statistics(network: keras.Model) -> dict[str, float]:
+    """Return the statistics of all variables, none if the optimizer has no diagnostics."""
+    if getattr(network.optimizer, "_watching", None) is None:
+        return {}
+    report = network.optimizer.diagnostics()
+    return {
+        name.replace(f"{network.name}/", ""): value for name, value in report.flat(".*").items()
+    }
 
 
 def arrays(lists: Sequence[Any]) -> list[Array]:

@@ -106,6 +106,7 @@ def compared(begin: Any, one: Any, two: Any) -> dict[str, Any]:
         "one": weights(one),
         "two": [weights(two)],
         "states": [state(one), state(two)],
+        "statistics": [replicas.statistics(network) for network in (one, two)],
         "slots_sharded_differently": slots_sharded_differently(two),
     }
 
@@ -137,6 +138,9 @@ def main(path: pathlib.Path) -> None:
     for name, distribution in distributions().items():
         found[f"{name}, all/fit"] = trained(distribution, "fit", None, **OPTIONS["all"])
         found[f"{name}, all/loop"] = trained(distribution, "loop", None, **OPTIONS["all"])
+        for how in ("fit", "loop"):
+            watched = trained(distribution, how, None, **OPTIONS["diagnostics"])
+            found[f"{name}, diagnostics/{how}"] = watched
         found[f"{name}, bad/fit"] = trained(distribution, "fit", BATCH - 1, skip_nonfinite=True)
     in_parts = distributions()["model"]
     for to_two in (False, True):

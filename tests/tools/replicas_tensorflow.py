@@ -151,6 +151,7 @@ def trained(
         "two": copies(two),
         "slot_copies_differ": slot_copies_differ(two),
         "states": [state(one), state(two)],
+        "statistics": [replicas.statistics(network) for network in (one, two)],
     }
 
 
@@ -246,6 +247,7 @@ def main(path: pathlib.Path) -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     # Two replicas run op by op anyway.
     everything = ours(**OPTIONS["all"], jit_compile=False)
+    watched = ours(**OPTIONS["diagnostics"], jit_compile=False)
     skips = ours(skip_nonfinite=True, jit_compile=False)
     trainings: dict[str, tuple[Make, str, int | None]] = {
         **{
@@ -254,6 +256,8 @@ def main(path: pathlib.Path) -> None:
         },
         "all/fit": (everything, "fit", None),
         "all/eager": (everything, "eager", None),
+        "diagnostics/fit": (watched, "fit", None),
+        "diagnostics/eager": (watched, "eager", None),
         "subclass/graph": (lambda: replicas.optimizer(Subclass), "graph", None),
         "callable rate/eager": (with_falling_rate, "eager", None),
         "loss scale/graph": (scaled(ours(jit_compile=False)), "graph", None),

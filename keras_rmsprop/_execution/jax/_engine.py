@@ -52,12 +52,19 @@ def _table_after(step: Step, watch: Watch, gradients: Gradients, rate: Any) -> j
         )
     if not _watching.is_due(step, watch, lambda: int(calls)):
         return None
-    if _why_op_by_op(step) is None and (
-        step.jit_compile is True or (not scoped and _compiles_by_default(step, gradients))
-    ):
+    is_distributed = keras.distribution.distribution() is not None
+    if is_distributed:
+        # Op by op, the devices would add up their parts in hundreds of programs at a time, and on
+        # CPUs wait for one another forever.
+        is_compiled = _compilation.why_op_by_op(step) is None
+    else:
+        is_compiled = _why_op_by_op(step) is None and (
+            step.jit_compile is True or (not scoped and _compiles_by_default(step, gradients))
+        )
+    if is_compiled:
         table = sampled_compiled(step, watch, gradients, rate, scoped)
         if table is not None:
-            return table
+            return jax.block_until_ready(table) if is_distributed else table
     return _watching.sampled_op_by_op(step, watch, gradients, rate, read)
 
 
