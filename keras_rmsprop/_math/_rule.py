@@ -146,6 +146,14 @@ def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: T
 
     Returns: the parameter after the step, shapes and dtypes unchanged.
     """
+    after, _ = update_and_root(form, step, parameter, gradient)
+    return after
+
+
+def update_and_root(
+    form: Form, step: StepCoefficients, parameter: Parameter, gradient: Tensor
+) -> tuple[Parameter, Tensor]:
+    """Return what `update` does, for the same arguments, and r_t in the dtype of the averages."""
     s, m, b = parameter.square_average, parameter.gradient_average, parameter.momentum
     dtype = backend.standardize_dtype(s.dtype)
     w = ops.cast(parameter.weight, dtype)
@@ -178,9 +186,10 @@ def update(form: Form, step: StepCoefficients, parameter: Parameter, gradient: T
         b = step.momentum * b + u
         w = w - step.learning_rate * (step.momentum * b + u if form.nesterov else b)
 
-    return parameter._replace(
+    after = parameter._replace(
         weight=ops.cast(w, backend.standardize_dtype(parameter.weight.dtype)),
         square_average=s,
         gradient_average=m,
         momentum=b,
     )
+    return after, r

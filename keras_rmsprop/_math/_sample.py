@@ -1,14 +1,17 @@
 """Sample a step: compute its statistics from what it reads, with the stages of `_step.step`."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from keras import ops
 
-from keras_rmsprop._math import _rule, _step
+from keras_rmsprop._math import _rows, _rule, _step
+from keras_rmsprop._math._rows import Inputs
 from keras_rmsprop._math._rule import Number, Parameter, Tensor
-from keras_rmsprop._math._statistics import Gradients, Totals, total_of
-from keras_rmsprop._math._step import Counters, Flags, GroupPlan, Numbers, Plan, TraceOnce
+from keras_rmsprop._math._statistics import Gradients, Totals, effect_of, totals_of_rows
+from keras_rmsprop._math._step import Counters, Flags, Numbers, Plan, Scalars
 from keras_rmsprop._math._table import Sample, Watched, table_after
 
 
@@ -25,7 +28,6 @@ def sampled(
     by_rule: bool = True,
     row_masks: Mapping[int, Tensor] | None = None,
     flags: Flags | None = None,
-    trace_once: TraceOnce | None = None,
 ) -> Tensor:
     """Return the table after a call that completes a step.
 
@@ -41,38 +43,39 @@ def sampled(
         by_rule: whether `_rule.update` makes the update.
         row_masks: as for `_step.step`.
         flags: as for `_step.step`.
-        trace_once: as for `_step.step`.
     """
     flags = flags or {}
     done = counters.calls // plan.accumulation_steps
     stages, finite = _gradients(plan, numbers, parameters, gradients, row_masks or {}, flags)
-    total = _totalling(plan, watched, trace_once)
-    of_group = functools.cache(
+    scalars_of = functools.cache(
         functools.partial(_step.scalars_of, plan, numbers, counters, done, learning_rate)
     )
     dtype, nothing = watched.dtype, ops.zeros((), watched.dtype)
-    found: dict[int, tuple[Totals, Tensor]] = {}
-    rates = []
+    alike: dict[_Kind, dict[int, Inputs]] = {}
+    counts, rates = [], []
     for i in watched.positions:
         if i not in stages:
+            counts.append(nothing)
             rates.append(nothing)
             continue
+        own, row_mask = stages[i]
         before = parameters[i]._replace(accumulator=None, average=None)
-        scalars = of_group(plan.members[i], _step.arithmetic_dtype(before))
-        found[i] = total(i)(scalars, before, *stages[i])
-        rates.append(nothing + _rule.number_in(scalars.step.learning_rate, dtype))
-    if not found:
+        mask, count = _mask_and_count(own.raw, row_mask, dtype)
+        kind = _kind(plan, i, before, own, mask)
+        alike.setdefault(kind, {})[i] = Inputs(before, own, mask)
+        counts.append(count)
+        rate = scalars_of(kind.group, _step.arithmetic_dtype(before)).step.learning_rate
+        rates.append(nothing + _rule.number_in(rate, dtype))
+    if not alike:
         return table
-    like, _ = next(iter(found.values()))
-    absent = (Totals(*(None if x is None else ops.zeros(x.shape, dtype) for x in like)), nothing)
-    totals, counts = zip(*(found.get(i, absent) for i in watched.positions), strict=True)
-    there = [flags.get(i, ops.convert_to_tensor(i in found)) for i in watched.positions]
-    sample = Sample(
-        done, _stacked(counts, dtype), ops.stack(rates), ops.stack(there), finite, by_rule
-    )
-    columns = zip(*totals, strict=True)
-    stacked = [None if column[0] is None else _stacked(column, dtype) for column in columns]
-    return table_after(sample, Totals(*stacked), table)
+    found = [
+        _totals(plan, kind, watched, scalars_of(kind.group, kind.arithmetic), list(own.values()))
+        for kind, own in alike.items()
+    ]
+    order = [i for own in alike.values() for i in own]
+    there = [flags.get(i, ops.convert_to_tensor(i in order)) for i in watched.positions]
+    sample = Sample(done, ops.stack(counts), ops.stack(rates), ops.stack(there), finite, by_rule)
+    return table_after(sample, _in_order(_rows.joined(found), order, watched.positions), table)
 
 
 def _gradients(
@@ -106,20 +109,68 @@ def _gradients(
     return stages, finite
 
 
-def _stacked(values: Sequence[Tensor], dtype: str) -> Tensor:
-    return ops.stack([ops.cast(value, dtype) for value in values])
+class _Kind(NamedTuple):
+    """What variables must have in common to be reduced together."""
+
+    group: int
+    decayed: bool
+    arithmetic: str
+    # None for a slot that is not there.
+    dtypes: tuple[str | None, ...]
 
 
-def _totalling(
-    plan: Plan, watched: Watched, trace_once: TraceOnce | None
-) -> Callable[[int], Callable[..., tuple[Totals, Tensor]]]:
-    """Return a function that returns `total_of` for a variable, with the static part bound."""
+def _kind(plan: Plan, i: int, before: Parameter, own: Gradients, mask: Tensor | None) -> _Kind:
+    fields = (*before, *own, mask)
+    return _Kind(
+        plan.members[i],
+        plan.decayed[i],
+        _step.arithmetic_dtype(before),
+        tuple(None if x is None else _step.dtype_of(x) for x in fields),
+    )
 
-    # Variables that differ only in numbers and transform share a trace.
-    @functools.cache
-    def bound(group: GroupPlan, decayed: bool) -> Callable[..., tuple[Totals, Tensor]]:
-        clips = plan.clip is not None
-        function = functools.partial(total_of, group, decayed, clips, watched.histograms)
-        return function if trace_once is None else trace_once(function)
 
-    return lambda i: bound(plan.groups[plan.members[i]]._replace(transform=None), plan.decayed[i])
+def _mask_and_count(
+    raw: Tensor, row_mask: Tensor | None, dtype: str
+) -> tuple[Tensor | None, Tensor]:
+    """Return which elements count, None for all, and how many."""
+    count = ops.cast(math.prod(raw.shape[1:]), dtype)
+    if row_mask is None:
+        # A table's number of rows may be unknown in a graph.
+        return None, count * ops.cast(ops.shape(raw)[0], dtype) if len(raw.shape) else count
+    rows = ops.reshape(ops.cast(row_mask, dtype), (-1,) + (1,) * (len(raw.shape) - 1))
+    return ops.zeros_like(raw) + ops.cast(rows, _step.dtype_of(raw)), count * ops.sum(rows)
+
+
+def _totals(
+    plan: Plan, kind: _Kind, watched: Watched, scalars: Scalars, variables: Sequence[Inputs]
+) -> Totals:
+    """Return the totals of the variables of one kind, with a leading axis for them."""
+    group = plan.groups[kind.group]._replace(transform=None)
+
+    def reduce(rows: Inputs) -> Totals:
+        gradients = rows.gradients
+        effect = effect_of(group, kind.decayed, scalars, rows.parameter, gradients.used)
+        return totals_of_rows(
+            effect,
+            gradients,
+            rows.mask,
+            plan.clip is not None,
+            watched.histograms,
+            scalars,
+            kind.arithmetic,
+        )
+
+    totals = _rows.totals_of(reduce, variables, watched.histograms, kind.arithmetic)
+    return Totals(*(None if x is None else ops.cast(x, watched.dtype) for x in totals))
+
+
+def _in_order(totals: Totals, order: Sequence[int], positions: Sequence[int]) -> Totals:
+    """Return totals, which are of the variables in `order`, in the order of `positions`.
+
+    Those of variables without a gradient are arbitrary.
+    """
+    if list(order) == list(positions):
+        return totals
+    place = {position: i for i, position in enumerate(order)}
+    index = ops.convert_to_tensor([place.get(i, 0) for i in positions], "int32")
+    return Totals(*(None if x is None else ops.take(x, index, axis=0) for x in totals))

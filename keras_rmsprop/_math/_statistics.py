@@ -23,12 +23,12 @@ where s and r are those after the update. `_table` holds them, with a row for ea
 `_sample` computes them from the inputs of a step.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from keras import ops
+import numpy as np
+from keras import backend, ops
 
 from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Parameter, Tensor
@@ -118,48 +118,66 @@ class Gradients(NamedTuple):
     used: Tensor
 
 
-def elements(
-    group: GroupPlan,
-    decayed: bool,
-    clips: bool,
-    histograms: bool,
-    scalars: Scalars,
-    before: Parameter,
-    gradients: Gradients,
-) -> Elements:
-    """Compute what a step does to each element of a variable; everything is elementwise.
+class Effect(NamedTuple):
+    """What a step makes of each element."""
+
+    # What is subtracted from the weight, apart from weight decay.
+    update: Tensor
+    # Of the average after the step, with epsilon; and what epsilon must exceed to decide it.
+    root: Tensor
+    average: Tensor
+    bound: Tensor
+    # Before the step, in its own dtype and in that of the arithmetic; and after it.
+    weight: Tensor
+    wide: Tensor
+    moved: Tensor
+
+
+def effect_of(
+    group: GroupPlan, decayed: bool, scalars: Scalars, before: Parameter, used: Tensor
+) -> Effect:
+    """Compute what a step makes of each element of a variable; everything is elementwise.
 
     Args:
         group: what the step does with the variable's group, the transform apart.
         decayed: whether weight decay applies.
-        clips: whether gradients are clipped at all.
-        histograms: whether to compare with `EDGES`.
         scalars: the scalars of the step.
         before: the parameter before the step.
-        gradients: `raw` and `clipped` in units of the largest element of `raw`.
+        used: its gradient, transformed.
     """
     before = _rounding.widened(before)
     dtype = _step.dtype_of(before.square_average)
-    used, decayed_weight = _step.prepared(
-        group, decayed, scalars, before, ops.cast(gradients.used, dtype)
-    )
+    used, decayed_weight = _step.prepared(group, decayed, scalars, before, ops.cast(used, dtype))
     # From the weight 0 the update alone remains.
     nothing = before._replace(weight=ops.zeros_like(used))
-    after = _rule.update(group.form, scalars.step, nothing, used)
+    after, root = _rule.update_and_root(group.form, scalars.step, nothing, used)
     update, average = -after.weight, after.square_average
-    epsilon = scalars.step.epsilon
-    root = _rule.root(group.form, average, epsilon)
-    bound = average if group.form.epsilon_inside_sqrt else _rule.sqrt(average)
     weight = before.weight
-    moved = ops.cast(ops.cast(decayed_weight, dtype) - update, _step.dtype_of(weight))
-    size, wide = ops.abs(update), ops.cast(weight, dtype)
-    not_below: list[Tensor] = []
-    if histograms:
-        rate, length = scalars.step.learning_rate, ops.abs(wide)
-        not_below += [root <= rate * (1.0 / edge) for edge in EDGES]
-        moves = size > 0.0
-        not_below += [ops.logical_and(moves, size >= length * edge) for edge in EDGES]
+    return Effect(
+        update,
+        root,
+        average,
+        average if group.form.epsilon_inside_sqrt else _rule.sqrt(average),
+        weight,
+        ops.cast(weight, dtype),
+        ops.cast(ops.cast(decayed_weight, dtype) - update, _step.dtype_of(weight)),
+    )
 
+
+def elements(
+    effect: Effect, gradients: Gradients, clips: bool, histograms: bool, scalars: Scalars
+) -> Elements:
+    """Compute from the effect of a step what is added up, and what the largest is taken of.
+
+    Args:
+        effect: of the step on each element.
+        gradients: `raw` and `clipped` in units of the largest element of `raw`.
+        clips: whether gradients are clipped at all.
+        histograms: whether to compare with `EDGES`.
+        scalars: the scalars of the step.
+    """
+    dtype = _step.dtype_of(effect.update)
+    size = ops.abs(effect.update)
     # An element that is NaN is not equal to itself.
     cut = ops.logical_and(gradients.clipped != gradients.raw, gradients.raw == gradients.raw)
 
@@ -171,28 +189,37 @@ def elements(
             squared_gradient=ops.square(gradients.raw),
             squared_clipped_gradient=ops.square(gradients.clipped),
             zero_gradients=share(gradients.raw == 0.0),
-            clipped=share(cut) if clips else ops.zeros_like(used),
-            squared_weight=ops.square(wide),
-            squared_update=ops.square(update),
-            log_root=ops.log(root),
-            decided_by_epsilon=share(bound < epsilon),
-            frozen=share(ops.logical_not(ops.isfinite(average))),
-            stuck=share(ops.logical_and(size > 0.0, moved == weight)),
+            clipped=share(cut) if clips else ops.zeros_like(size),
+            squared_weight=ops.square(effect.wide),
+            squared_update=ops.square(effect.update),
+            log_root=ops.log(effect.root),
+            decided_by_epsilon=share(effect.bound < scalars.step.epsilon),
+            frozen=share(ops.logical_not(ops.isfinite(effect.average))),
+            stuck=share(ops.logical_and(size > 0.0, effect.moved == effect.weight)),
         ),
-        Maxima(update=size, root=root, minus_root=-root),
-        [share(condition) for condition in not_below],
+        Maxima(update=size, root=effect.root, minus_root=-effect.root),
+        list(map(share, not_below(effect, scalars))) if histograms else [],
     )
 
 
-class Totals(NamedTuple):
-    """`Elements` reduced over the elements of a variable, or with a leading axis over several."""
+def not_below(effect: Effect, scalars: Scalars) -> list[Tensor]:
+    """Return, for each histogram and each edge, which elements are not below it."""
+    rate, size, length = scalars.step.learning_rate, ops.abs(effect.update), ops.abs(effect.wide)
+    moves = size > 0.0
+    return [effect.root <= rate * (1.0 / edge) for edge in EDGES] + [
+        ops.logical_and(moves, size >= length * edge) for edge in EDGES
+    ]
 
-    # The largest element of the gradient: the unit of its squares, see `unit_of`.
+
+class Totals(NamedTuple):
+    """`Elements` reduced over the elements of rows or variables, with a leading axis for these."""
+
+    # The largest element of the gradient: the unit of its squares, see `unit_of`. (rows,)
     largest_gradient: Tensor
-    # (fields of Sums,) and (fields of Maxima,)
+    # (rows, fields of Sums) and (rows, fields of Maxima)
     sums: Tensor
     maxima: Tensor
-    # (histograms * edges,); None without histograms.
+    # (rows, histograms * edges); None without histograms.
     not_below: Tensor | None = None
 
     def fields(self) -> list[Tensor]:
@@ -200,16 +227,32 @@ class Totals(NamedTuple):
         return [field for field in self if field is not None]
 
     def joined(self, other: "Totals") -> "Totals":
-        """Return the totals of the elements of both."""
+        """Return the totals of the elements of both, row by row."""
         largest = _larger(self.largest_gradient, other.largest_gradient)
         return Totals(
             largest,
-            self.sums_in(largest) + other.sums_in(largest),
+            self._sums_in(largest) + other._sums_in(largest),
             _larger(self.maxima, other.maxima),
             None if self.not_below is None else self.not_below + other.not_below,
         )
 
-    def sums_in(self, largest: Tensor) -> Tensor:
+    def by_owner(self, owners: Sequence[int], number: int) -> "Totals":
+        """Return the totals of variables, of which each owns some of the rows.
+
+        Args:
+            owners: the index of each row's variable.
+            number: the number of variables.
+        """
+        index = ops.convert_to_tensor(np.asarray(owners, np.int32))
+        largest = _largest_by_owner(self.largest_gradient, index, number)
+        return Totals(
+            largest,
+            _sum_by_owner(self._sums_in(ops.take(largest, index)), index, number),
+            _largest_by_owner(self.maxima, index, number),
+            None if self.not_below is None else _sum_by_owner(self.not_below, index, number),
+        )
+
+    def _sums_in(self, largest: Tensor) -> Tensor:
         """Return the sums with the squares of gradients in another unit."""
         factor = ops.square(unit_of(self.largest_gradient) / unit_of(largest))
         # Without a gradient that is not 0, the unit is arbitrary.
@@ -219,102 +262,51 @@ class Totals(NamedTuple):
         return self.sums * ops.stack([factor if each else one for each in scaled], axis=-1)
 
 
-# The elements that are reduced at a time: they stay in the cache, and float32 loses digits in
-# longer sums.
-PIECE = 2**16
+def totals_of_nothing(rows: int, histograms: bool, dtype: str) -> Totals:
+    """Return the totals of rows without elements."""
+    edges = len(HISTOGRAMS) * len(EDGES)
+    return Totals(
+        ops.zeros((rows,), dtype),
+        ops.zeros((rows, len(Sums._fields)), dtype),
+        ops.full((rows, len(Maxima._fields)), -math.inf, dtype),
+        ops.zeros((rows, edges), dtype) if histograms else None,
+    )
 
 
-def total_of(
-    group: GroupPlan,
-    decayed: bool,
+def totals_of_rows(
+    effect: Effect,
+    gradients: Gradients,
+    mask: Tensor | None,
     clips: bool,
     histograms: bool,
     scalars: Scalars,
-    before: Parameter,
-    gradients: Gradients,
-    row_mask: Tensor | None,
-) -> tuple[Totals, Tensor]:
-    """Reduce the `elements` of one variable.
-
-    Args:
-        group: what the step does with the variable's group, the transform apart.
-        decayed: whether weight decay applies.
-        clips: whether gradients are clipped at all.
-        histograms: whether to compare with `EDGES`.
-        scalars: the scalars of the step.
-        before: the parameter before the step.
-        gradients: its gradient.
-        row_mask: which rows count, as for `_step.step`.
-
-    Returns: the totals, and the number of elements that count.
-    """
-    raw, dtype = gradients.raw, _step.arithmetic_dtype(before)
-    # A table's number of rows may be unknown in a graph.
-    count = ops.cast(math.prod(raw.shape[1:]), dtype)
-    mask = None
-    if row_mask is not None:
-        rows = ops.reshape(ops.cast(row_mask, dtype), (-1,) + (1,) * (len(raw.shape) - 1))
-        count = count * ops.sum(rows)
-        mask = ops.zeros_like(raw) + ops.cast(rows, _step.dtype_of(raw))
-    elif len(raw.shape):
-        count = count * ops.cast(ops.shape(raw)[0], dtype)
-
-    there = [ops.reshape(x, (-1,)) for x in (*before, *gradients, mask) if x is not None]
-
-    def piece(cut: Callable[[Tensor], Tensor]) -> Totals:
-        """Reduce the elements that a function cuts out of each tensor."""
-        cuts = map(cut, there)
-        own = Parameter(*(None if x is None else next(cuts) for x in before))
-        stages = Gradients(*(next(cuts) for _ in gradients))
-        own_mask = None if mask is None else next(cuts)
-        return _reduced(
-            functools.partial(elements, group, decayed, clips, histograms, scalars, own),
-            stages,
-            own_mask,
-            dtype,
-        )
-
-    size = there[0].shape[0]
-    if size is None or size <= PIECE:
-        return piece(lambda x: x), count
-    # A compiler runs a loop over pieces in a third of the time that it takes for whole tensors,
-    # which it reads once for each sum.
-    rest = size - size % PIECE
-    number = size // PIECE
-    first = piece(lambda x: x[:PIECE])
-
-    def joined(i: Tensor, fields: list[Tensor]) -> list[Tensor]:
-        another = piece(lambda x: ops.reshape(x[:rest], (number, PIECE))[i])
-        return Totals(*fields).joined(another).fields()
-
-    totals = Totals(*ops.fori_loop(1, number, joined, first.fields()))
-    return totals if rest == size else totals.joined(piece(lambda x: x[rest:])), count
-
-
-def _reduced(
-    elements_of: Callable[[Gradients], Elements],
-    gradients: Gradients,
-    mask: Tensor | None,
     dtype: str,
 ) -> Totals:
-    """Reduce elements.
+    """Reduce the elements of rows.
 
     Args:
-        elements_of: returns them, given the gradient in its unit.
-        gradients: the gradient.
-        mask: which of the elements count; None for all.
+        effect: of the step on each element, (rows, elements).
+        gradients: of each element, likewise.
+        mask: which of the elements count, above 0; None for all.
+        clips: as for `elements`, as are `histograms` and `scalars`.
+        histograms: see `clips`.
+        scalars: see `clips`.
         dtype: that of the result.
     """
     # A gradient may be wider than the slots.
     largest = _largest(ops.abs(gradients.raw), mask)
-    unit = unit_of(largest)
-    each = elements_of(Gradients(gradients.raw / unit, gradients.clipped / unit, gradients.used))
-    not_below = [_sum(x, mask) for x in each.not_below]
+    unit = ops.expand_dims(unit_of(largest), 1)
+    scaled = Gradients(gradients.raw / unit, gradients.clipped / unit, gradients.used)
+    each = elements(effect, scaled, clips, histograms, scalars)
+
+    def stacked(columns: Sequence[Tensor]) -> Tensor:
+        return ops.stack([ops.cast(column, dtype) for column in columns], axis=1)
+
     return Totals(
         ops.cast(largest, dtype),
-        ops.stack([ops.cast(_sum(x, mask), dtype) for x in each.sums]),
-        ops.stack([ops.cast(_largest(x, mask), dtype) for x in each.maxima]),
-        ops.stack([ops.cast(x, dtype) for x in not_below]) if not_below else None,
+        stacked([_sum(x, mask) for x in each.sums]),
+        stacked([_largest(x, mask) for x in each.maxima]),
+        stacked([_sum(x, mask) for x in each.not_below]) if each.not_below else None,
     )
 
 
@@ -327,7 +319,7 @@ def unit_of(largest: Tensor) -> Tensor:
 def _sum(values: Tensor, mask: Tensor | None) -> Tensor:
     # Not a product, in which what does not count could be NaN.
     return ops.sum(
-        values if mask is None else ops.where(mask > 0.0, values, ops.zeros_like(values))
+        values if mask is None else ops.where(mask > 0.0, values, ops.zeros_like(values)), axis=1
     )
 
 
@@ -335,9 +327,24 @@ def _largest(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         values = ops.where(mask > 0.0, values, ops.full_like(values, -math.inf))
     # An initial value, because a batch may have no row.
-    return ops.max(values, initial=-math.inf)
+    return ops.max(values, axis=1, initial=-math.inf)
 
 
 def _larger(a: Tensor, b: Tensor) -> Tensor:
     """Return the larger of two numbers, or NaN; `ops.maximum` would round float64 on torch."""
     return ops.where(b > a, b, a)
+
+
+def _sum_by_owner(rows: Tensor, owners: Tensor, number: int) -> Tensor:
+    if backend.backend() != "torch":
+        return ops.segment_sum(rows, owners, number)
+    # Keras would add them up in float32.
+    return rows.new_zeros((number, *rows.shape[1:])).index_add_(0, owners, rows)
+
+
+def _largest_by_owner(rows: Tensor, owners: Tensor, number: int) -> Tensor:
+    if backend.backend() != "torch":
+        return ops.segment_max(rows, owners, number)
+    least = rows.new_full((number, *rows.shape[1:]), -math.inf)
+    index = owners.long().reshape(-1, *(1,) * (rows.ndim - 1)).expand_as(rows)
+    return least.scatter_reduce_(0, index, rows, "amax")

@@ -10,14 +10,16 @@ from keras import ops
 import keras_rmsprop
 from keras_rmsprop import Diagnostics, RMSprop, transforms
 from keras_rmsprop._diagnostics._report import Statistics
-from keras_rmsprop._math._statistics import EDGES, PIECE
+from keras_rmsprop._math import _rows
+from keras_rmsprop._math._statistics import EDGES
 from tests.tools import numpy_statistics as oracle
 
-# 1-d, odd, a scalar, and of two dimensions; or larger than the pieces in which sums are made, which
-# takes longer to compile.
+# 1-d, odd, a scalar, and of two dimensions; or larger than the pieces in which sums are made.
 SMALL = {"kernel": (7, 5), "bias": (5,), "scale": (), "table": (33, 65)}
-LARGE = SMALL | {"table": (3 * PIECE // 64 + 1, 65)}
+LARGE = SMALL | {"table": (3 * _rows.PIECE // 64 + 1, 65)}
 IN_PIECES = ("all", "groups")
+# ... and in a loop of their own.
+ON_THEIR_OWN = ("groups", "centered")
 
 CASES = {
     "plain": {},
@@ -157,8 +159,10 @@ def check_report(run, relative=1e-5):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_statistics_are_those_of_numpy(case):
-    shapes = LARGE if case in IN_PIECES else SMALL
+def test_statistics_are_those_of_numpy(case, monkeypatch):
+    shapes = LARGE if case in (*IN_PIECES, *ON_THEIR_OWN) else SMALL
+    if case in ON_THEIR_OWN:
+        monkeypatch.setattr(_rows, "LARGE", _rows.PIECE)
     run, rng = Run(CASES[case], shapes), np.random.default_rng(1)
     for _ in range(6):
         run.step(gradients_of(rng, shapes=shapes))

@@ -58,8 +58,9 @@ def _table_after(step: Step, watch: Watch, gradients: Gradients, rate: Any) -> j
         # CPUs wait for one another forever.
         is_compiled = _compilation.why_op_by_op(step) is None
     else:
+        # The first step too, unlike its update: op by op, JAX would compile a hundred operations.
         is_compiled = _why_op_by_op(step) is None and (
-            step.jit_compile is True or (not scoped and _compiles_by_default(step, gradients))
+            step.jit_compile is True or (step.jit_compile is not False and not scoped)
         )
     if is_compiled:
         table = sampled_compiled(step, watch, gradients, rate, scoped)

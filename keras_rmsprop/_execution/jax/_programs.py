@@ -108,7 +108,7 @@ def _statistics_after(
 ) -> jax.Array:
     """Compute the statistics of a step, a program of its own."""
     inputs, flagged = _inputs(static, values, gradients, flags, learning_rate, numbers)
-    after: jax.Array = _sample.sampled(*inputs, watched, table, flags=flagged, trace_once=jax.jit)
+    after: jax.Array = _sample.sampled(*inputs, watched, table, flags=flagged)
     return after
 
 

@@ -96,7 +96,6 @@ def statistics_of_step(
     *,
     by_rule: bool = True,
     flags: dict[int, tf.Tensor] | None = None,
-    trace_once: _step.TraceOnce | None = None,
 ) -> tf.Tensor:
     """Return the table of statistics after a step that is sampled, given the table before."""
     tables, before = _read_parameters(state, plan, numbers, gradients)
@@ -112,7 +111,6 @@ def statistics_of_step(
         by_rule=by_rule,
         row_masks=_row_masks(tables),
         flags=flags,
-        trace_once=trace_once,
     )
 
 

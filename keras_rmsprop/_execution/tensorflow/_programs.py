@@ -394,15 +394,11 @@ class _Program:
                 rate,
                 gradients,
             )
+            if key.watched is not None:
+                return [statistics_of_step(*inputs, key.watched, next(rest), flags=flags)]
             trace_once = traced_once if key.xla else None
-            if key.watched is None:
-                write(changes_of_step(*inputs, flags=flags, trace_once=trace_once))
-                return []
-            return [
-                statistics_of_step(
-                    *inputs, key.watched, next(rest), flags=flags, trace_once=trace_once
-                )
-            ]
+            write(changes_of_step(*inputs, flags=flags, trace_once=trace_once))
+            return []
 
         specs = [tf.TensorSpec([len(_pack(like))], tf.float64)]
         specs += [tf.TensorSpec([], tf.bool) for _ in flagged]

@@ -1,6 +1,7 @@
 """Sample the statistics of a step on torch, for many tensors at a time."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,28 +14,35 @@ from keras_rmsprop._execution._op_by_op import tensor_of
 from keras_rmsprop._execution.torch._layout import Tensors
 from keras_rmsprop._execution.torch._stages import accumulate, clip, clip_scales, transform, unscale
 from keras_rmsprop._execution.torch._values import read
-from keras_rmsprop._math import _rounding, _statistics, _step, _table
+from keras_rmsprop._math import _rounding, _rows, _statistics, _step, _table
+from keras_rmsprop._math._rows import ROW
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._math._statistics import Gradients, Maxima, Sums, Totals
+from keras_rmsprop._math._statistics import Effect, Gradients, Maxima, Sums, Totals
 from keras_rmsprop._math._table import Sample
 from keras_rmsprop._variables._watch import Watch
 
 # The elements that are joined and processed at a time; larger tensors are cut. They and what is
 # computed from them stay in the cache.
-CHUNK = 2**17
-
-# Smaller pieces are joined with others of any size, larger ones with others of the same size, for
-# which there is a faster reduction.
-SMALL = 2**12
+CHUNK = 2**18
 
 
 class _Piece(NamedTuple):
     """Some of the elements of a variable, flat."""
 
     # The variable's row in the table.
-    row: int
+    owner: int
     parameter: Parameter
     gradients: Gradients
+
+    @property
+    def size(self) -> int:
+        size: int = self.parameter.weight.numel()
+        return size
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that it takes; what is less than a row is filled up."""
+        return max(self.size // ROW, 1)
 
 
 class _Kind(NamedTuple):
@@ -48,8 +56,8 @@ class _Kind(NamedTuple):
     # The slots that there are, and whether they are stored in bfloat16.
     slots: tuple[bool, ...]
     narrow: bool
-    # The number of elements; 0 for less than `SMALL`.
-    size: int
+    # Whether the pieces consist of whole rows; others are shorter than a row.
+    whole: bool
 
 
 @contextlib.contextmanager
@@ -94,23 +102,19 @@ def table_after(
     alike: dict[_Kind, list[_Piece]] = {}
     for row, i in enumerate(chosen):
         if i in stages:
-            kind = _kind(plan, i, parameters[i], stages[i])
             for piece in _pieces(row, parameters[i], stages[i]):
-                size = piece.parameter.weight.numel()
-                own_kind = kind._replace(size=0 if size < SMALL else size)
-                alike.setdefault(own_kind, []).append(piece)
-    rows: list[int] = []
+                alike.setdefault(_kind(plan, i, piece), []).append(piece)
+    owners: list[int] = []
     found: list[Totals] = []
     for kind, pieces in alike.items():
         group = plan.groups[kind.group]._replace(transform=None)
         own = scalars(kind.group, torch.promote_types(kind.weight_dtype, torch.float32))
         for chunk in _chunks(pieces):
+            effect, rows, mask = _rows_of(kind, chunk, group, own)
             clips, histograms = plan.clip is not None, watch.watched.histograms
-            rows += [piece.row for piece in chunk]
-            sizes = [piece.parameter.weight.numel() for piece in chunk]
-            found.append(
-                _totals(kind, _joined(chunk), sizes, group, clips, histograms, own, table.dtype)
-            )
+            totals = _totals(effect, rows, mask, clips, histograms, own)
+            found.append(Totals(*(None if x is None else x.to(table) for x in totals)))
+            owners += [piece.owner for piece in chunk for _ in range(piece.rows)]
     if not found:
         return table
     of_group = {
@@ -125,7 +129,7 @@ def table_after(
         finite=finite,
         by_rule=True,
     )
-    totals = _of_rows(found, torch.tensor(rows, device=table.device), len(chosen))
+    totals = _rows.joined(found).by_owner(owners, len(chosen))
     after: torch.Tensor = _table.table_after(sample, totals, table)
     return after
 
@@ -157,37 +161,42 @@ def _gradients_of(
     return dict(zip(present, map(Gradients, raw, clipped, used), strict=True)), finite
 
 
-def _kind(plan: _step.Plan, i: int, parameter: Parameter, gradients: Gradients) -> _Kind:
+def _pieces(owner: int, parameter: Parameter, gradients: Gradients) -> Iterator[_Piece]:
+    """Yield a variable in pieces of whole rows, at most `CHUNK` elements, and the rest."""
+    parameter = parameter._replace(accumulator=None, average=None)
+    flat = [None if x is None else x.reshape(-1) for x in (*parameter, *gradients)]
+    size = parameter.weight.numel()
+    end = size - size % ROW
+    bounds = [*range(0, end, CHUNK), end]
+    # A variable without elements has one piece.
+    bounds += [size] if size > end or not size else []
+    for start, stop in itertools.pairwise(bounds):
+        cut = flat
+        if stop - start < size:
+            cut = [None if x is None else x[start:stop] for x in flat]
+        yield _Piece(owner, Parameter(*cut[:6]), Gradients(*cut[6:]))
+
+
+def _kind(plan: _step.Plan, i: int, piece: _Piece) -> _Kind:
+    parameter = piece.parameter
     return _Kind(
         parameter.weight.device,
         parameter.weight.dtype,
-        gradients.raw.dtype,
+        piece.gradients.raw.dtype,
         plan.members[i],
         plan.decayed[i],
         tuple(slot is not None for slot in parameter[1:4]),
         _rounding.is_narrow(parameter),
-        size=0,
+        piece.size >= ROW,
     )
 
 
-def _pieces(row: int, parameter: Parameter, gradients: Gradients) -> Iterator[_Piece]:
-    """Yield a variable in pieces of at most `CHUNK` elements."""
-    parameter = parameter._replace(accumulator=None, average=None)
-    flat = [None if x is None else x.reshape(-1) for x in (*parameter, *gradients)]
-    size = parameter.weight.numel()
-    for start in range(0, size, CHUNK):
-        cut = flat
-        if size > CHUNK:
-            cut = [None if x is None else x[start : start + CHUNK] for x in flat]
-        yield _Piece(row, Parameter(*cut[:6]), Gradients(*cut[6:]))
-
-
 def _chunks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Yield pieces in lists of at most `CHUNK` elements."""
+    """Yield pieces in lists of at most `CHUNK` elements, a row counting as full."""
     chunk: list[_Piece] = []
     elements = 0
     for piece in pieces:
-        size = piece.parameter.weight.numel()
+        size = piece.rows * ROW
         if chunk and elements + size > CHUNK:
             yield chunk
             chunk, elements = [], 0
@@ -196,97 +205,121 @@ def _chunks(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
     yield chunk
 
 
-def _joined(chunk: list[_Piece]) -> _Piece:
-    """Return pieces joined to one."""
-    if len(chunk) == 1:
-        return chunk[0]
+def _rows_of(
+    kind: _Kind, chunk: list[_Piece], group: _step.GroupPlan, scalars: _step.Scalars
+) -> tuple[Effect, Gradients, torch.Tensor | None]:
+    """Join pieces to rows; return the effect of the step on them, and which elements count.
 
-    def cat(tensors: tuple[Any, ...]) -> Any:
-        return None if tensors[0] is None else torch.cat(tensors)
-
+    What fills up a row is 0 before the step, and stays so, but for the average of squares: it is 1,
+    so that nothing is divided by 0.
+    """
     parameters, stages = zip(*((p.parameter, p.gradients) for p in chunk), strict=True)
+    sizes = [piece.size for piece in chunk]
+    mask = None
+    if not kind.whole:
+        lengths = torch.tensor(sizes, device=kind.device).unsqueeze(1)
+        mask = torch.arange(ROW, device=kind.device) < lengths
+
+    def joined(tensors: tuple[Any, ...], filling: float = 0.0) -> Any:
+        first = tensors[0]
+        if first is None:
+            return None
+        parts = tensors
+        if mask is not None:
+            rest = first.new_full((ROW,), filling)
+            parts = tuple(
+                x for t, size in zip(tensors, sizes, strict=True) for x in (t, rest[size:])
+            )
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(-1, ROW)
+
+    before = Parameter(
+        *(
+            joined(column, float(name == "square_average"))
+            for name, column in zip(Parameter._fields, zip(*parameters, strict=True), strict=True)
+        )
+    )
     raw, clipped, used = zip(*stages, strict=True)
-    joined = cat(raw)
-    clipped_joined = joined if clipped[0] is raw[0] else cat(clipped)
+    rows = joined(raw)
     # Shared where nothing is done to the gradients, to spare copies.
+    cut = rows if clipped[0] is raw[0] else joined(clipped)
     same = all(u is c for u, c in zip(used, clipped, strict=True))
-    gradients = Gradients(joined, clipped_joined, clipped_joined if same else cat(used))
-    return _Piece(-1, Parameter(*map(cat, zip(*parameters, strict=True))), gradients)
+    gradients = Gradients(rows, cut, cut if same else joined(used))
+    effect = _statistics.effect_of(group, kind.decayed, scalars, before, gradients.used)
+    return effect, gradients, mask
 
 
 def _totals(
-    kind: _Kind,
-    joined: _Piece,
-    sizes: list[int],
-    group: _step.GroupPlan,
+    effect: Effect,
+    gradients: Gradients,
+    mask: torch.Tensor | None,
     clips: bool,
     histograms: bool,
     scalars: _step.Scalars,
-    dtype: torch.dtype,
 ) -> Totals:
-    """Return the totals of pieces, with a leading axis for them.
+    """Reduce the elements of rows, as `_statistics.totals_of_rows` does, in fewer passes.
 
     Args:
-        kind: what the pieces have in common.
-        joined: the pieces, joined.
-        sizes: the number of elements of each.
-        group: as for `_statistics.elements`, as are `clips`, `histograms` and `scalars`.
-        clips: see `group`.
-        histograms: see `group`.
-        scalars: see `group`.
-        dtype: that of the result.
+        effect: of the step on each element.
+        gradients: of each element.
+        mask: which of the elements count; None for all.
+        clips: whether gradients are clipped at all.
+        histograms: as for `_statistics.elements`.
+        scalars: the scalars of the step.
     """
-    raw, clipped, used = joined.gradients
-    lengths = torch.tensor(sizes, device=raw.device)
-
-    def reduce(values: torch.Tensor, operation: str) -> torch.Tensor:
-        if not kind.size:
-            return torch.segment_reduce(values, operation, lengths=lengths).to(dtype)
-        rows = values.view(-1, kind.size)
-        return (rows.sum(1) if operation == "sum" else rows.amax(1)).to(dtype)
-
-    largest = reduce(raw.abs(), "max")
-    spread = _statistics.unit_of(largest).to(raw.dtype).repeat_interleave(lengths)
-    scaled = raw / spread
-    each = _statistics.elements(
-        group,
-        kind.decayed,
-        clips,
-        histograms,
-        scalars,
-        joined.parameter,
-        Gradients(scaled, scaled if clipped is raw else clipped / spread, used),
+    update, root = effect.update, effect.root
+    raw, clipped = (_step.widen(x) for x in gradients[:2])
+    largest = raw.abs().amax(1)
+    unit = _statistics.unit_of(largest).unsqueeze(1)
+    squared = _squared_norm(raw / unit)
+    # A comparison into a buffer of floats is ten times as fast as one into booleans.
+    buffer, of_gradient = torch.empty_like(update), torch.empty_like(raw)
+    changed = torch.zeros_like(largest)
+    if clips:
+        torch.ne(raw, clipped, out=of_gradient)
+        # An element that is NaN is not equal to itself.
+        changed = of_gradient.mul_(torch.eq(raw, raw)).sum(1)
+    zeros = torch.eq(raw, 0.0, out=of_gradient).sum(1)
+    if mask is None:
+        counted = root
+        decided = torch.lt(effect.bound, scalars.step.epsilon, out=buffer).sum(1)
+        largest_root, smallest_root = root.amax(1), root.amin(1)
+    else:
+        zeros = zeros - (~mask).sum(1)
+        counted = root.where(mask, 1.0)
+        decided = torch.lt(effect.bound, scalars.step.epsilon, out=buffer).mul_(mask).sum(1)
+        largest_root = root.where(mask, -math.inf).amax(1)
+        smallest_root = root.where(mask, math.inf).amin(1)
+    log_root = torch.log(counted, out=buffer).sum(1)
+    # Negative averages, which a file may hold, are finite.
+    finite = torch.lt(effect.average, math.inf, out=buffer).sum(1)
+    still = torch.eq(effect.moved, effect.weight, out=torch.empty_like(effect.weight))
+    stuck = torch.ne(update, 0.0, out=buffer).mul_(still).sum(1)
+    sums = Sums(
+        squared_gradient=squared,
+        squared_clipped_gradient=squared if clipped is raw else _squared_norm(clipped / unit),
+        zero_gradients=zeros,
+        clipped=changed,
+        squared_weight=_squared_norm(effect.wide),
+        squared_update=_squared_norm(update),
+        log_root=log_root,
+        decided_by_epsilon=decided,
+        frozen=update.shape[1] - finite,
+        stuck=stuck,
     )
+    maxima = Maxima(update.abs().amax(1), largest_root, -smallest_root)
+    above = []
+    if histograms:
+        for condition in _statistics.not_below(effect, scalars):
+            kept = condition if mask is None else condition & mask
+            above.append(kept.sum(1))
+    dtype = update.dtype
     return Totals(
         largest,
-        torch.stack([reduce(x, "sum") for x in each.sums], dim=1),
-        torch.stack([reduce(x, "max") for x in each.maxima], dim=1),
-        torch.stack([reduce(x, "sum") for x in each.not_below], dim=1) if histograms else None,
+        torch.stack([x.to(dtype) for x in sums], dim=1),
+        torch.stack([x.to(dtype) for x in maxima], dim=1),
+        torch.stack([x.to(dtype) for x in above], dim=1) if above else None,
     )
 
 
-def _of_rows(found: list[Totals], rows: torch.Tensor, number: int) -> Totals:
-    """Add up the totals of pieces to those of variables, with a leading axis for these.
-
-    Args:
-        found: the totals of pieces.
-        rows: the row of each piece's variable.
-        number: the number of rows.
-    """
-
-    def joined(column: Sequence[Any]) -> Any:
-        return None if column[0] is None else torch.cat([x.to(rows.device) for x in column])
-
-    largest, sums, maxima, not_below = map(joined, zip(*found, strict=True))
-    together = largest.new_zeros(number).scatter_reduce_(0, rows, largest, "amax")
-    in_unit = Totals(largest, sums, maxima).sums_in(together[rows])
-    return Totals(
-        together,
-        sums.new_zeros(number, len(Sums._fields)).index_add_(0, rows, in_unit),
-        maxima.new_full((number, len(Maxima._fields)), -math.inf).scatter_reduce_(
-            0, rows.unsqueeze(1).expand_as(maxima), maxima, "amax"
-        ),
-        None
-        if not_below is None
-        else not_below.new_zeros(number, not_below.shape[1]).index_add_(0, rows, not_below),
-    )
+def _squared_norm(rows: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(rows, dim=1).square()
