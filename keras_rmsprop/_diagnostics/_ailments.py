@@ -9,6 +9,7 @@ from keras_rmsprop._diagnostics._symptoms import (
     CLIPPED_LEFT,
     CLIPPED_SAMPLES,
     CLIPPED_SHARE,
+    DEAD_SAMPLES,
     DOMINATED_VARIABLES,
     DOMINATING_SHARE,
     EPSILON_BRAKE,
@@ -195,9 +196,10 @@ AILMENTS: dict[str, Ailment] = {
         explained_by=("non-finite weights",),
     ),
     "dead gradients": Ailment(
-        number="`zero_gradient_share`",
+        number="`zero_gradient_share`, `all_zero`",
         threshold=(
-            f"100 % of a variable, from step {JUDGED_FROM} on; a note for a bias whose layer learns"
+            f"100 % of a variable, from step {JUDGED_FROM} on: a warning if so in {DEAD_SAMPLES} "
+            "samples, otherwise a note; a note for a bias whose layer learns"
         ),
         meaning=(
             "The weights no longer learn. Usual causes: all units of a ReLU layer give 0 for every "
@@ -267,7 +269,7 @@ AILMENTS: dict[str, Ailment] = {
             "normalisation layers against vanishing gradients."
         ),
         rule=_symptoms.deciding_epsilon,
-        explained_by=("non-finite weights", "frozen weights", "dead gradients"),
+        explained_by=("non-finite weights", "frozen weights"),
     ),
     "stuck weights": Ailment(
         number="`stuck_share`",
@@ -302,7 +304,6 @@ AILMENTS: dict[str, Ailment] = {
         explained_by=(
             "non-finite weights",
             "frozen weights",
-            "dead gradients",
             "vanished learning rate",
             "epsilon decides",
             "stuck weights",

@@ -68,6 +68,9 @@ STUCK_SHARE = 0.5
 # Clipping that acts now and then is what it is for. It takes some samples to tell this from always.
 CLIPPED_SHARE = 0.95
 CLIPPED_SAMPLES = 20
+
+# Samples without any gradient, from which on a layer is dead and not just without input.
+DEAD_SAMPLES = 2
 # The part of the gradient that it leaves, below which it is a warning.
 CLIPPED_LEFT = 0.5
 
@@ -249,14 +252,19 @@ def exploding_centered_steps(report: Report) -> Iterator[Symptom]:
 def dead_gradients(report: Report) -> Iterator[Symptom]:
     alive = {_layer_of(path) for path, own, _ in sampled(report) if own.zero_gradient_share < 1.0}
     for variable in sampled(report):
-        if variable.statistics.zero_gradient_share == 1.0 and variable.is_past_start:
+        own = variable.statistics
+        if own.zero_gradient_share == 1.0 and variable.is_past_start:
             # Such as one before a normalisation, which takes it away again.
             has_no_effect = variable.is_bias and _layer_of(variable.path) in alive
+            # A single batch may have no input for a layer.
+            is_certain = own.all_zero >= DEAD_SAMPLES and not has_no_effect
             yield Symptom(
                 variable.path,
                 variable.settings.size,
-                f"100 % of the gradients are 0 ({variable.elements}; threshold 100 %)",
-                "note" if has_no_effect else "warning",
+                f"100 % of the gradients are 0 ({variable.elements}; threshold 100 %), in "
+                f"{own.all_zero:,} of {several(own.sampled, 'sampled step')} (a warning from "
+                f"{DEAD_SAMPLES} on)",
+                "warning" if is_certain else "note",
             )
 
 
@@ -313,7 +321,9 @@ def deciding_epsilon(report: Report) -> Iterator[Symptom]:
     threshold = max(EPSILON_BRAKE * longest, EPSILON_BRAKE_OF_ALL)
     for variable in sampled(report):
         own, settings = variable.statistics, variable.settings
-        if not (own.epsilon_share >= EPSILON_SHARE and variable.is_past_start):
+        # That all gradients are 0 has a rule of its own.
+        is_dead = own.zero_gradient_share == 1.0
+        if is_dead or not (own.epsilon_share >= EPSILON_SHARE and variable.is_past_start):
             continue
         gradient = own.clipped_gradient_norm / math.sqrt(settings.size)
         root = math.sqrt(settings.epsilon) if settings.epsilon_inside_sqrt else settings.epsilon
@@ -351,8 +361,9 @@ def too_small_updates(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
         ratio, rate = variable.statistics.update_ratio, variable.statistics.learning_rate
         is_judged = variable.is_layer and variable.is_past_start
-        # That a rate is 0 has a rule of its own.
-        if is_judged and ratio < SMALLEST_RATIO and rate != 0.0:
+        # That a rate is 0 has a rule of its own, and so have gradients of 0.
+        has_cause = rate == 0.0 or variable.statistics.zero_gradient_share == 1.0
+        if is_judged and ratio < SMALLEST_RATIO and not has_cause:
             evidence = (
                 f"a step moves the weights by {number(ratio)} of their norm (threshold "
                 f"{number(SMALLEST_RATIO)}; guide: {number(USUAL_RATIO)})"

@@ -58,10 +58,12 @@ MEASURED = (
 # ... these of all steps that were sampled.
 COUNTED = (
     "largest_learning_rate",
-    # Steps in which the variable had a gradient; the others count among them, but for `skipped`.
+    # Steps in which the variable had a gradient; the next two count among them.
     "sampled",
     "clipped",
-    # Gradients with an element that is not finite.
+    # Those whose gradient was 0 in all elements.
+    "all_zero",
+    # Calls whose gradient had an element that is not finite, also skipped ones.
     "nonfinite",
     # Calls that `skip_nonfinite` skipped.
     "skipped",

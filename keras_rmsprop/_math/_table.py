@@ -71,6 +71,7 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
     events = {
         "sampled": made,
         "clipped": ops.logical_and(made, measured["clipped"] > 0.0),
+        "all_zero": ops.logical_and(made, measured["zero_gradient_share"] == 1.0),
         "nonfinite": ops.logical_and(
             present, ops.logical_not(ops.isfinite(measured["gradient_norm"]))
         ),

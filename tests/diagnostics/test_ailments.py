@@ -85,7 +85,7 @@ def test_dead_units_are_named_with_what_they_keep_from_learning() -> None:
     assert finding.variables[0] == "dense/hidden_2/kernel"
     assert finding.evidence == (
         "5 variables, the worst dense/hidden_2/kernel: 100 % of the gradients are 0 "
-        "(1,024 elements; threshold 100 %)"
+        "(1,024 elements; threshold 100 %), in 30 of 30 sampled steps (a warning from 2 on)"
     )
 
 
@@ -124,6 +124,9 @@ USUAL = Statistics(
     largest_learning_rate=0.001,
     sampled=100,
 )
+
+# Of which all gradients were 0 in the last two samples.
+DEAD: dict[str, Any] = {"zero_gradient_share": 1.0, "all_zero": 2}
 
 
 def report_of(
@@ -206,15 +209,17 @@ EDGES: list[tuple[str, str | None, Mapping[str, Any], Mapping[str, Any], Mapping
         {"centered": True},
         {},
     ),
-    ("dead gradients", "warning", {"zero_gradient_share": 1.0}, {}, {}),
-    ("dead gradients", None, {"zero_gradient_share": 0.9999}, {}, {}),
-    ("dead gradients", None, {"zero_gradient_share": 1.0, "step": 19}, {}, {}),
-    ("dead gradients", "warning", {"zero_gradient_share": 1.0, "step": 20}, {}, {}),
-    ("dead gradients", "warning", {"zero_gradient_share": 1.0}, {}, {"path": "layer/bias"}),
+    ("dead gradients", "warning", DEAD, {}, {}),
+    # A batch without input, perhaps.
+    ("dead gradients", "note", DEAD | {"all_zero": 1}, {}, {}),
+    ("dead gradients", None, DEAD | {"zero_gradient_share": 0.9999}, {}, {}),
+    ("dead gradients", None, DEAD | {"step": 19}, {}, {}),
+    ("dead gradients", "warning", DEAD | {"step": 20}, {}, {}),
+    ("dead gradients", "warning", DEAD, {}, {"path": "layer/bias"}),
     (
         "dead gradients",
         "note",
-        {"zero_gradient_share": 1.0},
+        DEAD,
         {},
         {"path": "other_0/bias", "others": 1},
     ),
@@ -408,8 +413,9 @@ def test_every_ailment_has_an_edge() -> None:
 
 
 def test_a_consequence_is_not_named_beside_its_cause() -> None:
-    dead = {"zero_gradient_share": 1.0, "epsilon_share": 1.0, "update_norm": 0.0}
-    assert names(report_of(USUAL._replace(**dead))) == {"dead gradients": "warning"}
+    for samples, severity in ((1, "note"), (2, "warning")):
+        dead = DEAD | {"all_zero": samples, "epsilon_share": 1.0, "update_norm": 0.0}
+        assert names(report_of(USUAL._replace(**dead))) == {"dead gradients": severity}
     nan = dict.fromkeys(("weight_norm", "update_norm", "mean_rate"), math.nan)
     own = USUAL._replace(**nan, frozen_share=1.0, nonfinite=3)
     assert list(names(report_of(own))) == ["non-finite weights", "non-finite gradients"]

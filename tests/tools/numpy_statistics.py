@@ -152,6 +152,7 @@ def _after(step: Step, before: Statistics, parts: Sequence[Elements]) -> Statist
             largest_learning_rate=float(np.fmax(before.largest_learning_rate, rate)),
             sampled=before.sampled + 1,
             clipped=before.clipped + bool(np.any(e.is_clipped)),
+            all_zero=before.all_zero + bool(np.all(e.gradient == 0.0)),
             nonfinite=before.nonfinite + bool(np.any(~np.isfinite(e.gradient))),
             skipped=before.skipped,
         )
