@@ -93,7 +93,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
 
     Raises:
         ValueError: if an argument has the wrong type or is out of range; when training starts, if
-            the optimizer has no diagnostics or if `csv` is a file of something else.
+            the optimizer has no diagnostics or if `csv` or `html` is a file of something else.
         ImportError: if a package is missing that an argument needs.
 
     Example:
@@ -308,6 +308,8 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
     def _open(self, start: int) -> None:
         """Open the files for a training that has made some steps already."""
         self._close()
+        if self._html is not None:
+            _page.check_is_page(self._html)
         try:
             if self._csv is not None:
                 self._sinks["csv"] = _rows.RowFile(self._csv, start)
@@ -437,21 +439,32 @@ def _checked_optimizer(optimizer: Any) -> Any:
 
 
 def _with_step(log: Callable[..., Any]) -> Callable[[dict[str, float], int], None]:
-    """Return a function of the numbers and the step that calls `log` as it wants to be called."""
-    parameters: list[inspect.Parameter] = []
+    """Return a function of the numbers and the step that calls `log` as it wants to be called.
+
+    Raises: ValueError if it can be called in none of these ways.
+    """
+    signature = None
     # Some functions written in C have no signature.
     with contextlib.suppress(TypeError, ValueError):
-        parameters = list(inspect.signature(log).parameters.values())
-    takes_step = any(
-        p.name == "step" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters
-    )
-    needed = [
-        p
-        for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if takes_step:
+        signature = inspect.signature(log)
+    if signature is None:
+        return lambda values, _: log(values)
+
+    def accepts(*arguments: Any, **named: Any) -> bool:
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError:
+            return False
+        return True
+
+    step = signature.parameters.get("step")
+    if step is not None and step.kind is not step.POSITIONAL_ONLY and accepts({}, step=0):
         return lambda values, step: log(values, step=step)
-    if len(needed) == 2:
+    if accepts({}):
+        return lambda values, _: log(values)
+    if accepts({}, 0):
         return lambda values, step: log(values, step)
-    return lambda values, _: log(values)
+    raise ValueError(
+        "`log` must be a function of a dict, and if it likes of the step, received "
+        f"log={log!r}, whose arguments are {signature}."
+    )

@@ -574,6 +574,11 @@ def test_a_folder_is_not_a_file_and_a_file_not_a_folder(tmp_path):
     ("arguments", "message"),
     [
         ({"log": "wandb"}, r"function of a dict.*received log='wandb'"),
+        ({"log": lambda: None}, r"received log=<function .*whose arguments are \(\)"),
+        (
+            {"log": setattr},
+            r"received log=<built-in function setattr>, whose arguments are \(obj, ",
+        ),
         ({"variables": "("}, r"received variables='\('"),
         ({"variables": ["a"]}, r"received variables=\['a'\]"),
         ({"summary": 1}, "received summary=1"),
@@ -583,6 +588,20 @@ def test_a_folder_is_not_a_file_and_a_file_not_a_folder(tmp_path):
 def test_other_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         OptimizerDiagnostics(**arguments)
+
+
+@pytest.mark.parametrize("name", ["csv", "html"])
+def test_a_file_of_something_else_is_not_replaced(tmp_path, name):
+    file = tmp_path / "notes"
+    file.write_text("my notes")
+    with pytest.raises(ValueError, match=rf"`{name}` must be a new file.*starts with 'my notes'"):
+        train(OptimizerDiagnostics(**{name: file}))
+    assert file.read_text() == "my notes"
+    # An empty one, as `tempfile` makes them, and one of an earlier training are replaced.
+    file.write_text("")
+    for _ in range(2):
+        train(OptimizerDiagnostics(**{name: file}))
+        assert file.stat().st_size
 
 
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("html", "plotly")])

@@ -3,11 +3,15 @@
 import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from keras_rmsprop._diagnostics import _charts, _tables
 from keras_rmsprop._diagnostics._format import printable, several
 from keras_rmsprop._diagnostics._report import Report
+
+# By which a page is known from files of something else.
+_MARK = '<meta name="generator" content="keras_rmsprop">'
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: white;
@@ -71,11 +75,27 @@ def page(
     ]
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width">'
+        f'{_MARK}<meta name="viewport" content="width=device-width">'
         f"<style>{_STYLE}</style>{script}</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def check_is_page(path: Path) -> None:
+    """Check that a file may be replaced by a page: there is none, or it is one, or empty.
+
+    Raises: ValueError if it is a file of something else.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        start = file.read(2**12).decode("utf-8", "replace")
+    if start and _MARK not in start:
+        raise ValueError(
+            "`html` must be a new file, or one that `OptimizerDiagnostics` has written, received "
+            f"html={str(path)!r}, which starts with {start[:40]!r}. Give it another name."
+        )
 
 
 def _findings(findings: Sequence[Any], has_sampled: bool) -> Iterator[str]:
