@@ -28,6 +28,15 @@ from yardsticks.agreement import (
 from yardsticks.variants import Variant, option_variants, rule_variants, two_groups
 
 IDS = {variant.id: variant for variant in rule_variants()}
+# Every third of them is compiled, which takes a quarter of a second each, and another third in
+# `fit`: the rule itself is compiled in every variant in tests/math/test_rule.py.
+COMPILED, IN_FIT = (dict(list(IDS.items())[i::3]) for i in (0, 1))
+WAYS = [
+    *((variant, False) for variant in IDS.values()),
+    # On torch each variant would be compiled for seconds; tests/execution/torch/test_compiled.py
+    # compiles a few.
+    *((variant, "auto" if BACKEND == "torch" else True) for variant in COMPILED.values()),
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +45,9 @@ def problem() -> Problem:
     return make_problem(*((shape, "float64") for shape in RANKS), steps=16)
 
 
-# On torch each variant would be compiled for seconds; tests/execution/torch/test_compiled.py
-# compiles a few.
 @pytest.mark.parametrize(
-    "mode", [False, "auto" if BACKEND == "torch" else True], ids="jit_compile={}".format
+    ("variant", "mode"), WAYS, ids=[f"{variant.id}-jit_compile={mode}" for variant, mode in WAYS]
 )
-@pytest.mark.parametrize("variant", IDS.values(), ids=IDS)
 def test_two_groups_follow_the_reference(
     variant: Variant, mode: Any, problem: Problem, float64: None
 ) -> None:
@@ -122,7 +128,7 @@ def without_gaps() -> Problem:
     return problem._replace(gradients=filled, rates=[0.02] * 8)
 
 
-@pytest.mark.parametrize("variant", IDS.values(), ids=IDS)
+@pytest.mark.parametrize("variant", IN_FIT.values(), ids=IN_FIT)
 def test_two_groups_follow_the_reference_in_fit(
     variant: Variant, without_gaps: Problem, float64: None
 ) -> None:
