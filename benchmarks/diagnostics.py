@@ -1,7 +1,9 @@
-"""What do the statistics of steps cost, where a step is sampled and where it is not?"""
+"""What do the statistics of steps cost: where a step is sampled, where it is not, on average?"""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import keras_rmsprop
 from benchmarks import contenders
@@ -15,37 +17,66 @@ from yardsticks import peers
 
 WITHOUT = "without diagnostics"
 
-# A sampled step is to take less than four steps; the others as long as without.
-SAMPLED, OTHERS = 0.25, 0.98
 
-# So rarely that only the first step is sampled, before the clock runs.
-RARELY = 10**9
+class _Case(NamedTuple):
+    """How often a step is sampled."""
+
+    every: int
+    # How many times as fast as a step without diagnostics it is to be.
+    target: float
+    # The steps that are timed together, at most five in a quick run.
+    steps: int = 1
+
+
+_DEFAULT = Diagnostics().every
+
+_CASES = {
+    # In less than four steps.
+    "sampled": _Case(1, 0.25),
+    # Only the first step is sampled, before the clock runs.
+    "not sampled": _Case(10**9, 0.98),
+    # Each time with one sample.
+    "by default": _Case(_DEFAULT, 0.98, _DEFAULT),
+}
 
 
 def rows(backend: str) -> Iterator[Row]:
-    """One step that is sampled, and one that is not."""
+    """Steps that are sampled, that are not, and as many as one of which is sampled by default."""
     for case in ("conv160", "matrix"):
-        for name, every, target in (("sampled", 1, SAMPLED), ("not sampled", RARELY, OTHERS)):
-            measure = functools.partial(_measure, backend, case, every, target)
+        for name, how in _CASES.items():
+            measure = functools.partial(_measure, backend, case, how)
             yield Row("diagnostics", "eager", name, case, measure)
 
 
-def _measure(backend: str, case: str, every: int, target: float, settings: Settings) -> list[Line]:
+def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Line]:
     problem = Problem(CASES[case])
     wait = contenders.for_backend(backend).builders("eager", problem)[OURS]().wait
+    steps = min(how.steps, 5) if settings.quick else how.steps
+    if steps > 1:
+        # Each round takes seconds.
+        settings = dataclasses.replace(settings, rounds=3, builds=min(settings.builds, 2))
+    deviations: dict[str, float] = {}
 
-    def contender(peer: peers.OnKeras) -> Contender:
+    def contender(name: str, peer: peers.OnKeras) -> Contender:
         batch = peer.tensors(problem.gradients)
-        return Contender(lambda: peer.step(batch), wait, peer.weights)
+        # Step by step, and not in as many steps as are timed together.
+        single = Contender(lambda: peer.step(batch), wait, peer.weights)
+        deviations[name] = problem.check(single)
+
+        def step() -> None:
+            for _ in range(steps):
+                peer.step(batch)
+
+        return single._replace(step=step, steps_per_call=steps)
 
     return compare(
         {
-            OURS: lambda: contender(_watched(problem, every)),
-            WITHOUT: lambda: contender(built(OURS, problem)),
+            OURS: lambda: contender(OURS, _watched(problem, how.every)),
+            WITHOUT: lambda: contender(WITHOUT, built(OURS, problem)),
         },
-        lambda _, each: problem.check(each),
+        lambda name, _: deviations[name],
         settings,
-        {WITHOUT: target},
+        {WITHOUT: how.target},
     )
 
 

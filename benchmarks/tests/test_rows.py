@@ -139,6 +139,18 @@ def test_fit_is_compared_over_the_same_batches(monkeypatch):
     ]
 
 
+def test_sampled_and_other_steps_are_checked_and_compared(monkeypatch):
+    for case in ("conv160", "matrix"):
+        monkeypatch.setitem(CASES, case, [(3, 2), (2,)])
+    rows = list(registry.rows(BACKEND, quick=False, only="diagnostics/"))
+    assert {row.config for row in rows} == {"sampled", "not sampled", "by default"}
+    for row in rows:
+        for line in row.measure(TINY):
+            assert "median" in line
+            assert line["deviation"] <= problems.TOLERANCE
+        assert (line["contender"], line["target"] > 0.0) == ("without diagnostics", True)
+
+
 def test_a_first_call_is_measured_alone():
     seen = startup.report(BACKEND, "eager", "scalar", OURS)
     assert seen["steady"] > 0.0
