@@ -7,13 +7,13 @@ up.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_rmsprop._math._rule import Parameter, Tensor
-from keras_rmsprop._math._statistics import Gradients, Totals, totals_of_nothing
+from keras_rmsprop._math._statistics import Gradients, Totals
 
 # The elements of a row. The last row of a variable is filled up.
 ROW = 2**10
@@ -22,7 +22,7 @@ ROW = 2**10
 # longer sums.
 PIECE = 2**16
 
-# From so many elements on, a variable has a loop of its own, which needs no copy of it.
+# From so many elements on, a variable has a loop of its own, for which it is not copied.
 LARGE = 2**22
 
 _ROWS = PIECE // ROW
@@ -54,29 +54,26 @@ class Inputs(NamedTuple):
 Reduce = Callable[[Inputs], Totals]
 
 
-def totals_of(reduce: Reduce, variables: Sequence[Inputs], histograms: bool, dtype: str) -> Totals:
+def totals_of(reduce: Reduce, variables: Sequence[Inputs]) -> Totals:
     """Return the totals of several variables, with a leading axis for them.
 
     Args:
         reduce: reduces rows.
         variables: of the same dtypes, and with the same fields.
-        histograms: whether the totals have them.
-        dtype: that of the totals.
     """
     flat = [variable.flat() for variable in variables]
     sizes = [_first(fields).shape[0] for fields in flat]
     if variables[0].mask is not None or None in sizes:
         # Rows of a table, whose number may be unknown in a graph.
         return joined([reduce(Inputs.of(_reshaped(fields, (1, -1)))) for fields in flat])
-    start = totals_of_nothing(_ROWS, histograms, dtype)
     found, owners = [], []
     for owner, (fields, size) in enumerate(zip(flat, sizes, strict=True)):
         if size >= LARGE:
             end = size - size % PIECE
-            found.append(_folded(reduce, _cut(fields, 0, end), end // PIECE, start))
-            owners += [owner] * _ROWS
+            found.append(_by_blocks(reduce, _cut(fields, 0, end), end // PIECE))
+            owners += [owner] * (end // ROW)
             flat[owner], sizes[owner] = _cut(fields, end, size), size - end
-    found.append(_by_blocks(reduce, flat, sizes))
+    found.append(_joined_by_blocks(reduce, flat, sizes))
     owners += [owner for owner, size in enumerate(sizes) for _ in range(_rows_of(size))]
     # The rows that fill up the last block are of nobody.
     totals = joined(found)
@@ -92,19 +89,8 @@ def joined(found: Sequence[Totals]) -> Totals:
     return Totals(*(None if x[0] is None else ops.concatenate(x) for x in columns))
 
 
-def _folded(reduce: Reduce, fields: Fields, number: int, start: Totals) -> Totals:
-    """Reduce pieces of one variable, and add them up row by row."""
-    pieces = _reshaped(fields, (number, _ROWS, ROW))
-
-    def add(i: Tensor, totals: list[Tensor]) -> list[Tensor]:
-        piece = reduce(Inputs.of([None if x is None else x[i] for x in pieces]))
-        return Totals(*totals).joined(piece).fields()
-
-    return Totals(*ops.fori_loop(0, number, add, start.fields()))
-
-
-def _by_blocks(reduce: Reduce, flat: Sequence[Fields], sizes: Sequence[int]) -> Totals:
-    """Reduce variables that are joined to rows, `PIECE` elements at a time."""
+def _joined_by_blocks(reduce: Reduce, flat: Sequence[Fields], sizes: Sequence[int]) -> Totals:
+    """Join variables, each filled up to whole rows, and reduce them by blocks."""
     lengths = [
         min(ROW, max(size - row * ROW, 0)) for size in sizes for row in range(_rows_of(size))
     ]
@@ -112,22 +98,37 @@ def _by_blocks(reduce: Reduce, flat: Sequence[Fields], sizes: Sequence[int]) -> 
     blocks = max(-(-len(lengths) // _ROWS), 2)
     lacking = blocks * _ROWS - len(lengths)
     lengths += [0] * lacking
-    columns = [
+    fields = [
         None if x[0] is None else _filled_up(x, sizes, lacking) for x in zip(*flat, strict=True)
     ]
-    there = [x is not None for x in columns]
-    pieces = _reshaped(columns, (blocks, _ROWS, ROW))
-    number = np.reshape(np.asarray(lengths, np.int32), (blocks, _ROWS, 1))
+    return _by_blocks(reduce, fields, blocks, np.asarray(lengths, np.int32))
+
+
+def _by_blocks(
+    reduce: Reduce, fields: Fields, blocks: int, lengths: np.ndarray[Any, Any] | None = None
+) -> Totals:
+    """Reduce rows, `PIECE` elements at a time.
+
+    Args:
+        reduce: reduces rows.
+        fields: of `blocks * PIECE` elements.
+        blocks: the number of blocks.
+        lengths: how many elements of each row count, (rows,); None for all.
+    """
+    there = [x is not None for x in fields]
+    columns = [x for x in _reshaped(fields, (blocks, _ROWS, ROW)) if x is not None]
+    if lengths is not None:
+        columns.append(ops.convert_to_tensor(lengths.reshape(blocks, _ROWS, 1)))
     place = ops.reshape(ops.arange(ROW, dtype="int32"), (1, ROW))
 
     def block(own: list[Tensor]) -> list[Tensor]:
-        *values, length = own
-        rest = iter(values)
-        *fields, _ = (next(rest) if is_there else None for is_there in there)
-        mask = ops.cast(place < length, "float32")
-        return reduce(Inputs.of([*fields, mask])).fields()
+        rest = iter(own)
+        inputs = Inputs.of([next(rest) if is_there else None for is_there in there])
+        if lengths is not None:
+            inputs = inputs._replace(mask=ops.cast(place < next(rest), "float32"))
+        return reduce(inputs).fields()
 
-    found = ops.map(block, [*(x for x in pieces if x is not None), ops.convert_to_tensor(number)])
+    found = ops.map(block, columns)
     return Totals(*(ops.reshape(x, (blocks * _ROWS, *x.shape[2:])) for x in found))
 
 

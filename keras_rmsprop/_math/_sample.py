@@ -160,7 +160,7 @@ def _totals(
             kind.arithmetic,
         )
 
-    totals = _rows.totals_of(reduce, variables, watched.histograms, kind.arithmetic)
+    totals = _rows.totals_of(reduce, variables)
     return Totals(*(None if x is None else ops.cast(x, watched.dtype) for x in totals))
 
 

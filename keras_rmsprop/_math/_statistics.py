@@ -23,12 +23,13 @@ where s and r are those after the update. `_table` holds them, with a row for ea
 `_sample` computes them from the inputs of a step.
 """
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from keras import backend, ops
+from keras import ops
 
 from keras_rmsprop._math import _rounding, _rule, _step
 from keras_rmsprop._math._rule import Parameter, Tensor
@@ -80,39 +81,38 @@ HISTOGRAMS = ("rates", "update_ratios")
 class Sums(NamedTuple):
     """What is added up over the elements of a variable."""
 
-    # The gradient in units of its largest element, because squares of large ones overflow.
+    # In units of the largest elements, because squares of large numbers overflow. See `Largest`.
     squared_gradient: Tensor
     squared_clipped_gradient: Tensor
-    zero_gradients: Tensor
-    clipped: Tensor
     squared_weight: Tensor
     squared_update: Tensor
+    zero_gradients: Tensor
+    clipped: Tensor
     log_root: Tensor
     decided_by_epsilon: Tensor
     frozen: Tensor
     stuck: Tensor
 
 
-class Maxima(NamedTuple):
-    """What the largest value of is taken over the elements of a variable."""
+class Largest(NamedTuple):
+    """What the largest absolute value of is taken: the units of the first fields of `Sums`."""
 
+    gradient: Tensor
+    clipped_gradient: Tensor
+    weight: Tensor
     update: Tensor
+
+
+class Extremes(NamedTuple):
+    """What the largest value of is taken."""
+
     root: Tensor
     # The negated root, for the smallest one.
     minus_root: Tensor
 
 
-class Elements(NamedTuple):
-    """What a step does to each element."""
-
-    sums: Sums
-    maxima: Maxima
-    # For each histogram and each edge, the elements that are not below it.
-    not_below: Sequence[Tensor]
-
-
 class Gradients(NamedTuple):
-    """The gradient of a variable at three stages, in units of its largest element or not."""
+    """The gradient of a variable at three stages."""
 
     raw: Tensor
     clipped: Tensor
@@ -166,42 +166,28 @@ def effect_of(
     )
 
 
-def elements(
-    effect: Effect, gradients: Gradients, clips: bool, histograms: bool, scalars: Scalars
-) -> Elements:
-    """Compute from the effect of a step what is added up, and what the largest is taken of.
+def counted(
+    effect: Effect, gradients: Gradients, clips: bool, scalars: Scalars
+) -> dict[str, Tensor]:
+    """Return what is added up, by its name in `Sums`, other than squares.
 
     Args:
         effect: of the step on each element.
-        gradients: `raw` and `clipped` in units of the largest element of `raw`.
+        gradients: of each element.
         clips: whether gradients are clipped at all.
-        histograms: whether to compare with `EDGES`.
         scalars: the scalars of the step.
     """
-    dtype = _step.dtype_of(effect.update)
-    size = ops.abs(effect.update)
+    raw, clipped = gradients.raw, gradients.clipped
     # An element that is NaN is not equal to itself.
-    cut = ops.logical_and(gradients.clipped != gradients.raw, gradients.raw == gradients.raw)
-
-    def share(condition: Tensor) -> Tensor:
-        return ops.cast(condition, dtype)
-
-    return Elements(
-        Sums(
-            squared_gradient=ops.square(gradients.raw),
-            squared_clipped_gradient=ops.square(gradients.clipped),
-            zero_gradients=share(gradients.raw == 0.0),
-            clipped=share(cut) if clips else ops.zeros_like(size),
-            squared_weight=ops.square(effect.wide),
-            squared_update=ops.square(effect.update),
-            log_root=ops.log(effect.root),
-            decided_by_epsilon=share(effect.bound < scalars.step.epsilon),
-            frozen=share(ops.logical_not(ops.isfinite(effect.average))),
-            stuck=share(ops.logical_and(size > 0.0, effect.moved == effect.weight)),
-        ),
-        Maxima(update=size, root=effect.root, minus_root=-effect.root),
-        list(map(share, not_below(effect, scalars))) if histograms else [],
-    )
+    cut = ops.logical_and(clipped != raw, raw == raw) if clips else ops.zeros_like(effect.update)
+    return {
+        "zero_gradients": raw == 0.0,
+        "clipped": cut,
+        "log_root": ops.log(effect.root),
+        "decided_by_epsilon": effect.bound < scalars.step.epsilon,
+        "frozen": ops.logical_not(ops.isfinite(effect.average)),
+        "stuck": ops.logical_and(effect.update != 0.0, effect.moved == effect.weight),
+    }
 
 
 def not_below(effect: Effect, scalars: Scalars) -> list[Tensor]:
@@ -214,29 +200,18 @@ def not_below(effect: Effect, scalars: Scalars) -> list[Tensor]:
 
 
 class Totals(NamedTuple):
-    """`Elements` reduced over the elements of rows or variables, with a leading axis for these."""
+    """What is found in the elements of rows or variables, with a leading axis for these."""
 
-    # The largest element of the gradient: the unit of its squares, see `unit_of`. (rows,)
-    largest_gradient: Tensor
-    # (rows, fields of Sums) and (rows, fields of Maxima)
+    # (rows, fields of Largest), (rows, fields of Sums) and (rows, fields of Extremes)
+    largest: Tensor
     sums: Tensor
-    maxima: Tensor
+    extremes: Tensor
     # (rows, histograms * edges); None without histograms.
     not_below: Tensor | None = None
 
     def fields(self) -> list[Tensor]:
         """Return the fields that are not None."""
         return [field for field in self if field is not None]
-
-    def joined(self, other: "Totals") -> "Totals":
-        """Return the totals of the elements of both, row by row."""
-        largest = _larger(self.largest_gradient, other.largest_gradient)
-        return Totals(
-            largest,
-            self._sums_in(largest) + other._sums_in(largest),
-            _larger(self.maxima, other.maxima),
-            None if self.not_below is None else self.not_below + other.not_below,
-        )
 
     def by_owner(self, owners: Sequence[int], number: int) -> "Totals":
         """Return the totals of variables, of which each owns some of the rows.
@@ -245,34 +220,60 @@ class Totals(NamedTuple):
             owners: the index of each row's variable.
             number: the number of variables.
         """
-        index = ops.convert_to_tensor(np.asarray(owners, np.int32))
-        largest = _largest_by_owner(self.largest_gradient, index, number)
+        totals = self
+        # In float32 a long sum of similar numbers is rounded in one direction again and again.
+        while len(set(owners)) < len(owners):
+            groups, owners = _in_groups(owners)
+            totals = totals._added_up(groups)
+        place = {owner: row for row, owner in enumerate(owners)}
+        return totals._added_up([[place.get(owner, len(owners))] for owner in range(number)])
+
+    def _added_up(self, groups: Sequence[Sequence[int]]) -> "Totals":
+        """Return the totals of groups of rows.
+
+        Args:
+            groups: the rows of each group, as many of each; the number of rows stands for none.
+        """
+        index = np.asarray(groups, np.int32)
+
+        def picked(rows: Tensor, of_none: float) -> Tensor:
+            none = ops.full((1, rows.shape[1]), of_none, _step.dtype_of(rows))
+            found = ops.take(ops.concatenate([rows, none]), index.reshape(-1), axis=0)
+            return ops.reshape(found, (*index.shape, rows.shape[1]))
+
+        parts = Totals(picked(self.largest, -math.inf), picked(self.sums, 0.0), self.extremes)
+        largest = ops.max(parts.largest, axis=1)
         return Totals(
             largest,
-            _sum_by_owner(self._sums_in(ops.take(largest, index)), index, number),
-            _largest_by_owner(self.maxima, index, number),
-            None if self.not_below is None else _sum_by_owner(self.not_below, index, number),
+            ops.sum(parts._sums_in(ops.expand_dims(largest, 1)), axis=1),
+            ops.max(picked(self.extremes, -math.inf), axis=1),
+            None if self.not_below is None else ops.sum(picked(self.not_below, 0.0), axis=1),
         )
 
     def _sums_in(self, largest: Tensor) -> Tensor:
-        """Return the sums with the squares of gradients in another unit."""
-        factor = ops.square(unit_of(self.largest_gradient) / unit_of(largest))
-        # Without a gradient that is not 0, the unit is arbitrary.
-        factor = ops.where(self.largest_gradient > 0.0, factor, ops.ones_like(factor))
-        one = ops.ones_like(factor)
-        scaled = [name.endswith("gradient") for name in Sums._fields]
-        return self.sums * ops.stack([factor if each else one for each in scaled], axis=-1)
+        """Return the sums with squares in units of other largest elements."""
+        factor = ops.square(unit_of(self.largest) / unit_of(largest))
+        # Where all elements are 0, the unit is arbitrary.
+        factor = ops.where(self.largest > 0.0, factor, ops.ones_like(factor))
+        squares = len(Largest._fields)
+        return ops.concatenate(
+            [self.sums[..., :squares] * factor, self.sums[..., squares:]], axis=-1
+        )
 
 
-def totals_of_nothing(rows: int, histograms: bool, dtype: str) -> Totals:
-    """Return the totals of rows without elements."""
-    edges = len(HISTOGRAMS) * len(EDGES)
-    return Totals(
-        ops.zeros((rows,), dtype),
-        ops.zeros((rows, len(Sums._fields)), dtype),
-        ops.full((rows, len(Maxima._fields)), -math.inf, dtype),
-        ops.zeros((rows, edges), dtype) if histograms else None,
-    )
+# The rows that are added up at a time.
+_GROUP = 32
+
+
+def _in_groups(owners: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+    """Return the rows of each group, filled up with their number, and the owner of each group."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    seen: collections.Counter[int] = collections.Counter()
+    for row, owner in enumerate(owners):
+        groups.setdefault((owner, seen[owner] // _GROUP), []).append(row)
+        seen[owner] += 1
+    filled = [rows + [len(owners)] * (_GROUP - len(rows)) for rows in groups.values()]
+    return filled, [owner for owner, _ in groups]
 
 
 def totals_of_rows(
@@ -290,30 +291,36 @@ def totals_of_rows(
         effect: of the step on each element, (rows, elements).
         gradients: of each element, likewise.
         mask: which of the elements count, above 0; None for all.
-        clips: as for `elements`, as are `histograms` and `scalars`.
-        histograms: see `clips`.
-        scalars: see `clips`.
+        clips: whether gradients are clipped at all.
+        histograms: whether to compare with `EDGES`.
+        scalars: the scalars of the step.
         dtype: that of the result.
     """
-    # A gradient may be wider than the slots.
-    largest = _largest(ops.abs(gradients.raw), mask)
-    unit = ops.expand_dims(unit_of(largest), 1)
-    scaled = Gradients(gradients.raw / unit, gradients.clipped / unit, gradients.used)
-    each = elements(effect, scaled, clips, histograms, scalars)
+    sized = [gradients.raw, gradients.clipped if clips else gradients.raw]
+    sized += [effect.wide, effect.update]
+    largest = [_largest(ops.abs(x), mask) for x in sized]
+    squares = [
+        _sum(ops.square(x / ops.expand_dims(unit_of(own), 1)), mask)
+        for x, own in zip(sized, largest, strict=True)
+    ]
+    counts = counted(effect, gradients, clips, scalars)
+    sums = Sums(*squares, **{name: _sum(ops.cast(x, dtype), mask) for name, x in counts.items()})
+    above = not_below(effect, scalars) if histograms else []
 
     def stacked(columns: Sequence[Tensor]) -> Tensor:
+        # A gradient may be wider than the slots.
         return ops.stack([ops.cast(column, dtype) for column in columns], axis=1)
 
     return Totals(
-        ops.cast(largest, dtype),
-        stacked([_sum(x, mask) for x in each.sums]),
-        stacked([_largest(x, mask) for x in each.maxima]),
-        stacked([_sum(x, mask) for x in each.not_below]) if each.not_below else None,
+        stacked(largest),
+        stacked(sums),
+        stacked([_largest(x, mask) for x in Extremes(effect.root, -effect.root)]),
+        stacked([_sum(ops.cast(x, dtype), mask) for x in above]) if above else None,
     )
 
 
 def unit_of(largest: Tensor) -> Tensor:
-    """Return the unit in which the squares of a gradient neither overflow nor underflow."""
+    """Return the unit in which squares neither overflow nor underflow."""
     one = ops.ones_like(largest)
     return ops.where(ops.logical_and(largest > 0.0, ops.isfinite(largest)), largest, one)
 
@@ -330,23 +337,3 @@ def _largest(values: Tensor, mask: Tensor | None) -> Tensor:
         values = ops.where(mask > 0.0, values, ops.full_like(values, -math.inf))
     # An initial value, because a batch may have no row.
     return ops.max(values, axis=1, initial=-math.inf)
-
-
-def _larger(a: Tensor, b: Tensor) -> Tensor:
-    """Return the larger of two numbers, or NaN; `ops.maximum` would round float64 on torch."""
-    return ops.where(b > a, b, a)
-
-
-def _sum_by_owner(rows: Tensor, owners: Tensor, number: int) -> Tensor:
-    if backend.backend() != "torch":
-        return ops.segment_sum(rows, owners, number)
-    # Keras would add them up in float32.
-    return rows.new_zeros((number, *rows.shape[1:])).index_add_(0, owners, rows)
-
-
-def _largest_by_owner(rows: Tensor, owners: Tensor, number: int) -> Tensor:
-    if backend.backend() != "torch":
-        return ops.segment_max(rows, owners, number)
-    least = rows.new_full((number, *rows.shape[1:]), -math.inf)
-    index = owners.long().reshape(-1, *(1,) * (rows.ndim - 1)).expand_as(rows)
-    return least.scatter_reduce_(0, index, rows, "amax")

@@ -15,7 +15,8 @@ from keras_rmsprop._math._statistics import (
     HISTOGRAMS,
     MEASURED,
     STEPS_HIGH,
-    Maxima,
+    Extremes,
+    Largest,
     Sums,
     Totals,
     unit_of,
@@ -92,20 +93,21 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
 def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tensor]:
     """Return what is measured of each variable, and how many of its elements were clipped."""
     sums = Sums(*ops.unstack(totals.sums, axis=1))
-    maxima = Maxima(*ops.unstack(totals.maxima, axis=1))
+    extremes = Extremes(*ops.unstack(totals.extremes, axis=1))
+    largest = Largest(*ops.unstack(totals.largest, axis=1))
+    norms = Largest(
+        *(unit_of(own) * _rule.sqrt(squares) for own, squares in zip(largest, sums, strict=False))
+    )
     counts = sample.counts
-    unit = unit_of(totals.largest_gradient)
-    norm = unit * _rule.sqrt(sums.squared_gradient)
     step = ops.cast(sample.done + 1, "int32")
-    update_norm = _rule.sqrt(sums.squared_update)
     mean_rate = sample.rates * ops.exp(-sums.log_root / counts)
     by_rule = {
-        "update_norm": update_norm,
+        "update_norm": norms.update,
         # Compiled code may drop NaN from a largest value.
-        "largest_update": _nan_where_nan(update_norm, maxima.update),
-        "smallest_rate": _nan_where_nan(mean_rate, sample.rates / maxima.root),
+        "largest_update": _nan_where_nan(norms.update, largest.update),
+        "smallest_rate": _nan_where_nan(mean_rate, sample.rates / extremes.root),
         "mean_rate": mean_rate,
-        "largest_rate": _nan_where_nan(mean_rate, sample.rates / -maxima.minus_root),
+        "largest_rate": _nan_where_nan(mean_rate, sample.rates / -extremes.minus_root),
         "epsilon_share": _share(sums.decided_by_epsilon, counts),
         "frozen_share": _share(sums.frozen, counts),
         "stuck_share": _share(sums.stuck, counts),
@@ -113,11 +115,13 @@ def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tenso
     if not sample.by_rule:
         by_rule = {name: ops.full_like(counts, float("nan")) for name in by_rule}
     return {
-        "gradient_norm": norm,
-        "clipped_gradient_norm": unit * _rule.sqrt(sums.squared_clipped_gradient),
-        "largest_gradient": ops.where(ops.isfinite(norm), totals.largest_gradient, norm),
+        "gradient_norm": norms.gradient,
+        "clipped_gradient_norm": norms.clipped_gradient,
+        "largest_gradient": ops.where(
+            ops.isfinite(norms.gradient), largest.gradient, norms.gradient
+        ),
         "zero_gradient_share": _share(sums.zero_gradients, counts),
-        "weight_norm": _rule.sqrt(sums.squared_weight),
+        "weight_norm": norms.weight,
         **by_rule,
         "learning_rate": sample.rates,
         "step_high": ops.zeros_like(counts) + ops.cast(step // STEPS_HIGH, dtype),

@@ -8,7 +8,7 @@ from keras import ops
 from keras_rmsprop._math import _rows
 from keras_rmsprop._math._rows import PIECE, ROW, Inputs
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._math._statistics import Gradients, Maxima, Sums, Totals
+from keras_rmsprop._math._statistics import Extremes, Gradients, Largest, Sums, Totals
 
 SIZES = {
     "small": [1],
@@ -28,9 +28,9 @@ def reduce(rows: Inputs) -> Totals:
         gradient = ops.where(rows.mask > 0.0, gradient, -np.inf)
     total, largest = ops.sum(weight, axis=1), ops.max(gradient, axis=1)
     return Totals(
-        ops.zeros_like(total),
+        ops.stack([ops.zeros_like(total)] * len(Largest._fields), axis=1),
         ops.stack([total] * len(Sums._fields), axis=1),
-        ops.stack([largest] * len(Maxima._fields), axis=1),
+        ops.stack([largest] * len(Extremes._fields), axis=1),
     )
 
 
@@ -47,11 +47,11 @@ def test_each_variable_has_the_totals_of_its_elements(name, monkeypatch):
         weight, gradient = ops.convert_to_tensor(w), ops.convert_to_tensor(g)
         parameter = Parameter(weight, weight, *nothing)
         variables.append(Inputs(parameter, Gradients(gradient, gradient, gradient)))
-    found = _rows.totals_of(reduce, variables, False, "float32")
+    found = _rows.totals_of(reduce, variables)
     sums = keras.ops.convert_to_numpy(found.sums)
     assert sums.shape == (len(weights), len(Sums._fields))
     np.testing.assert_array_equal(sums, np.transpose([[w.sum() for w in weights]] * sums.shape[1]))
-    largest = keras.ops.convert_to_numpy(found.maxima)[:, 0]
+    largest = keras.ops.convert_to_numpy(found.extremes)[:, 0]
     for own, g in zip(largest, gradients, strict=True):
         if g.size:
             assert own == g.max()

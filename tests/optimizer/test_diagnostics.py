@@ -203,6 +203,55 @@ def test_norms_of_gradients_whose_squares_are_no_float32_numbers(scale):
     assert round(total.frozen_share) == (scale > 1.0)
 
 
+def statistics_of(gradient, weight=1.0, **options):
+    """Return what is measured in the first step of one variable."""
+    gradient = np.asarray(gradient, np.float32)
+    variable = keras.Variable(np.full(gradient.shape, weight), dtype="float32", name="kernel")
+    optimizer = RMSprop(0.01, diagnostics=Diagnostics(every=1), **options)
+    optimizer.build([variable])
+    optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
+    return optimizer.diagnostics().total
+
+
+def test_sums_of_many_numbers_that_are_alike_keep_their_digits():
+    # An embedding of which a batch touches few rows. Such roundings go in one direction.
+    gradient = np.zeros((100_000, 32), np.float32)
+    gradient[:200] = np.random.default_rng(0).normal(size=(200, 32))
+    found = statistics_of(gradient, 0.3)
+    average = 0.1 * gradient.astype(np.float64) ** 2
+    rates = 0.01 / np.sqrt(average + 1e-7)
+    assert found.mean_rate == pytest.approx(np.exp(np.log(rates).mean()), rel=1e-5)
+    weight = float(np.float32(0.3))
+    assert found.weight_norm == pytest.approx(weight * math.sqrt(gradient.size), rel=1e-5)
+    norm = np.linalg.norm(gradient.astype(np.float64))
+    assert found.gradient_norm == pytest.approx(norm, rel=1e-5)
+    assert found.update_norm == pytest.approx(np.linalg.norm(rates * gradient), rel=1e-5)
+
+
+def test_gradients_that_are_far_above_the_limit_are_clipped_to_it():
+    found = statistics_of(np.full(16, 1e25), clipvalue=1.0)
+    assert found.clipped_gradient_norm == pytest.approx(4.0, rel=1e-5)
+    assert found.gradient_norm == pytest.approx(4e25, rel=1e-5)
+    # In rows of their own.
+    gradient = np.ones(2048)
+    gradient[1], gradient[1500] = np.inf, 1e25
+    found = statistics_of(gradient, clipvalue=1.0)
+    assert found.clipped_gradient_norm == pytest.approx(math.sqrt(2048), rel=1e-5)
+    assert found.gradient_norm == math.inf
+
+
+def test_small_gradients_beside_a_large_one_are_not_zero():
+    assert statistics_of([1e15, *[1e-30] * 7, 0.0]).zero_gradient_share == pytest.approx(1 / 9)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_norms_of_weights_and_updates_whose_squares_are_no_float32_numbers(size):
+    found = statistics_of(np.ones(16), size)
+    assert found.weight_norm == pytest.approx(4.0 * size, rel=1e-5)
+    found = statistics_of(np.full(16, 1e-25))
+    assert found.update_norm == pytest.approx(4.0 * 0.01 * 1e-25 / math.sqrt(1e-7), rel=1e-5)
+
+
 def test_histograms_count_every_element():
     run = Run({"groups": {"kernel": {"learning_rate": 0.0}}}, histograms=True)
     for seed in range(3):

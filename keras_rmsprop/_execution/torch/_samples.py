@@ -17,7 +17,7 @@ from keras_rmsprop._execution.torch._values import read
 from keras_rmsprop._math import _rounding, _rows, _statistics, _step, _table
 from keras_rmsprop._math._rows import ROW
 from keras_rmsprop._math._rule import Parameter
-from keras_rmsprop._math._statistics import Effect, Gradients, Maxima, Sums, Totals
+from keras_rmsprop._math._statistics import Effect, Extremes, Gradients, Sums, Totals
 from keras_rmsprop._math._table import Sample
 from keras_rmsprop._variables._watch import Watch
 
@@ -268,58 +268,61 @@ def _totals(
     """
     update, root = effect.update, effect.root
     raw, clipped = (_step.widen(x) for x in gradients[:2])
-    largest = raw.abs().amax(1)
-    unit = _statistics.unit_of(largest).unsqueeze(1)
-    squared = _squared_norm(raw / unit)
+    largest: list[torch.Tensor] = []
+    squares: list[torch.Tensor] = []
+    for values in (raw, clipped if clips else raw, effect.wide, update):
+        if values is raw and largest:
+            own, squared = largest[0], squares[0]
+        else:
+            own = values.abs().amax(1)
+            unit = _statistics.unit_of(own).unsqueeze(1)
+            squared = torch.linalg.vector_norm(values / unit, dim=1).square()
+        largest.append(own)
+        squares.append(squared)
     # A comparison into a buffer of floats is ten times as fast as one into booleans.
     buffer, of_gradient = torch.empty_like(update), torch.empty_like(raw)
-    changed = torch.zeros_like(largest)
+    changed = torch.zeros_like(largest[0])
     if clips:
         torch.ne(raw, clipped, out=of_gradient)
         # An element that is NaN is not equal to itself.
         changed = of_gradient.mul_(torch.eq(raw, raw)).sum(1)
     zeros = torch.eq(raw, 0.0, out=of_gradient).sum(1)
+    decided = torch.lt(effect.bound, scalars.step.epsilon, out=buffer)
     if mask is None:
-        counted = root
-        decided = torch.lt(effect.bound, scalars.step.epsilon, out=buffer).sum(1)
-        largest_root, smallest_root = root.amax(1), root.amin(1)
+        decided = decided.sum(1)
+        extremes = Extremes(root.amax(1), -root.amin(1))
     else:
         zeros = zeros - (~mask).sum(1)
-        counted = root.where(mask, 1.0)
-        decided = torch.lt(effect.bound, scalars.step.epsilon, out=buffer).mul_(mask).sum(1)
-        largest_root = root.where(mask, -math.inf).amax(1)
-        smallest_root = root.where(mask, math.inf).amin(1)
-    log_root = torch.log(counted, out=buffer).sum(1)
+        decided = decided.mul_(mask).sum(1)
+        extremes = Extremes(
+            root.where(mask, -math.inf).amax(1), -root.where(mask, math.inf).amin(1)
+        )
+        root = root.where(mask, 1.0)
+    log_root = torch.log(root, out=buffer).sum(1)
     # Negative averages, which a file may hold, are finite.
     finite = torch.lt(effect.average, math.inf, out=buffer).sum(1)
     still = torch.eq(effect.moved, effect.weight, out=torch.empty_like(effect.weight))
-    stuck = torch.ne(update, 0.0, out=buffer).mul_(still).sum(1)
     sums = Sums(
-        squared_gradient=squared,
-        squared_clipped_gradient=squared if clipped is raw else _squared_norm(clipped / unit),
+        squared_gradient=squares[0],
+        squared_clipped_gradient=squares[1],
+        squared_weight=squares[2],
+        squared_update=squares[3],
         zero_gradients=zeros,
         clipped=changed,
-        squared_weight=_squared_norm(effect.wide),
-        squared_update=_squared_norm(update),
         log_root=log_root,
         decided_by_epsilon=decided,
         frozen=update.shape[1] - finite,
-        stuck=stuck,
+        stuck=torch.ne(update, 0.0, out=buffer).mul_(still).sum(1),
     )
-    maxima = Maxima(update.abs().amax(1), largest_root, -smallest_root)
     above = []
     if histograms:
         for condition in _statistics.not_below(effect, scalars):
             kept = condition if mask is None else condition & mask
             above.append(kept.sum(1))
-    dtype = update.dtype
+
+    def stacked(columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([column.to(update.dtype) for column in columns], dim=1)
+
     return Totals(
-        largest,
-        torch.stack([x.to(dtype) for x in sums], dim=1),
-        torch.stack([x.to(dtype) for x in maxima], dim=1),
-        torch.stack([x.to(dtype) for x in above], dim=1) if above else None,
+        stacked(largest), stacked(sums), stacked(extremes), stacked(above) if above else None
     )
-
-
-def _squared_norm(rows: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(rows, dim=1).square()
