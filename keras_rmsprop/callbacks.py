@@ -93,7 +93,9 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
 
     Raises:
         ValueError: if an argument has the wrong type or is out of range; when training starts, if
-            the optimizer has no diagnostics or if `csv` or `html` is a file of something else.
+            the optimizer has no diagnostics, if `csv` or `html` is a file of something else or if
+            `variables` matches none.
+        OSError: when training starts, if a file or its folder cannot be created.
         ImportError: if a package is missing that an argument needs.
 
     Example:
@@ -288,7 +290,11 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         self._interval = report.every if self._every is None else self._every
         self._batch, self._unread, self._page_due = -1, 0, 0.0
         if self._pattern is not None:
-            # Raises an error if it matches no variable.
+            # Raises an error if it matches no variable. In `fit` the optimizer may be built later.
+            model = None if report.variables else self.model
+            if model is not None and model.built:
+                weights = model.trainable_variables
+                _selection.matching_of([weight.path for weight in weights], self._pattern)
             self._selection(report)
         self._open(report.iterations)
 
@@ -310,6 +316,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         self._close()
         if self._html is not None:
             _page.check_is_page(self._html)
+            self._html.parent.mkdir(parents=True, exist_ok=True)
         try:
             if self._csv is not None:
                 self._sinks["csv"] = _rows.RowFile(self._csv, start)

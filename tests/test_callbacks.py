@@ -163,8 +163,27 @@ def test_the_variables_of_a_pattern_are_written(tmp_path):
     assert set(pd.read_csv(tmp_path / "run.csv").variable) == {"(all)", "kernel"}
 
 
+def test_a_pattern_that_matches_nothing_is_refused_before_the_first_step_of_fit():
+    # On TensorFlow the optimizer is built during the first one.
+    optimizer = keras_rmsprop.RMSprop(diagnostics=True)
+    with pytest.raises(ValueError, match="No variable of the optimizer matches 'nothing'"):
+        fit(OptimizerDiagnostics(variables="nothing"), optimizer)
+    assert int(optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("name", ["csv", "html"])
+def test_a_folder_that_cannot_be_made_is_an_error_when_training_starts(tmp_path, name, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    callback = OptimizerDiagnostics(**{name: tmp_path / "folder" / "run"})
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(PermissionError):
+        train(callback)
+
+
 def test_a_pattern_that_matches_nothing_is_refused_when_training_starts():
-    with pytest.raises(ValueError, match="No variable in the report matches 'dense'"):
+    with pytest.raises(ValueError, match="No variable of the optimizer matches 'dense'"):
         train(OptimizerDiagnostics(variables="dense"), others=[Raising(AssertionError("late"), 1)])
 
 

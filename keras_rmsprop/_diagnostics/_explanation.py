@@ -159,7 +159,9 @@ def _gradient(report: Report) -> str:
     )
     if total.clipped_gradient_norm < total.gradient_norm:
         return f"{text}, and left {number(total.clipped_gradient_norm)} of this one."
-    return f"{text}, and left this one as it is."
+    if total.clipped_gradient_norm == total.gradient_norm:
+        return f"{text}, and left this one as it is."
+    return f"{text}."
 
 
 def _movement(report: Report) -> Iterator[str]:

@@ -73,14 +73,22 @@ def matching(report: Report, pattern: str) -> list[str]:
 
     Raises: ValueError if there are variables, but the pattern matches none.
     """
-    if pattern in report.variables:
+    return matching_of(list(report.variables), pattern)
+
+
+def matching_of(paths: Sequence[str], pattern: str) -> list[str]:
+    """Return those of some paths that a pattern matches.
+
+    Raises: ValueError if there are paths, but the pattern matches none.
+    """
+    if pattern in paths:
         return [pattern]
-    found = [path for path in report.variables if re.fullmatch(pattern, path)]
-    if report.variables and not found:
-        some = ", ".join(map(repr, list(report.variables)[:3]))
+    found = [path for path in paths if re.fullmatch(pattern, path)]
+    if paths and not found:
+        some = ", ".join(map(repr, paths[:3]))
         raise ValueError(
-            f"No variable in the report matches {pattern!r}. It must be an exact path or a regular "
-            f"expression that matches a whole path, such as {some}."
+            f"No variable of the optimizer matches {pattern!r}. It must be an exact path or a "
+            f"regular expression that matches a whole path, such as {some}."
         )
     return found
 

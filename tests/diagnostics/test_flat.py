@@ -41,7 +41,7 @@ def test_a_bad_pattern_is_refused():
         report().flat("(")
     with pytest.raises(ValueError, match=r"received pattern=3: it is not a string"):
         report().flat(3)
-    with pytest.raises(ValueError, match="No variable in the report matches 'nothing'"):
+    with pytest.raises(ValueError, match="No variable of the optimizer matches 'nothing'"):
         report().flat("nothing")
 
 
