@@ -145,7 +145,9 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         self._said: set[str] = set()
 
         # Of the training in progress.
-        self._is_open = False
+        self._is_started, self._is_open = False, False
+        # The steps made before it, as far as is known when it starts.
+        self._begun_at = 0
         self._sinks: dict[str, _Sink] = {}
         self._interval = 1
         self._batch = -1
@@ -165,8 +167,10 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         Raises: ValueError if the optimizer has no diagnostics; whatever `log` raises.
         """
         optimizer = self._find()
-        if not self._is_open:
+        if not self._is_started:
             self._start()
+        if not self._is_open:
+            self._open(self._begun_at)
         report: Report = optimizer.diagnostics()
         self._report, self._unread = report, 0
         step, before = report.total.step, self._last_step
@@ -190,21 +194,21 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
 
         A later `read` opens the files again.
         """
-        if self._is_open:
+        if self._is_started:
             try:
                 self.flush()
             finally:
                 self._close()
 
     def __enter__(self) -> "OptimizerDiagnostics":
-        """Open the files if the optimizer is known; otherwise `fit` does."""
+        """Check the files if the optimizer is known; otherwise `fit` does."""
         if self._given is not None:
             self._start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
         """Write the page and close the files, also after an exception."""
-        if kind is not None and self._is_open:
+        if kind is not None and self._is_started:
             # An interrupted step on JAX has given its state away: the page then says what is known.
             with contextlib.suppress(Exception):
                 self._look()
@@ -215,7 +219,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
     # What Keras calls.
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Check the optimizer and open the files."""
+        """Check the optimizer and the files."""
         del logs
         self._start()
 
@@ -223,6 +227,12 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         """Count batches from 0 again."""
         del epoch, logs
         self._batch = -1
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Open the files, if this is the first batch: a checkpoint has been restored by now."""
+        del batch, logs
+        if self._is_started and not self._is_open:
+            self._open(int(keras.ops.convert_to_numpy(self._find().iterations)))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Read the diagnostics if enough batches have passed.
@@ -233,7 +243,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
             logs: unused.
         """
         del logs
-        if not self._is_open:
+        if not self._is_started:
             self._start()
         self._unread += batch - self._batch if batch > self._batch else 1
         self._batch = batch
@@ -277,7 +287,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         return _checked_optimizer(model.optimizer)
 
     def _start(self) -> None:
-        """Begin a training: forget what is of another one, and open the files."""
+        """Begin a training: forget what is of another one, and check the files."""
         optimizer = self._find()
         # Raises an error if it was made without diagnostics.
         report: Report = optimizer.diagnostics()
@@ -285,8 +295,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
             self._optimizer, self._history, self._last_step = optimizer, History(), 0
             self._selection = _selection.Selection(self._pattern)
             self._said = set()
-        self._last_step = min(self._last_step, report.iterations)
-        self._report = report
+        self._report, self._begun_at = report, report.iterations
         self._interval = report.every if self._every is None else self._every
         self._batch, self._unread, self._page_due = -1, 0, 0.0
         if self._pattern is not None:
@@ -296,7 +305,15 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
                 weights = model.trainable_variables
                 _selection.matching_of([weight.path for weight in weights], self._pattern)
             self._selection(report)
-        self._open(report.iterations)
+        self._close()
+        if self._html is not None:
+            _page.check_is_page(self._html)
+        if self._csv is not None:
+            _rows.check_is_table(self._csv)
+        for path in (self._html, self._csv):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        self._is_started = True
 
     def _look(self) -> Report:
         """Read everything that a page says."""
@@ -312,22 +329,28 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
     # The files.
 
     def _open(self, start: int) -> None:
-        """Open the files for a training that has made some steps already."""
-        self._close()
-        if self._html is not None:
-            _page.check_is_page(self._html)
-            self._html.parent.mkdir(parents=True, exist_ok=True)
+        """Open the files for a training that has made some steps already.
+
+        In `fit` not before the first batch, because until then callbacks such as Keras's
+        `BackupAndRestore` may load a state: what the files have of its steps is kept.
+        """
+        self._close_files()
+        self._last_step = min(self._last_step, start)
         try:
             if self._csv is not None:
                 self._sinks["csv"] = _rows.RowFile(self._csv, start)
             if self._folder is not None:
                 self._sinks["tensorboard"] = _events.EventFile(self._folder, start)
         except BaseException:
-            self._close()
+            self._close_files()
             raise
         self._is_open = True
 
     def _close(self) -> None:
+        self._is_started = False
+        self._close_files()
+
+    def _close_files(self) -> None:
         self._is_open = False
         for name in list(self._sinks):
             self._sinks.pop(name).close()
@@ -438,7 +461,7 @@ def _checked_optimizer(optimizer: Any) -> Any:
     if not callable(getattr(optimizer, "diagnostics", None)):
         raise ValueError(
             "OptimizerDiagnostics reads a `keras_rmsprop.RMSprop`, received "
-            f"{type(optimizer).__name__}. Compile the model with "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}. Compile the model with "
             "`keras_rmsprop.RMSprop(..., diagnostics=True)`; if its optimizer contains such a one, "
             "pass that as `OptimizerDiagnostics(optimizer=...)`."
         )
@@ -464,12 +487,13 @@ def _with_step(log: Callable[..., Any]) -> Callable[[dict[str, float], int], Non
             return False
         return True
 
-    step = signature.parameters.get("step")
-    if step is not None and step.kind is not step.POSITIONAL_ONLY and accepts({}, step=0):
-        return lambda values, step: log(values, step=step)
-    if accepts({}):
+    named = [p.name for p in signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+    if "step" in named:
+        if accepts({}, step=0):
+            return lambda values, step: log(values, step=step)
+    elif accepts({}):
         return lambda values, _: log(values)
-    if accepts({}, 0):
+    elif accepts({}, 0):
         return lambda values, step: log(values, step)
     raise ValueError(
         "`log` must be a function of a dict, and if it likes of the step, received "

@@ -283,8 +283,8 @@ AILMENTS: dict[str, Ailment] = {
             "0.05 to 0.1 % in float16, and 0.00001 % in float32."
         ),
         advice=(
-            "weights in float32 and computations in half precision: "
-            "`keras.config.set_dtype_policy('mixed_bfloat16')`. Otherwise a larger learning rate."
+            "a larger learning rate. If the weights are in half precision, keep them in float32 "
+            "and compute in half precision: `keras.config.set_dtype_policy('mixed_bfloat16')`."
         ),
         rule=_symptoms.stuck_weights,
         explained_by=("non-finite weights", "vanished learning rate", "epsilon decides"),

@@ -106,7 +106,7 @@ def summary(report: Report) -> Iterator[str]:
     """Say what the steps do, in sentences."""
     total = report.total
     if report.reason is not None:
-        yield f"{report.name}: nothing can be measured, because {report.reason}."
+        yield f"{report.name}: there is less to say, because {report.reason}."
         return
     made = f"{report.name}: {several(report.iterations, 'step')} made"
     how_often = "every step" if report.every == 1 else f"one step in {report.every:,}"

@@ -65,6 +65,14 @@ class RowFile:
         self._file.close()
 
 
+def check_is_table(path: Path) -> None:
+    """Check that a file may be extended: there is none, or it has the header.
+
+    Raises: ValueError if it is a file of something else.
+    """
+    _rows(path, _text_of(path))
+
+
 def _line(name: str, statistics: Statistics) -> list[str]:
     return [
         str(statistics.step),

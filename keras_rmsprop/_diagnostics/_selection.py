@@ -1,11 +1,10 @@
 """Which variables of a report are shown: those a pattern matches, or those that look worst."""
 
 import math
-import re
 from collections.abc import Sequence
 
 from keras_rmsprop._diagnostics._report import Report, Statistics
-from keras_rmsprop._variables import _patterns
+from keras_rmsprop._variables import _members, _patterns
 
 # The usual size of an update relative to its weight.
 USUAL_RATIO = 1e-3
@@ -77,13 +76,12 @@ def matching(report: Report, pattern: str) -> list[str]:
 
 
 def matching_of(paths: Sequence[str], pattern: str) -> list[str]:
-    """Return those of some paths that a pattern matches.
+    """Return those of some paths that a pattern matches, with or without the model's name.
 
     Raises: ValueError if there are paths, but the pattern matches none.
     """
-    if pattern in paths:
-        return [pattern]
-    found = [path for path in paths if re.fullmatch(pattern, path)]
+    # Even if it is no valid regular expression.
+    found = [pattern] if pattern in paths else list(_members.matches_of(pattern, paths))
     if paths and not found:
         some = ", ".join(map(repr, paths[:3]))
         raise ValueError(

@@ -56,9 +56,10 @@ LONGEST_CENTERED_STEP = 10.0
 # their first steps, and learn, so the share alone is a note. A warning needs steps that are short:
 # compared with those of another layer, which then learns faster; or at all, because the loss may be
 # too small a number. Where the loss has come close to 0, steps of all layers are between 0.0003 and
-# 0.05 of what the learning rate allows, and those of different layers within a factor of 10.
+# 0.05 of what the learning rate allows, and those of different layers within a factor of 10. Of the
+# kernels of attention, those of queries and keys take steps as short as 0.006 of the longest ones.
 EPSILON_SHARE = 0.9
-EPSILON_BRAKE = 0.01
+EPSILON_BRAKE = 0.005
 EPSILON_BRAKE_OF_ALL = 1e-4
 
 # The elements that are rounded off. Below, chance rounds off some elements of small layers: 0.13
@@ -407,7 +408,8 @@ def cold_averages(report: Report) -> Iterator[Symptom]:
                     "they will be"
                 )
                 yield Symptom(path, share, evidence + _steps_to_go(own, settings), "note")
-        elif not settings.bias_correction and not is_past(t, rho):
+        # A step of one's own may use no averages.
+        elif not (settings.bias_correction or is_past(t, rho) or math.isnan(own.mean_rate)):
             times = 1.0 / math.sqrt(-math.expm1(t * math.log(rho)))
             evidence = (
                 f"step {t:,} of about {round(1.0 / (1.0 - rho)):,} that the averages need; they "
@@ -434,7 +436,8 @@ def dominating_variable(report: Report) -> Iterator[Symptom]:
 
 def missing_gradients(report: Report) -> Iterator[Symptom]:
     for path, own in report.variables.items():
-        if report.total.sampled and not own.sampled and not own.skipped:
+        is_missing = not own.sampled and not own.skipped and report.settings[path].size
+        if report.total.sampled and is_missing:
             evidence = f"there was no gradient in any of {report.total.sampled:,} sampled steps"
             yield Symptom(path, report.settings[path].size, evidence, "note")
 

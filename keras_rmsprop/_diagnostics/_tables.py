@@ -200,9 +200,10 @@ def summary(report: Report) -> str:
         if report.clip is not None:
             words.append(f"Clipped in {total.clipped:,} of {total.sampled:,} sampled steps.")
         if total.nonfinite:
-            words.append(f"Gradients not finite in {total.nonfinite:,} of {total.sampled:,}.")
+            calls = total.sampled + total.skipped
+            words.append(f"Gradients not finite in {total.nonfinite:,} of {calls:,} sampled calls.")
     elif report.reason is not None:
-        words.append(f"Nothing can be measured: {printable(report.reason)}")
+        words.append(f"Less is measured: {printable(report.reason)}")
     else:
         first = report.iterations + report.every
         words.append(

@@ -36,7 +36,9 @@ class Watch:
             calls: the number of calls before, an integer or a tensor.
             accumulation_steps: the calls that make a step.
         """
-        return (accumulation_steps - 1 - calls) % (self.every * accumulation_steps)
+        # The counter is of 32 bits.
+        period = min(self.every * accumulation_steps, 2**31 - 1)
+        return (accumulation_steps - 1 - calls) % period
 
     def may_be_due(self) -> bool:
         """Whether the step may have to be sampled, counting the calls of this process."""
@@ -46,7 +48,8 @@ class Watch:
     def is_due(self, calls: int, accumulation_steps: int) -> bool:
         """Whether the next call is sampled, for the same arguments as `calls_left`."""
         left: int = self.calls_left(calls, accumulation_steps)
-        self._until_look = left or self.every * accumulation_steps
+        # A call that is skipped leaves the counter as it is, and the next one is sampled instead.
+        self._until_look = left or 1
         return left == 0
 
 

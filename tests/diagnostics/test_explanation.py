@@ -53,7 +53,7 @@ def test_if_every_sampled_call_was_skipped_that_is_said() -> None:
 def test_why_nothing_can_be_measured_is_said() -> None:
     report = report_of(Statistics(), total=Statistics(), reason="every step is the user's own")
     text = str(explain(report))
-    assert text == "rmsprop: nothing can be measured, because every step is the user's own."
+    assert text == "rmsprop: there is less to say, because every step is the user's own."
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,14 @@ def test_a_pattern_matches_whole_paths_and_an_exact_path_itself():
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_paths_that_there_are():
-    with pytest.raises(ValueError, match=r"'kernel'.*such as 'model/kernel', 'model/bias'"):
-        _selection.matching(report(), "kernel")
+    with pytest.raises(ValueError, match=r"'kern'.*such as 'model/kernel', 'model/bias'"):
+        _selection.matching(report(), "kern")
+
+
+def test_the_name_of_the_model_may_be_left_out_or_be_gone_after_a_load():
+    assert _selection.matching(report(), "kernel") == ["model/kernel"]
+    loaded = report(dict.fromkeys(["a/kernel", "b/kernel"], HEALTHY))
+    assert _selection.matching(loaded, "model/a/kernel") == ["a/kernel"]
 
 
 def test_a_chosen_variable_stays_and_others_join_only_when_they_are_bad():

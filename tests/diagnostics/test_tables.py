@@ -86,7 +86,7 @@ def test_before_the_first_sample_it_says_when_that_is(rich):
 
 def test_what_cannot_be_measured_is_said_with_the_reason():
     text = unsampled(reason="the engine is a subclass's own.").as_text(width=200)
-    assert "Nothing can be measured: the engine is a subclass's own." in text
+    assert "Less is measured: the engine is a subclass's own." in text
 
 
 def test_skipped_calls_are_counted_also_before_the_first_sample():
@@ -99,7 +99,7 @@ def test_clipped_and_not_finite_steps_are_counted():
     total = statistics(clipped=7, nonfinite=2, sampled=50)
     text = report(total=total, clip="norm").as_text(width=200)
     assert "Clipped in 7 of 50 sampled steps." in text
-    assert "Gradients not finite in 2 of 50." in text
+    assert "Gradients not finite in 2 of 50 sampled calls." in text
     assert "Clipped" not in report(total=total).as_text(width=200)
 
 

@@ -264,6 +264,18 @@ def test_histograms_count_every_element():
             assert np.abs(np.cumsum(ours) - np.cumsum(theirs)).max() <= 2
 
 
+def test_the_step_after_a_skipped_call_is_sampled_instead():
+    variable = keras.Variable(np.ones(3), dtype="float32", name="kernel")
+    optimizer = RMSprop(0.1, diagnostics=Diagnostics(every=4), skip_nonfinite=True)
+    optimizer.build([variable])
+    for call in range(12):
+        value = math.nan if call % 5 == 0 else 1.0
+        optimizer.apply([ops.convert_to_tensor(np.full(3, value, np.float32))], [variable])
+    total = optimizer.diagnostics().total
+    # Of nine steps.
+    assert (total.sampled, total.step) == (3, 9)
+
+
 def test_a_skipped_call_is_counted_and_changes_nothing_else():
     run, rng = Run({"skip_nonfinite": True}), np.random.default_rng(1)
     for _ in range(3):

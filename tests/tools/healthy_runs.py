@@ -210,5 +210,6 @@ HEALTHY: dict[str, Run] = {
     "GRU, centered": lambda: train(networks.recurrent(layers.GRU), centered=True),
     "bag of words": lambda: train(networks.bag_of_words()),
     "transformer, warm-up and cosine": warm_up_and_cosine,
+    "encoder": lambda: train(networks.encoder()),
     "mixed precision": mixed_precision,
 }

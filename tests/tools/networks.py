@@ -34,6 +34,12 @@ def _points(rng: np.random.Generator) -> tuple[Array, Array]:
     return x, np.argmax(x[:, :CLASSES] + x[:, CLASSES : 2 * CLASSES] ** 2, axis=1)
 
 
+def _first_words(rng: np.random.Generator) -> tuple[Array, Array]:
+    """Sequences, and whether the first word is one of the second half."""
+    words = rng.integers(0, WORDS, (32, LENGTH)).astype(np.int32)
+    return words, (words[:, 0] >= WORDS // 2).astype(np.int32)
+
+
 def _images(rng: np.random.Generator) -> tuple[Array, Array]:
     """Stripes of one of five widths, with noise."""
     classes = rng.integers(0, CLASSES, 32)
@@ -126,3 +132,18 @@ def transformer() -> Problem:
     x = layers.Add()([x, layers.Dense(16)(hidden)])
     model = keras.Model(words, layers.Dense(WORDS)(layers.LayerNormalization()(x)))
     return Problem(model, cross_entropy, _sequences)
+
+
+def encoder() -> Problem:
+    """One block of attention, normalised after each of its sums, and a mean over the sequence.
+
+    The attention is of little use at first: what it learns from is small.
+    """
+    words = keras.Input((LENGTH,), dtype="int32")
+    x = layers.Embedding(WORDS, 16)(words)
+    attention = layers.MultiHeadAttention(2, 8)(x, x)
+    x = layers.LayerNormalization()(layers.Add()([x, attention]))
+    hidden = layers.Dense(16)(layers.Dense(32, activation="gelu")(x))
+    x = layers.LayerNormalization()(layers.Add()([x, hidden]))
+    model = keras.Model(words, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+    return Problem(model, cross_entropy, _first_words)
