@@ -50,7 +50,7 @@ def rows(backend: str) -> Iterator[Row]:
 
 def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Line]:
     problem = Problem(CASES[case])
-    wait = contenders.for_backend(backend).builders("eager", problem)[OURS]().wait
+    wait = contenders.for_backend(backend).wait
     steps = min(how.steps, 5) if settings.quick else how.steps
     if steps > 1:
         # Each round takes seconds.
@@ -60,7 +60,7 @@ def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Li
     def contender(name: str, peer: peers.OnKeras) -> Contender:
         batch = peer.tensors(problem.gradients)
         # Step by step, and not in as many steps as are timed together.
-        single = Contender(lambda: peer.step(batch), wait, peer.weights)
+        single = Contender(lambda: peer.step(batch), lambda: wait(peer.variables), peer.weights)
         deviations[name] = problem.check(single)
 
         def step() -> None:

@@ -28,11 +28,11 @@ def rows(backend: str) -> Iterator[Row]:
 
 def _measure(backend: str, settings: Settings) -> list[Line]:
     problem = Problem(CASES["conv160"])
-    wait = contenders.for_backend(backend).builders("eager", problem)[OURS]().wait
+    wait = contenders.for_backend(backend).wait
 
     def contender(peer: peers.OnKeras) -> Contender:
         batch = peer.tensors(problem.gradients)
-        return Contender(lambda: peer.step(batch), wait, peer.weights)
+        return Contender(lambda: peer.step(batch), lambda: wait(peer.variables), peer.weights)
 
     return compare(
         {

@@ -5,6 +5,7 @@ Each backend's module has
     MODES                     the ways to run a step: "eager", "graph", "xla", "jit", "compiled"
     builders(mode, problem)   for each contender's name a function that creates it
     bare(problem)             likewise for what an eager step runs, called without the optimizer
+    wait(variables)           returns when these have the values of all steps so far
     device()                  the name of the device that the contenders run on
     forget_peak(), peak()     reset and return the peak of the host's memory in bytes
 """

@@ -1,6 +1,7 @@
 """Contenders on JAX: keras, eager or with `stateless_apply`, and optax under `jit`."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,11 @@ def device() -> str:
     return str(jax.devices()[0].device_kind)
 
 
+def wait(variables: Sequence[Any]) -> None:
+    """Return when these variables have the values of all steps so far."""
+    jax.block_until_ready([v.value for v in variables])
+
+
 def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that creates it."""
     gradients = functools.cache(lambda: [jnp.asarray(g) for g in problem.gradients])
@@ -32,7 +38,7 @@ def builders(mode: str, problem: Problem) -> Builders:
         peer, batch = built(name, problem), gradients()
         return Contender(
             lambda: peer.step(batch),
-            lambda: jax.block_until_ready([v.value for v in peer.variables]),
+            lambda: wait(peer.variables),
             peer.weights,
         )
 

@@ -40,6 +40,12 @@ def peak() -> int:
     return int(tf.config.experimental.get_memory_info("CPU:0")["peak"])
 
 
+def wait(variables: Sequence[Any]) -> None:
+    """Return when these variables have the values of all steps so far."""
+    del variables
+    tf.test.experimental.sync_devices()
+
+
 def builders(mode: str, problem: Problem) -> Builders:
     """Return for each contender's name a function that creates it."""
     gradients = functools.cache(lambda: [tf.constant(g) for g in problem.gradients])

@@ -1,6 +1,7 @@
 """Contenders on torch: keras, and torch.optim with a loop, with foreach, and compiled."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,6 +85,12 @@ def bare(problem: Problem) -> Builders:
         return Contender(call, _wait, peer.weights)
 
     return {BARE: called}
+
+
+def wait(variables: Sequence[Any]) -> None:
+    """Return when these variables have the values of all steps so far."""
+    del variables
+    _wait()
 
 
 def _wait() -> None:
