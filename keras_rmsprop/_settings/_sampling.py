@@ -7,8 +7,8 @@ from typing import Any
 from keras_rmsprop._variables._patterns import problem_of
 
 # So that sampling costs at most 2 % on average, eagerly on two CPU cores: a sampled step took as
-# long as 4 to 9 others on JAX and TensorFlow, and 10 to 12 on torch (`benchmarks/diagnostics.py`).
-EVERY = 600
+# long as 4 to 10 others on JAX and TensorFlow, and 13 on torch (`benchmarks/diagnostics.py`).
+EVERY = 700
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Diagnostics:
 
     Args:
         every: a step is sampled every so many, the first one to begin with; an integer >= 1.
-            Default 600, at which the samples take less than 2 % of the time of eager steps on two
-            CPU cores: one takes as long as 4 to 12 other steps. In a short training choose a
+            Default 700, at which the samples take less than 2 % of the time of eager steps on two
+            CPU cores: one takes as long as 4 to 14 other steps. In a short training choose a
             smaller number. On JAX and TensorFlow a sample also needs the memory of a second copy of
             the weights, slots and gradients, those of at least 2**22 elements apart.
         variables: None for all variables, or a pattern of paths, or several of them: an exact path
