@@ -263,7 +263,7 @@ def _totals(
         gradients: of each element.
         mask: which of the elements count; None for all.
         clips: whether gradients are clipped at all.
-        histograms: as for `_statistics.elements`.
+        histograms: whether to compare with `EDGES`.
         scalars: the scalars of the step.
     """
     update, root = effect.update, effect.root
