@@ -5,6 +5,7 @@ that fails, or that writes to stderr, such as a warning, makes this fail; nothin
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def execute(notebook: Any) -> None:
 
     Raises: nbclient.exceptions.CellExecutionError if a cell fails.
     """
+    # As for a reader, the tour decides how much of TensorFlow's native code's log is shown.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     NotebookClient(
         notebook,
         timeout=LIMIT,
@@ -51,7 +54,7 @@ def execute(notebook: Any) -> None:
         # The kernel warns that what it says on this machine is not encrypted.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(SCRIPT.parent)}},
-    ).execute()
+    ).execute(env=environment)
     # The version of Python, among others.
     notebook.metadata["language_info"] = {"name": "python"}
 
