@@ -51,18 +51,18 @@ def _report(
     paths = [names[i] for i in positions]
     rows = list(map(Statistics.of, table[:, : len(COLUMNS)]))
     settings = optimizer._settings_in(roster.members[i] for i in positions)
-    derived = optimizer._derive() if optimizer.built else None
+    plan = optimizer._derive().plan() if optimizer.built else None
     skipped = optimizer.skip_nonfinite
     return Report(
         name=optimizer.name,
         iterations=int(_state.array_of(optimizer.iterations)),
         every=asked.every,
         skipped_steps=optimizer.skipped_steps if skipped else None,
-        clip=None if derived is None else derived.plan().clip,
+        clip=None if plan is None else plan.clip,
         variables=dict(zip(paths, rows, strict=False)),
         total=rows[-1] if rows else Statistics(),
         settings={
-            path: _settings_of(roster.weights[i], own)
+            path: _settings_of(roster.weights[i], own, plan is not None and plan.decayed[i])
             for path, i, own in zip(paths, positions, settings, strict=True)
         },
         histograms={
@@ -74,14 +74,16 @@ def _report(
     )
 
 
-def _settings_of(weight: Any, own: Any) -> VariableSettings:
-    given = {
-        name: getattr(own, name)
-        for name in VariableSettings._fields
-        if name not in ("dtype", "size")
+def _settings_of(weight: Any, own: Any, decays: bool) -> VariableSettings:
+    given = {name: getattr(own, name) for name in VariableSettings._fields if hasattr(own, name)}
+    given |= {
+        "dtype": _step.dtype_of(weight),
+        "size": math.prod(tuple(weight.shape)),
+        "weight_decay": own.weight_decay if decays else 0.0,
+        # How long a gradient is once it is transformed is not known.
+        "l2": own.l2 if own.transform is None else 0.0,
     }
-    size = math.prod(tuple(weight.shape))
-    return VariableSettings(dtype=_step.dtype_of(weight), size=size, **given)
+    return VariableSettings(**given)
 
 
 def _why_less(optimizer: Any, base: type) -> str | None:

@@ -9,7 +9,9 @@ from keras_rmsprop._diagnostics._symptoms import (
     CLIPPED_LEFT,
     CLIPPED_SAMPLES,
     CLIPPED_SHARE,
+    COLLAPSED,
     DEAD_SAMPLES,
+    DECAY_PULL,
     DOMINATED_VARIABLES,
     DOMINATING_SHARE,
     EPSILON_BRAKE,
@@ -22,6 +24,7 @@ from keras_rmsprop._diagnostics._symptoms import (
     OVERFLOW_MARGIN,
     RATE_LEFT,
     RATIO_LEFT,
+    SHRUNKEN,
     SKIPPED_CALLS,
     SKIPPED_SHARE,
     SMALLEST_LAYER,
@@ -195,6 +198,31 @@ AILMENTS: dict[str, Ailment] = {
         rule=_symptoms.exploding_centered_steps,
         explained_by=("non-finite weights",),
     ),
+    "weight decay dominates": Ailment(
+        number=(
+            "`weight_norm` / `largest_weight_norm`; learning_rate * weight_decay * `weight_norm` / "
+            "`update_norm`, or l2 * `weight_norm` / `clipped_gradient_norm`"
+        ),
+        threshold=(
+            f"less than {percent(SHRUNKEN)}, where one of the others is at least "
+            f"{number(DECAY_PULL)}: a warning below {percent(COLLAPSED)}, otherwise a note "
+            f"({_LAYERS})"
+        ),
+        meaning=(
+            "Decay pulls the weights to 0, and the gradients do not hold them. What is learned is "
+            "forgotten after about 1 / (learning_rate weight_decay) steps, and gradients vanish "
+            "behind weights that are too small. A larger learning rate does not help, as it "
+            "makes the decay stronger, too. The gradient of the penalty `l2` is divided by the "
+            "same root as that of the loss: where the latter is small, the penalty decides."
+        ),
+        advice=(
+            "less of it: 0.01 to 0.1 are usual for `weight_decay`, 0.00001 to 0.0001 for `l2`; or "
+            "none for these layers, by `groups`. Where gradients are 0 for another reason, mend "
+            "that first."
+        ),
+        rule=_symptoms.strong_decay,
+        explained_by=("non-finite weights",),
+    ),
     "dead gradients": Ailment(
         number="`zero_gradient_share`, `all_zero`",
         threshold=(
@@ -247,7 +275,7 @@ AILMENTS: dict[str, Ailment] = {
             "networks, 0.0001 with momentum 0.9."
         ),
         rule=_symptoms.too_large_updates,
-        explained_by=("non-finite weights", "exploding centered steps"),
+        explained_by=("non-finite weights", "exploding centered steps", "weight decay dominates"),
     ),
     "epsilon decides": Ailment(
         number="`epsilon_share`, `update_norm`",
@@ -287,7 +315,12 @@ AILMENTS: dict[str, Ailment] = {
             "and compute in half precision: `keras.config.set_dtype_policy('mixed_bfloat16')`."
         ),
         rule=_symptoms.stuck_weights,
-        explained_by=("non-finite weights", "vanished learning rate", "epsilon decides"),
+        explained_by=(
+            "non-finite weights",
+            "weight decay dominates",
+            "vanished learning rate",
+            "epsilon decides",
+        ),
     ),
     "too small updates": Ailment(
         number="`update_ratio`",
@@ -304,6 +337,7 @@ AILMENTS: dict[str, Ailment] = {
         explained_by=(
             "non-finite weights",
             "frozen weights",
+            "weight decay dominates",
             "vanished learning rate",
             "epsilon decides",
             "stuck weights",

@@ -178,6 +178,11 @@ def _movement(report: Report) -> Iterator[str]:
     if len(ratios) > 1:
         (least, smallest), *_, (most, largest) = sorted(ratios.items(), key=lambda two: two[1])
         text += f"; from {percent(smallest)} ({least}) to {percent(largest)} ({most})"
+    decays = {v.decay for v in sampled(report) if v.decay > 0.0}
+    if decays:
+        least, most = percent(min(decays)), percent(max(decays))
+        which = least if least == most else f"{least} to {most}"
+        text += f". Weight decay takes another {which} of each weight"
     guide = f"{percent(USUAL_RATIO)}, early in a training up to ten times as much"
     yield f"{text}. A guide is {guide}."
     if math.isfinite(total.mean_rate):

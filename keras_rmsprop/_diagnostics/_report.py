@@ -44,6 +44,7 @@ class Statistics(NamedTuple):
     step: int = 0
     # Of all sampled steps.
     largest_learning_rate: float = math.nan
+    largest_weight_norm: float = math.nan
     sampled: int = 0
     # Among them, those in which clipping changed the gradient, ...
     clipped: int = 0
@@ -97,6 +98,10 @@ class VariableSettings(NamedTuple):
     size: int
     rho: float
     momentum: float
+    # 0 where it does not apply, ...
+    weight_decay: float
+    # ... and where it is added to a gradient that a transform has changed.
+    l2: float
     epsilon: float
     epsilon_inside_sqrt: bool
     centered: bool

@@ -32,6 +32,14 @@ _BIAS = re.compile(r"(^|[/_])(bias|beta)(:\d+)?$")
 # Convolutional Neural Networks for Visual Recognition", notes on training (2015).
 USUAL_RATIO = 1e-3
 
+# Weights also shrink in trainings that learn well, but then decay is 0.01 to 0.1 times as long as
+# the rest of a step, and the gradient of the penalty l2 0.01 to 0.07 times that of the loss. Where
+# decay keeps a network from learning, it is 0.2 to 0.5 times as long, and 0.1 to 0.4 of the norm of
+# the weights are left.
+DECAY_PULL = 0.1
+SHRUNKEN = 0.5
+COLLAPSED = 0.3
+
 # Relative to freshly initialised weights. Trainings that learn well reach 0.1 with a learning rate
 # of 0.01, which is ten times the default, and 0.02 with 0.001; with 0.1 they reach 0.5 to 0.9.
 LARGEST_FRESH_RATIO = 0.2
@@ -139,6 +147,11 @@ class Sampled(NamedTuple):
         reach = own.learning_rate / (1.0 - settings.momentum)
         length = own.update_norm / math.sqrt(settings.size)
         return length / reach if reach > 0.0 else math.nan
+
+    @property
+    def decay(self) -> float:
+        """The part of each weight that decay takes in a step."""
+        return self.statistics.learning_rate * self.settings.weight_decay
 
     @property
     def longest_plain_step(self) -> float:
@@ -290,6 +303,32 @@ def vanished_learning_rate(report: Report) -> Iterator[Symptom]:
                 f"{number(RATIO_LEFT)})"
             )
             yield Symptom(variable.path, 1.0 - rate / largest, evidence)
+
+
+def strong_decay(report: Report) -> Iterator[Symptom]:
+    for variable in sampled(report):
+        own, settings = variable.statistics, variable.settings
+        norm, largest = own.weight_norm, own.largest_weight_norm
+        if not (variable.is_layer and variable.is_past_start and norm < SHRUNKEN * largest):
+            continue
+        pulls = {
+            f"weight decay, which takes {percent(variable.decay)} of each weight in a step, is "
+            "{} as long as the rest of the step": _ratio(variable.decay * norm, own.update_norm),
+            f"the gradient {number(settings.l2 * norm)} of the penalty `l2` is {{}} as long as "
+            "that of the loss": _ratio(settings.l2 * norm, own.clipped_gradient_norm),
+        }
+        text, pull = max(pulls.items(), key=lambda two: two[1])
+        if pull >= DECAY_PULL:
+            evidence = (
+                f"the norm of the weights is {number(norm)}, {percent(norm / largest)} of the "
+                f"largest that was sampled (threshold {percent(SHRUNKEN)}; a warning below "
+                f"{percent(COLLAPSED)}), and {text.format(multiple(pull))} (threshold "
+                f"{multiple(DECAY_PULL)})"
+            )
+            is_certain = norm < COLLAPSED * largest
+            yield Symptom(
+                variable.path, 1.0 - norm / largest, evidence, "warning" if is_certain else "note"
+            )
 
 
 def too_large_updates(report: Report) -> Iterator[Symptom]:
@@ -486,6 +525,13 @@ def _arithmetic_dtype(settings: VariableSettings) -> str:
     return "float64" if settings.dtype == "float64" else "float32"
 
 
+def _ratio(part: float, whole: float) -> float:
+    """Return part / whole, which is 0 where there is no part."""
+    if not part > 0.0:
+        return 0.0
+    return part / whole if whole > 0.0 else math.inf
+
+
 # Numbers in sentences.
 
 
@@ -504,6 +550,11 @@ def percent(share: float) -> str:
     if 0.9995 <= share < 1.0:
         return "more than 99.9 %"
     return f"{number(100.0 * share)} %"
+
+
+def multiple(factor: float) -> str:
+    """Return a factor in words."""
+    return "infinitely many times" if math.isinf(factor) else f"{number(factor)} times"
 
 
 def _elements(share: float, settings: VariableSettings) -> str:

@@ -59,6 +59,7 @@ MEASURED = (
 # ... these of all steps that were sampled.
 COUNTED = (
     "largest_learning_rate",
+    "largest_weight_norm",
     # Steps in which the variable had a gradient; the next two count among them.
     "sampled",
     "clipped",

@@ -11,6 +11,7 @@ from keras_rmsprop._math import _rule, _step
 from keras_rmsprop._math._rule import Tensor
 from keras_rmsprop._math._statistics import (
     COLUMNS,
+    COUNTED,
     EDGES,
     HISTOGRAMS,
     MEASURED,
@@ -65,10 +66,11 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
     finite = sample.finite
     made = present if finite is None else ops.logical_and(present, finite)
     after = {name: ops.where(made, measured[name], before[name]) for name in MEASURED}
-    rate, largest = measured["learning_rate"], before["largest_learning_rate"]
-    # It is NaN at first, as is a rate that is not the same for all variables.
-    grows = ops.logical_and(made, ops.logical_or(rate > largest, ops.isnan(largest)))
-    after["largest_learning_rate"] = ops.where(grows, rate, largest)
+    for name in ("learning_rate", "weight_norm"):
+        now, largest = measured[name], before[f"largest_{name}"]
+        # It is NaN at first, as is a rate that is not the same for all variables.
+        grows = ops.logical_and(made, ops.logical_or(now > largest, ops.isnan(largest)))
+        after[f"largest_{name}"] = ops.where(grows, now, largest)
     events = {
         "sampled": made,
         "clipped": ops.logical_and(made, measured["clipped"] > 0.0),
@@ -214,6 +216,6 @@ def table_at_start(watched: Watched) -> np.ndarray[Any, Any]:
     """Return the table before the first sample."""
     table = np.zeros(watched.shape, watched.dtype)
     # The step is known to be none.
-    names = [*MEASURED[: MEASURED.index("step_high")], "largest_learning_rate"]
+    names = MEASURED[: MEASURED.index("step_high")] + COUNTED[: COUNTED.index("sampled")]
     table[:, [COLUMNS.index(name) for name in names]] = math.nan
     return table

@@ -105,6 +105,8 @@ SETTINGS = VariableSettings(
     size=10_000,
     rho=0.9,
     momentum=0.0,
+    weight_decay=0.0,
+    l2=0.0,
     epsilon=1e-7,
     epsilon_inside_sqrt=True,
     centered=False,
@@ -131,6 +133,7 @@ USUAL = Statistics(
     learning_rate=0.001,
     step=1000,
     largest_learning_rate=0.001,
+    largest_weight_norm=10.0,
     sampled=100,
 )
 
@@ -218,6 +221,45 @@ EDGES: list[tuple[str, str | None, Mapping[str, Any], Mapping[str, Any], Mapping
         {"centered": True},
         {},
     ),
+    # A step is 0.1 long, and 0.001 * 3.5 * 2.9 is just above a tenth of that.
+    ("weight decay dominates", "warning", {"weight_norm": 2.9}, {"weight_decay": 3.5}, {}),
+    ("weight decay dominates", None, {"weight_norm": 2.9}, {"weight_decay": 3.4}, {}),
+    ("weight decay dominates", "note", {"weight_norm": 3.1}, {"weight_decay": 3.5}, {}),
+    ("weight decay dominates", "note", {"weight_norm": 4.9}, {"weight_decay": 9.0}, {}),
+    ("weight decay dominates", None, {"weight_norm": 5.1}, {"weight_decay": 9.0}, {}),
+    (
+        "weight decay dominates",
+        "warning",
+        {"weight_norm": 2.9, "update_norm": 0.0},
+        {"weight_decay": 1e-9},
+        {},
+    ),
+    (
+        "weight decay dominates",
+        None,
+        {"weight_norm": 2.9, "update_norm": 0.0, "learning_rate": 0.0},
+        {"weight_decay": 9.0},
+        {},
+    ),
+    ("weight decay dominates", None, {"weight_norm": 2.9, "update_norm": 0.0}, {}, {}),
+    (
+        "weight decay dominates",
+        None,
+        {"weight_norm": 2.9},
+        {"weight_decay": 9.0},
+        {"path": "layer/bias"},
+    ),
+    ("weight decay dominates", None, {"weight_norm": 2.9}, {"weight_decay": 9.0, "size": 15}, {}),
+    (
+        "weight decay dominates",
+        None,
+        {"weight_norm": 2.9, "step": 19},
+        {"weight_decay": 9.0},
+        {},
+    ),
+    # The gradient is 1.
+    ("weight decay dominates", "warning", {"weight_norm": 2.9}, {"l2": 0.035}, {}),
+    ("weight decay dominates", None, {"weight_norm": 2.9}, {"l2": 0.034}, {}),
     ("dead gradients", "warning", DEAD, {}, {}),
     # A batch without input, perhaps.
     ("dead gradients", "note", DEAD | {"all_zero": 1}, {}, {}),
@@ -428,6 +470,44 @@ def test_a_consequence_is_not_named_beside_its_cause() -> None:
     nan = dict.fromkeys(("weight_norm", "update_norm", "mean_rate"), math.nan)
     own = USUAL._replace(**nan, frozen_share=1.0, nonfinite=3)
     assert list(names(report_of(own))) == ["non-finite weights", "non-finite gradients"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"update_norm": 1e-7},
+        {"update_norm": 1e-7, "stuck_share": 1.0},
+        {"weight_norm": 0.1, "update_norm": 0.06},
+    ],
+    ids=str,
+)
+def test_no_other_rate_is_advised_where_decay_is_the_cause(changes: dict[str, float]) -> None:
+    own = USUAL._replace(**{"weight_norm": 0.5, **changes})
+    settings = SETTINGS._replace(weight_decay=100.0)
+    assert names(report_of(own, settings)) == {"weight decay dominates": "warning"}
+    assert "weight decay dominates" not in names(report_of(own))
+    assert names(report_of(own)) != {}
+
+
+def test_decay_is_measured_against_the_step_or_the_gradient() -> None:
+    settings = SETTINGS._replace(weight_decay=10.0, l2=0.01)
+    evidence = {}
+    for norm in (0.05, 10.0):
+        own = USUAL._replace(weight_norm=2.0, clipped_gradient_norm=norm)
+        (finding,) = _ailments.find(report_of(own, settings))
+        evidence[norm] = finding.evidence
+    shrunken = (
+        "layer/kernel: the norm of the weights is 2, 20 % of the largest that was sampled "
+        "(threshold 50 %; a warning below 30 %), and "
+    )
+    assert evidence[10.0] == shrunken + (
+        "weight decay, which takes 1 % of each weight in a step, is 0.2 times as long as the rest "
+        "of the step (threshold 0.1 times)"
+    )
+    assert evidence[0.05] == shrunken + (
+        "the gradient 0.02 of the penalty `l2` is 0.4 times as long as that of the loss (threshold "
+        "0.1 times)"
+    )
 
 
 def test_warnings_come_before_notes_and_the_worst_variable_first() -> None:

@@ -160,6 +160,7 @@ def test_each_number_is_as_defined() -> None:
         learning_rate=0.5,
         step=1,
         largest_learning_rate=0.5,
+        largest_weight_norm=13.0,
         sampled=1,
         clipped=0,
         nonfinite=0,

@@ -13,6 +13,7 @@ from keras_rmsprop._diagnostics._report import Statistics
 from keras_rmsprop._math import _rows
 from keras_rmsprop._math._statistics import EDGES
 from tests.tools import numpy_statistics as oracle
+from tests.tools.models import WithPath
 
 # 1-d, odd, a scalar, and of two dimensions; or larger than the pieces in which sums are made.
 SMALL = {"kernel": (7, 5), "bias": (5,), "scale": (), "table": (33, 65)}
@@ -350,6 +351,29 @@ def test_patterns_choose_the_variables():
     with pytest.raises(ValueError, match=r"matches none.*'kernel'"):
         nothing.build(weights)
     assert not nothing.built
+
+
+def test_decay_is_reported_where_it_acts():
+    paths = ("kernel", "bias", "own", "transformed")
+    weights = [WithPath(path, np.ones(20, "float32")) for path in paths]
+    groups = {
+        "own": {"weight_decay": 0.5},
+        "transformed": {"l2": 0.25, "transform": transforms.normalize},
+    }
+    optimizer = RMSprop(
+        0.125, weight_decay=2.0, l2=0.5, groups=groups, diagnostics=Diagnostics(every=1)
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.apply([ops.ones(20)] * 4, weights)
+    settings = optimizer.diagnostics().settings
+    assert {path: (own.weight_decay, own.l2) for path, own in settings.items()} == {
+        "kernel": (2.0, 0.5),
+        "bias": (0.0, 0.5),
+        "own": (0.5, 0.5),
+        "transformed": (2.0, 0.0),
+    }
+    words = " ".join(str(optimizer.explain()).split())
+    assert "Weight decay takes another 6.25 % to 25 % of each weight. A guide" in words
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,10 @@ HEALTHY: dict[str, Run] = {
     "dense, bias correction, accumulation": lambda: train(
         networks.dense(), bias_correction=True, gradient_accumulation_steps=2
     ),
+    "dense, weight decay of 1": lambda: train(
+        networks.dense(), steps=300, every=20, learning_rate=3e-3, weight_decay=1.0
+    ),
+    "dense, l2": lambda: train(networks.dense(), steps=300, every=20, learning_rate=3e-3, l2=0.01),
     "dense, from averages of 1": lambda: train(networks.dense(), initial_square_average=1.0),
     "dense, a frozen group": lambda: train(
         networks.dense(), groups={"dense/.*/bias": {"learning_rate": 0.0}}

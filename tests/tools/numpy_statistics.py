@@ -150,6 +150,7 @@ def _after(step: Step, before: Statistics, parts: Sequence[Elements]) -> Statist
             learning_rate=rate,
             step=step.number,
             largest_learning_rate=float(np.fmax(before.largest_learning_rate, rate)),
+            largest_weight_norm=float(np.fmax(before.largest_weight_norm, _norm(e.weight))),
             sampled=before.sampled + 1,
             clipped=before.clipped + bool(np.any(e.is_clipped)),
             all_zero=before.all_zero + bool(np.all(e.gradient == 0.0)),

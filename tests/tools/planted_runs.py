@@ -202,6 +202,22 @@ PLANTED: dict[str, Planted] = {
     "centered with bias correction": Planted(
         first_centered_step, "exploding centered steps", "kernel"
     ),
+    "a weight decay of 10": Planted(
+        lambda: train(networks.dense(), learning_rate=3e-3, weight_decay=10.0),
+        "weight decay dominates",
+        ".*kernel",
+    ),
+    "a weight decay of 100": Planted(
+        lambda: train(networks.dense(), steps=150, weight_decay=100.0),
+        "weight decay dominates",
+        ".*kernel",
+        besides=("dead gradients",),
+    ),
+    "l2, a penalty of 0.1": Planted(
+        lambda: train(networks.dense(), steps=150, learning_rate=3e-3, l2=0.1),
+        "weight decay dominates",
+        ".*kernel",
+    ),
     "dead units": Planted(dead_units, "dead gradients", "dense/(hidden_[12]/.*|last/kernel)"),
     "a bias without effect": Planted(
         lambda: feed(noise(30, first_bias=lambda _, g: 0.0 * g), two_layers()),

@@ -35,6 +35,7 @@ def statistics(step: int = 100, **changed: Any) -> Statistics:
         "learning_rate": 2.0**-10,
         "step": step,
         "largest_learning_rate": 2.0**-9,
+        "largest_weight_norm": 2.0,
         "sampled": step // EVERY,
     }
     return Statistics(**{**healthy, **changed})

@@ -78,7 +78,8 @@ class SampledOptimizer:
                 size=int(np.prod(weight.shape)),
                 initial_square_average=optimizer.initial_square_average,
                 state_dtype=optimizer.state_dtype,
-                **{name: getattr(own, name) for name in ("rho", "momentum", "epsilon")},
+                weight_decay=(own.weight_decay or 0.0) * optimizer._use_weight_decay(weight),
+                **{name: getattr(own, name) for name in ("rho", "momentum", "epsilon", "l2")},
                 **_shared(optimizer),
             )
         return report_of(
@@ -133,7 +134,10 @@ class SampledReference:
                 size=self.reference.parameters[i].weight.size,
                 initial_square_average=self.initial[i],
                 state_dtype=self.reference.state_dtype,
-                **{name: self._own(i)[name] for name in ("rho", "momentum", "epsilon")},
+                **{
+                    name: self._own(i)[name]
+                    for name in ("rho", "momentum", "epsilon", "weight_decay", "l2")
+                },
                 **_shared(self.reference),
             )
             for i, path in enumerate(self.paths)
@@ -151,7 +155,8 @@ class SampledReference:
 
     def _own(self, i: int) -> dict[str, Any]:
         reference, group = self.reference, self.reference.groups[i]
-        return {name: group.get(name, getattr(reference, name)) for name in OF_A_WEIGHT}
+        own = {name: group.get(name, getattr(reference, name)) for name in OF_A_WEIGHT}
+        return own | {"weight_decay": (own["weight_decay"] or 0.0) * reference.decayed[i]}
 
     def _variable(self, i: int, gradient: Array | None) -> Variable:
         reference, parameter, own = self.reference, self.reference.parameters[i], self._own(i)
@@ -167,7 +172,7 @@ class SampledReference:
             settings=Settings(
                 **shared,
                 **{name: own[name] for name in OWN},
-                weight_decay=(own["weight_decay"] or 0.0) * reference.decayed[i],
+                weight_decay=own["weight_decay"],
                 transform=own["transform"],
                 rate_factor=reference.groups[i].get("learning_rate", 1.0),
             ),
