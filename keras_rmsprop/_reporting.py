@@ -1,12 +1,19 @@
 """Report the statistics that an optimizer has sampled of its steps."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 
 from keras_rmsprop import _state, _subclasses
-from keras_rmsprop._diagnostics._report import Histograms, Report, Statistics, VariableSettings
+from keras_rmsprop._diagnostics._report import (
+    NAME,
+    Histograms,
+    Report,
+    Statistics,
+    VariableSettings,
+)
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._statistics import COLUMNS, EDGES
 from keras_rmsprop._settings._sampling import Diagnostics
@@ -39,6 +46,17 @@ def report_of(optimizer: Any, base: type, asked: Diagnostics | None) -> Report:
         return _report(optimizer, asked, watch.watched.positions, table, _why_less(optimizer, base))
 
 
+def name_in_reports(optimizer: Any) -> str:
+    """Return the name that an optimizer was given, or "rmsprop".
+
+    By default Keras names it after its class, and numbers those of one program. What is logged of
+    a training should not depend on what was tried before it.
+    """
+    name: str = optimizer.name
+    by_default = type(optimizer).__name__.replace("_", "").lower()
+    return NAME if re.sub(r"_\d+$", "", name).replace("_", "") == by_default else name
+
+
 def _report(
     optimizer: Any,
     asked: Diagnostics,
@@ -54,7 +72,7 @@ def _report(
     plan = optimizer._derive().plan() if optimizer.built else None
     skipped = optimizer.skip_nonfinite
     return Report(
-        name=optimizer.name,
+        name=name_in_reports(optimizer),
         iterations=int(_state.array_of(optimizer.iterations)),
         every=asked.every,
         skipped_steps=optimizer.skipped_steps if skipped else None,

@@ -59,7 +59,8 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
 
     Shown are the numbers of all variables together, and of the few that look worst. For TensorBoard
     and `log` they have the keys of `Report.flat`, such as "rmsprop/gradient_norm" and
-    "rmsprop/<path>/update_ratio".
+    "rmsprop/<path>/update_ratio", or with the optimizer's name for "rmsprop" if it was given one.
+    Several optimizers need names to be told apart, and each a callback.
 
     What was written up to an interruption stays. The page is of the last epochs that ended, unless
     the training runs inside `with callback:`, which writes it in any case. A file that cannot be
@@ -70,9 +71,10 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         every: read after so many batches, an integer >= 1; None for as many as the steps of which
             the optimizer samples one. Default None.
         tensorboard: None, or the folder of TensorBoard, which may be that of
-            `keras.callbacks.TensorBoard`: the run in it is called "optimizer". Histograms, if the
-            optimizer keeps them, are of decimal logarithms. Needs the package `tensorboard`, not
-            TensorFlow. Default None.
+            `keras.callbacks.TensorBoard`: the run in it is called "optimizer", or for example
+            "optimizer_generator" if the optimizer was given the name "generator".
+            Histograms, if the optimizer keeps them, are of decimal logarithms. Needs the package
+            `tensorboard`, not TensorFlow. Default None.
         csv: None, or a file with one row for each step and variable; the variable "(all)" is all
             of them together. A training that continues from a checkpoint extends its file. Rows of
             steps after its start are replaced, so a training from the beginning replaces them all.
@@ -146,8 +148,8 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
 
         # Of the training in progress.
         self._is_started, self._is_open = False, False
-        # The steps made before it, as far as is known when it starts.
-        self._begun_at = 0
+        # The steps made before it, as far as is known when it starts, and the optimizer's name.
+        self._begun_at, self._name = 0, ""
         self._sinks: dict[str, _Sink] = {}
         self._interval = 1
         self._batch = -1
@@ -295,7 +297,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
             self._optimizer, self._history, self._last_step = optimizer, History(), 0
             self._selection = _selection.Selection(self._pattern)
             self._said = set()
-        self._report, self._begun_at = report, report.iterations
+        self._report, self._begun_at, self._name = report, report.iterations, report.name
         self._interval = report.every if self._every is None else self._every
         self._batch, self._unread, self._page_due = -1, 0, 0.0
         if self._pattern is not None:
@@ -340,7 +342,7 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
             if self._csv is not None:
                 self._sinks["csv"] = _rows.RowFile(self._csv, start)
             if self._folder is not None:
-                self._sinks["tensorboard"] = _events.EventFile(self._folder, start)
+                self._sinks["tensorboard"] = _events.EventFile(self._folder, self._name, start)
         except BaseException:
             self._close_files()
             raise

@@ -66,8 +66,10 @@ def rows_of(path):
     return table[table.variable == "(all)"].step.tolist()
 
 
-def events_of(folder, tag="rmsprop/gradient_norm"):
-    accumulator = EventAccumulator(str(folder / "optimizer"), {"scalars": 0}).Reload()
+def events_of(folder, name="rmsprop", run="optimizer"):
+    """The steps and gradient norms of all variables together."""
+    accumulator = EventAccumulator(str(folder / run), {"scalars": 0}).Reload()
+    tag = f"{name}/gradient_norm"
     return [(event.step, event.value) for event in accumulator.Scalars(tag)]
 
 
@@ -201,6 +203,24 @@ def test_histograms_are_written(tmp_path):
     train(OptimizerDiagnostics(tensorboard=tmp_path), optimizer)
     tags = EventAccumulator(str(tmp_path / "optimizer")).Reload().Tags()["histograms"]
     assert "rmsprop/kernel/log10_update_ratios" in tags
+
+
+def test_two_optimizers_share_a_folder_and_a_logger(tmp_path):
+    logged = []
+    optimizers = [Reporting(name=name) for name in ("generator", "discriminator")]
+    callbacks = [
+        OptimizerDiagnostics(tensorboard=tmp_path, log=logged.append, optimizer=optimizer)
+        for optimizer in optimizers
+    ]
+    with callbacks[0], callbacks[1]:
+        for count in (2, 4, 2):
+            for optimizer, callback in zip(optimizers, callbacks, strict=True):
+                step(optimizer, count)
+                callback.read()
+    for name in ("generator", "discriminator"):
+        events = events_of(tmp_path, name, f"optimizer_{name}")
+        assert events == [(2, 2.0), (6, 6.0), (8, 8.0)]
+    assert [sum(f"{each.name}/step" in x for x in logged) for each in optimizers] == [3, 3]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras's callback needs TensorFlow")

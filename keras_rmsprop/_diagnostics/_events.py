@@ -7,6 +7,7 @@ where a full disk goes unnoticed. So only its record format and protocol buffers
 import itertools
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from keras_rmsprop._diagnostics import _files, _flat
-from keras_rmsprop._diagnostics._report import Array, Histograms, Report
+from keras_rmsprop._diagnostics._report import NAME, Array, Histograms, Report
 from keras_rmsprop._math._statistics import EDGES
 
 # The run in TensorBoard, beside Keras's "train" and "validation".
@@ -42,11 +43,12 @@ _DESCRIPTIONS = {
 class EventFile:
     """A file of TensorBoard's events that grows with a training."""
 
-    def __init__(self, folder: Path, start: int) -> None:
-        """Create a file in the run "optimizer" of a folder.
+    def __init__(self, folder: Path, optimizer: str, start: int) -> None:
+        """Create a file in the run of an optimizer.
 
         Args:
             folder: TensorBoard's; it may be that of `keras.callbacks.TensorBoard`.
+            optimizer: its name in reports.
             start: the steps made so far. TensorBoard hides what earlier files say of later ones.
 
         Raises: OSError if it cannot be created.
@@ -61,7 +63,7 @@ class EventFile:
             f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}."
             f"{next(_files_made):04d}.keras_rmsprop"
         )
-        self._file = _files.Appending(folder / RUN / name)
+        self._file = _files.Appending(folder / run_of(optimizer) / name)
         self._records = RecordWriter(self._file)
         # The step of the last value with each prefix.
         self._last: dict[str, int] = {}
@@ -80,17 +82,17 @@ class EventFile:
         """
         histograms = report.histograms
         if self._is_new("", report.total.step):
-            values = [_scalar(key, x) for key, x in _flat.of_all(report.total).items()]
+            values = [_scalar(key, x) for key, x in _flat.of_all(report).items()]
             if histograms:
-                values += _histograms(_flat.PREFIX, total_of(histograms.values()))
+                values += _histograms(report.name, total_of(histograms.values()))
             self._add_values(report.total.step, values)
         for path in paths:
-            statistics = report.variables[path]
-            if self._is_new(path, statistics.step):
-                values = [_scalar(key, x) for key, x in _flat.of_one(path, statistics).items()]
+            step = report.variables[path].step
+            if self._is_new(path, step):
+                values = [_scalar(key, x) for key, x in _flat.of_one(report, path).items()]
                 if path in histograms:
-                    values += _histograms(f"{_flat.PREFIX}/{path}", histograms[path])
-                self._add_values(statistics.step, values)
+                    values += _histograms(f"{report.name}/{path}", histograms[path])
+                self._add_values(step, values)
 
     def close(self) -> None:
         """Close the file."""
@@ -110,6 +112,14 @@ class EventFile:
     def _add(self, **fields: Any) -> None:
         event = self._event(wall_time=time.time(), **fields)
         self._records.write(event.SerializeToString())
+
+
+def run_of(optimizer: str) -> str:
+    """Return the run of an optimizer, whose name may have characters that folders must not have.
+
+    Optimizers of one run would hide each other, as a file hides later steps of earlier ones.
+    """
+    return RUN if optimizer == NAME else f"{RUN}_" + re.sub(r"[^\w.-]", "_", optimizer)
 
 
 def total_of(histograms: Iterable[Histograms]) -> Histograms:

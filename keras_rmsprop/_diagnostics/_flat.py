@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 
 from keras_rmsprop._diagnostics._report import Report, Statistics
 
-PREFIX = "rmsprop"
-
 # What is logged of all variables together, ...
 OF_ALL = (
     "gradient_norm",
@@ -53,20 +51,20 @@ def flat(report: Report, paths: Iterable[str]) -> dict[str, float]:
     """
     if not report.total.step:
         return {}
-    values = {f"{PREFIX}/step": float(report.total.step), **of_all(report.total)}
+    values = {f"{report.name}/step": float(report.total.step), **of_all(report)}
     for path in paths:
-        values |= of_one(path, report.variables[path])
+        values |= of_one(report, path)
     return values
 
 
-def of_all(statistics: Statistics) -> dict[str, float]:
+def of_all(report: Report) -> dict[str, float]:
     """Return what is logged of all variables together, by key."""
-    return dict(_measured(PREFIX, statistics, OF_ALL))
+    return dict(_measured(report.name, report.total, OF_ALL))
 
 
-def of_one(path: str, statistics: Statistics) -> dict[str, float]:
+def of_one(report: Report, path: str) -> dict[str, float]:
     """Return what is logged of one variable, by key."""
-    return dict(_measured(f"{PREFIX}/{path}", statistics, OF_ONE))
+    return dict(_measured(f"{report.name}/{path}", report.variables[path], OF_ONE))
 
 
 def _measured(

@@ -111,10 +111,14 @@ class VariableSettings(NamedTuple):
     state_dtype: str | None
 
 
+# What an optimizer without a name of its own is called.
+NAME = "rmsprop"
+
+
 class Report(NamedTuple):
     """The statistics of all variables at one moment. See `RMSprop.diagnostics`."""
 
-    # The name of the optimizer.
+    # The name of the optimizer, or `NAME` if it was not given one.
     name: str
     # Steps made so far; the learning rate of the next one.
     iterations: int
@@ -150,7 +154,8 @@ class Report(NamedTuple):
         """Return the numbers in a flat dict, as loggers take them.
 
         The keys are "rmsprop/gradient_norm" and so on for all variables together, and
-        "rmsprop/<path>/update_ratio" and so on for single ones. What was not measured is left out.
+        "rmsprop/<path>/update_ratio" and so on for single ones. If the optimizer was given a name,
+        they begin with it. What was not measured is left out.
 
         Args:
             pattern: which variables: an exact path, or a regular expression that matches whole

@@ -13,15 +13,15 @@ from tests.tools.reports import NASTY, histograms, not_finite, report, statistic
 
 
 def write(folder, *reports, start=0):
-    file = _events.EventFile(folder, start)
+    file = _events.EventFile(folder, "rmsprop", start)
     for each in reports:
         file.write(each, each.variables)
     file.close()
 
 
-def read(folder):
-    """What TensorBoard finds in the run, without leaving out any value."""
-    accumulator = EventAccumulator(str(folder / "optimizer"), {"scalars": 0, "histograms": 0})
+def read(folder, run="optimizer"):
+    """What TensorBoard finds in a run, without leaving out any value."""
+    accumulator = EventAccumulator(str(folder / run), {"scalars": 0, "histograms": 0})
     return accumulator.Reload()
 
 
@@ -40,7 +40,7 @@ def test_scalars_have_the_keys_of_flat_and_the_optimizer_s_steps(tmp_path):
 
 
 def test_only_chosen_variables_are_written(tmp_path):
-    file = _events.EventFile(tmp_path, 0)
+    file = _events.EventFile(tmp_path, "rmsprop", 0)
     file.write(report(), ["model/bias"])
     file.close()
     tags = read(tmp_path).Tags()["scalars"]
@@ -49,10 +49,26 @@ def test_only_chosen_variables_are_written(tmp_path):
 
 
 def test_events_are_in_the_file_as_soon_as_they_are_written(tmp_path):
-    file = _events.EventFile(tmp_path, 0)
+    file = _events.EventFile(tmp_path, "rmsprop", 0)
     file.write(report(), [])
     assert values(read(tmp_path), "rmsprop/gradient_norm") == [(100, 0.5)]
     file.close()
+
+
+def test_optimizers_of_other_names_have_runs_and_keys_of_their_own(tmp_path):
+    # Each file hides what earlier ones of its run say of later steps.
+    runs = {"rmsprop": "optimizer", "généré": "optimizer_généré", "a/../b c": "optimizer_a_.._b_c"}
+    for steps, start in (((10, 20), 0), ((20, 30), 10)):
+        files = [_events.EventFile(tmp_path, name, start) for name in runs]
+        for step in steps:
+            for name, file in zip(runs, files, strict=True):
+                file.write(report(name=name, step=step), [])
+        for file in files:
+            file.close()
+    assert {each.name for each in tmp_path.iterdir()} == {*runs.values()}
+    for name, run in runs.items():
+        found = read(tmp_path, run)
+        assert [step for step, _ in values(found, f"{name}/gradient_norm")] == [10, 20, 30]
 
 
 def test_a_value_that_was_not_measured_again_is_not_repeated(tmp_path):

@@ -19,6 +19,11 @@ def test_the_whole_and_single_variables_have_their_keys():
     assert {type(value) for value in values.values()} == {float}
 
 
+def test_keys_begin_with_the_name_of_the_optimizer():
+    values, named = report().flat(), report(name="critic").flat()
+    assert named == {f"critic{key.removeprefix('rmsprop')}": x for key, x in values.items()}
+
+
 def variables_in(values):
     return {key.split("/")[1] for key in values if key.count("/") == 2}
 

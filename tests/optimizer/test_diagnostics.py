@@ -395,6 +395,24 @@ def test_bad_settings_are_refused(value, words):
         RMSprop(diagnostics=value)
 
 
+def test_only_a_name_that_was_given_is_reported():
+    class Own_RMS(RMSprop):  # noqa: N801
+        pass
+
+    def name_of(optimizer):
+        return optimizer.diagnostics().name
+
+    # Keras numbers them.
+    assert {name_of(RMSprop(diagnostics=True)) for _ in range(3)} == {"rmsprop"}
+    assert {name_of(Own_RMS(diagnostics=True)) for _ in range(3)} == {"rmsprop"}
+    for name in ("critic", "rms_1", "rm_sprop_critic", "RMSProp"):
+        optimizer = RMSprop(diagnostics=True, name=name)
+        assert name_of(optimizer) == name
+        assert name_of(RMSprop.from_config(optimizer.get_config())) == name
+    unnamed = RMSprop.from_config(RMSprop(diagnostics=True).get_config())
+    assert name_of(unnamed) == "rmsprop"
+
+
 def test_nothing_is_reported_unless_asked():
     with pytest.raises(ValueError, match="Pass `diagnostics=True`"):
         RMSprop().diagnostics()

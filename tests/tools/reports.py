@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_rmsprop._diagnostics._report import Histograms, Report, Statistics
 from keras_rmsprop._math._statistics import EDGES
+from keras_rmsprop._reporting import name_in_reports
 
 EVERY = 2
 
@@ -139,6 +140,7 @@ class Reporting(keras.optimizers.RMSprop):
         return report(
             dict.fromkeys(self.paths, row),
             step=step,
+            name=name_in_reports(self),
             iterations=iterations,
             total=row,
             histograms=self.histograms,
