@@ -453,6 +453,7 @@ class RMSprop(keras.optimizers.Optimizer):
             if engine.TRACED_VARIABLES == "captured":
                 was_traced = before.traced_plan is not None or before.was_traced_before
                 self._roster.was_traced_before = was_traced
+            _watch.carry_over(before, self._roster)
             for key in new:
                 parameter = self._roster.parameters[self._get_variable_index(together[key])]
                 if parameter.average is not None:

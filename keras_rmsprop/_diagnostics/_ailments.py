@@ -22,8 +22,9 @@ from keras_rmsprop._diagnostics._symptoms import (
     LARGEST_RATIO,
     LONGEST_CENTERED_STEP,
     OVERFLOW_MARGIN,
-    RATE_LEFT,
     RATIO_LEFT,
+    REST_SAMPLES,
+    REST_SHARE,
     SHRUNKEN,
     SKIPPED_CALLS,
     SKIPPED_SHARE,
@@ -37,6 +38,7 @@ from keras_rmsprop._diagnostics._symptoms import (
     number,
     percent,
 )
+from keras_rmsprop._math._statistics import RATE_LEFT
 
 
 class Finding(NamedTuple):
@@ -244,12 +246,17 @@ AILMENTS: dict[str, Ailment] = {
         rule=_symptoms.dead_gradients,
     ),
     "vanished learning rate": Ailment(
-        number="`learning_rate`, `largest_learning_rate`, `update_ratio`",
+        number="`learning_rate`, `largest_learning_rate`, `at_rest`, `update_ratio`",
         threshold=(
-            f"0, or less than {percent(RATE_LEFT)} of the largest while the ratio is below "
-            f"{number(RATIO_LEFT)}; a note for groups whose factor has always been 0"
+            f"less than {percent(RATE_LEFT)} of the largest, while the ratio is below "
+            f"{number(RATIO_LEFT)} or the rate 0: a note, and a warning if so in at least "
+            f"{REST_SAMPLES} and {percent(REST_SHARE)} of the samples; or a rate that has always "
+            "been 0, a note for groups whose factor it is"
         ),
-        meaning="The weights stand still, however large the gradients are.",
+        meaning=(
+            "The weights stand still, however large the gradients are. This is how most schedules "
+            "end."
+        ),
         advice=(
             "end the training here if the schedule has ended as planned. Otherwise give the "
             "schedule more steps (it counts steps, not epochs, and goes on counting after a load), "
@@ -318,7 +325,6 @@ AILMENTS: dict[str, Ailment] = {
         explained_by=(
             "non-finite weights",
             "weight decay dominates",
-            "vanished learning rate",
             "epsilon decides",
         ),
     ),
@@ -338,7 +344,6 @@ AILMENTS: dict[str, Ailment] = {
             "non-finite weights",
             "frozen weights",
             "weight decay dominates",
-            "vanished learning rate",
             "epsilon decides",
             "stuck weights",
         ),

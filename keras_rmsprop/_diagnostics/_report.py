@@ -48,8 +48,10 @@ class Statistics(NamedTuple):
     sampled: int = 0
     # Among them, those in which clipping changed the gradient, ...
     clipped: int = 0
-    # ... and those in which all of the gradient was 0.
+    # those in which all of the gradient was 0, ...
     all_zero: int = 0
+    # ... and those whose learning rate was below a thousandth of the largest before.
+    at_rest: int = 0
     # Sampled calls in which the gradient had an element that is not finite; and those that
     # `skip_nonfinite` skipped, which are not counted in `sampled`.
     nonfinite: int = 0
@@ -76,7 +78,7 @@ class Statistics(NamedTuple):
         return cls(**{**cells, **counts, "step": step})  # type: ignore[arg-type]
 
 
-COUNTS = ("sampled", "clipped", "all_zero", "nonfinite", "skipped")
+COUNTS = ("sampled", "clipped", "all_zero", "at_rest", "nonfinite", "skipped")
 
 
 class Histograms(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_rmsprop._diagnostics._format import several
 from keras_rmsprop._diagnostics._report import Report, Statistics, VariableSettings
+from keras_rmsprop._math._statistics import RATE_LEFT
 
 Severity = Literal["warning", "note"]
 
@@ -51,10 +52,12 @@ LARGEST_RATIO = 0.5
 # learn well stay above 5e-4.
 SMALLEST_RATIO = 1e-6
 
-# What the learning rate has lost, and the ratio below which the steps have become too small for it
-# to be a mere refinement: a tenth of what is usual.
-RATE_LEFT = 1e-3
+# The ratio below which the steps have become too small to be a mere refinement: a tenth of what is
+# usual. Most schedules end like this: for the last 2 % of its steps, a cosine to 0 is below a
+# thousandth of where it began.
 RATIO_LEFT = 0.1 * USUAL_RATIO
+REST_SHARE = 0.05
+REST_SAMPLES = 3
 
 # Steps may be longer than any that the plain form can make: a step of the centered form is about
 # mean / deviation of the gradient. Trainings that learn well reach 2.3 times its bound.
@@ -147,6 +150,11 @@ class Sampled(NamedTuple):
         reach = own.learning_rate / (1.0 - settings.momentum)
         length = own.update_norm / math.sqrt(settings.size)
         return length / reach if reach > 0.0 else math.nan
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether its learning rate has vanished since it was largest."""
+        return self.statistics.learning_rate < RATE_LEFT * self.statistics.largest_learning_rate
 
     @property
     def decay(self) -> float:
@@ -292,17 +300,18 @@ def vanished_learning_rate(report: Report) -> Iterator[Symptom]:
             is_group = max(rates) > 0.0
             evidence = f"the learning rate has been 0 in all {own.sampled:,} sampled steps"
             yield Symptom(variable.path, 2.0, evidence, "note" if is_group else "warning")
-        elif rate == 0.0 < largest:
-            evidence = f"the learning rate is 0, after {number(largest)}"
-            yield Symptom(variable.path, 1.0, evidence)
-        elif rate < RATE_LEFT * largest and own.update_ratio < RATIO_LEFT:
+        elif variable.is_at_rest and (rate == 0.0 or own.update_ratio < RATIO_LEFT):
             evidence = (
                 f"the learning rate is {number(rate)}, {percent(rate / largest)} of its largest "
                 f"value {number(largest)} (threshold {percent(RATE_LEFT)}), and a step moves the "
                 f"weights by {number(own.update_ratio)} of their norm (threshold "
-                f"{number(RATIO_LEFT)})"
+                f"{number(RATIO_LEFT)}); so it was in {own.at_rest:,} of {own.sampled:,} samples "
+                f"(a warning from {REST_SAMPLES} and {percent(REST_SHARE)} on)"
             )
-            yield Symptom(variable.path, 1.0 - rate / largest, evidence)
+            is_long = own.at_rest >= max(REST_SAMPLES, REST_SHARE * own.sampled)
+            yield Symptom(
+                variable.path, 1.0 - rate / largest, evidence, "warning" if is_long else "note"
+            )
 
 
 def strong_decay(report: Report) -> Iterator[Symptom]:
@@ -388,6 +397,9 @@ def stuck_weights(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
         own, settings = variable.statistics, variable.settings
         is_narrow = settings.dtype in ("float16", "bfloat16")
+        # That the rate has vanished has a rule of its own.
+        if variable.is_at_rest:
+            continue
         if own.stuck_share >= STUCK_SHARE and (is_narrow or variable.is_layer):
             evidence = (
                 f"{percent(own.stuck_share)} of the weights ({_elements(own.stuck_share, settings)}"
@@ -401,8 +413,9 @@ def too_small_updates(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
         ratio, rate = variable.statistics.update_ratio, variable.statistics.learning_rate
         is_judged = variable.is_layer and variable.is_past_start
-        # That a rate is 0 has a rule of its own, and so have gradients of 0.
-        has_cause = rate == 0.0 or variable.statistics.zero_gradient_share == 1.0
+        # These have rules of their own.
+        is_dead = variable.statistics.zero_gradient_share == 1.0
+        has_cause = rate == 0.0 or variable.is_at_rest or is_dead
         if is_judged and ratio < SMALLEST_RATIO and not has_cause:
             evidence = (
                 f"a step moves the weights by {number(ratio)} of their norm (threshold "

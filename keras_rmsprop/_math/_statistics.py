@@ -65,6 +65,8 @@ COUNTED = (
     "clipped",
     # Those whose gradient was 0 in all elements.
     "all_zero",
+    # Those whose learning rate was below `RATE_LEFT` of the largest so far.
+    "at_rest",
     # Calls whose gradient had an element that is not finite, also skipped ones.
     "nonfinite",
     # Calls that `skip_nonfinite` skipped.
@@ -73,6 +75,9 @@ COUNTED = (
 COLUMNS = MEASURED + COUNTED
 
 STEPS_HIGH = 2**20
+
+# What is left of the largest learning rate where a schedule has come to its end.
+RATE_LEFT = 1e-3
 
 # A histogram counts the elements between neighbouring edges, below the first and from the last on.
 EDGES = tuple(10.0 ** (exponent / 2.0) for exponent in range(-24, 7))

@@ -15,6 +15,7 @@ from keras_rmsprop._math._statistics import (
     EDGES,
     HISTOGRAMS,
     MEASURED,
+    RATE_LEFT,
     STEPS_HIGH,
     Extremes,
     Largest,
@@ -75,6 +76,9 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
         "sampled": made,
         "clipped": ops.logical_and(made, measured["clipped"] > 0.0),
         "all_zero": ops.logical_and(made, measured["zero_gradient_share"] == 1.0),
+        "at_rest": ops.logical_and(
+            made, measured["learning_rate"] < RATE_LEFT * after["largest_learning_rate"]
+        ),
         "nonfinite": ops.logical_and(
             present, ops.logical_not(ops.isfinite(measured["gradient_norm"]))
         ),

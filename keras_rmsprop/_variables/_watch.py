@@ -82,6 +82,27 @@ def chosen(roster: Roster, patterns: Sequence[str]) -> tuple[int, ...]:
     return tuple(i for i, path in paths.items() if path in found)
 
 
+def carry_over(before: Roster, after: Roster) -> None:
+    """Let the statistics of variables that were watched before go on from there.
+
+    Args:
+        before: the built variables so far.
+        after: those that they have become.
+    """
+    if before.watch is None or after.watch is None:
+        return
+    earlier = ops.convert_to_numpy(before.watch.table)
+    rows = {id(before.weights[p]): row for row, p in enumerate(before.watch.watched.positions)}
+    table = _table.table_at_start(after.watch.watched)
+    for row, position in enumerate(after.watch.watched.positions):
+        known = rows.get(id(after.weights[position]))
+        if known is not None:
+            table[row] = earlier[known]
+    # All together.
+    table[-1] = earlier[-1]
+    after.watch.table.assign(table)
+
+
 def watch_of(
     optimizer: Any,
     roster: Roster,

@@ -490,9 +490,16 @@ def test_added_variables_are_watched_too():
     optimizer = RMSprop(diagnostics=Diagnostics(every=1))
     optimizer.apply([ops.ones(2)], [first])
     count = len(optimizer.variables)
-    optimizer.add_variables([second])
-    optimizer.apply([ops.ones(2)] * 2, [first, second])
-    assert list(optimizer.diagnostics().variables) == ["a", "b"]
+    before = optimizer.diagnostics()
+    # The order is that of the call.
+    optimizer.add_variables([second, first])
+    added = optimizer.diagnostics()
+    assert list(added.variables) == ["b", "a"]
+    assert (added.variables["a"], added.total) == (before.variables["a"], before.total)
+    assert added.variables["b"].sampled == 0
+    optimizer.apply([ops.ones(2)] * 2, [second, first])
+    after = optimizer.diagnostics()
+    assert [own.sampled for own in (*after.variables.values(), after.total)] == [1, 2, 2]
     # A slot more, and no second table.
     assert len(optimizer.variables) == count + 1
 

@@ -158,12 +158,14 @@ def linear_layer() -> Iterator[Report]:
 
 
 def warm_up_and_cosine() -> Iterator[Report]:
-    """Train a transformer by a schedule from 0 to 0, until shortly before its end."""
+    """Train a transformer by a schedule from 0 to 0, until its end."""
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, STEPS, warmup_target=3e-3, warmup_steps=STEPS // 4
     )
     options = {"weight_decay": 0.1, "global_clipnorm": 2.0}
-    return train(networks.transformer(), steps=70, learning_rate=rate, **options)
+    return train(
+        networks.transformer(), steps=STEPS + STEPS // 4 + 1, learning_rate=rate, **options
+    )
 
 
 def mixed_precision() -> Iterator[Report]:
