@@ -162,10 +162,9 @@ def warm_up_and_cosine() -> Iterator[Report]:
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, STEPS, warmup_target=3e-3, warmup_steps=STEPS // 4
     )
-    options = {"weight_decay": 0.1, "global_clipnorm": 2.0}
-    return train(
-        networks.transformer(), steps=STEPS + STEPS // 4 + 1, learning_rate=rate, **options
-    )
+    options = {"learning_rate": rate, "weight_decay": 0.1, "global_clipnorm": 2.0}
+    # In the last step the rate is 0.
+    return train(networks.transformer(), steps=STEPS + STEPS // 4 + 1, **options)
 
 
 def mixed_precision() -> Iterator[Report]:
