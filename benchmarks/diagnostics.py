@@ -53,8 +53,10 @@ def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Li
     wait = contenders.for_backend(backend).wait
     steps = min(how.steps, 5) if settings.quick else how.steps
     if steps > 1:
-        # Each round takes seconds.
-        settings = dataclasses.replace(settings, rounds=3, builds=min(settings.builds, 2))
+        # A block of so many steps takes up to half a minute, and averages over slowdowns itself.
+        settings = dataclasses.replace(
+            settings, rounds=3, builds=min(settings.builds, 1), close_seconds=0.0
+        )
     deviations: dict[str, float] = {}
 
     def contender(name: str, peer: peers.OnKeras) -> Contender:

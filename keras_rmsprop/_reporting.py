@@ -47,14 +47,16 @@ def report_of(optimizer: Any, base: type, asked: Diagnostics | None) -> Report:
 
 
 def name_in_reports(optimizer: Any) -> str:
-    """Return the name that an optimizer was given, or "rmsprop".
+    """Return the name that an optimizer was given, or `NAME` if that of its class is all it has.
 
     By default Keras names it after its class, and numbers those of one program. What is logged of
     a training should not depend on what was tried before it.
     """
     name: str = optimizer.name
-    by_default = type(optimizer).__name__.replace("_", "").lower()
-    return NAME if re.sub(r"_\d+$", "", name).replace("_", "") == by_default else name
+    own, by_class = (
+        x.replace("_", "").lower() for x in (re.sub(r"_\d+$", "", name), type(optimizer).__name__)
+    )
+    return NAME if own == by_class else name
 
 
 def _report(

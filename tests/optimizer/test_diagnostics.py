@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_rmsprop
-from keras_rmsprop import Diagnostics, RMSprop, transforms
+from keras_rmsprop import Diagnostics, RMSprop, conventions, transforms
 from keras_rmsprop._diagnostics._report import Statistics
 from keras_rmsprop._math import _rows
 from keras_rmsprop._math._statistics import EDGES
@@ -405,7 +405,8 @@ def test_only_a_name_that_was_given_is_reported():
     # Keras numbers them.
     assert {name_of(RMSprop(diagnostics=True)) for _ in range(3)} == {"rmsprop"}
     assert {name_of(Own_RMS(diagnostics=True)) for _ in range(3)} == {"rmsprop"}
-    for name in ("critic", "rms_1", "rm_sprop_critic", "RMSProp"):
+    assert name_of(conventions.tf1(0.01, diagnostics=True)) == "rmsprop"
+    for name in ("critic", "rms_1", "rm_sprop_critic"):
         optimizer = RMSprop(diagnostics=True, name=name)
         assert name_of(optimizer) == name
         assert name_of(RMSprop.from_config(optimizer.get_config())) == name
