@@ -14,6 +14,7 @@ from keras_rmsprop._diagnostics._report import (
     Statistics,
     VariableSettings,
 )
+from keras_rmsprop._execution import engine
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._statistics import COLUMNS, EDGES
 from keras_rmsprop._settings._sampling import Diagnostics
@@ -43,7 +44,19 @@ def report_of(optimizer: Any, base: type, asked: Diagnostics | None) -> Report:
     with optimizer._gate.read():
         table = _state.array_of(watch.table)
         # The table and the counters are of one moment.
-        return _report(optimizer, asked, watch.watched.positions, table, _why_less(optimizer, base))
+        why = _why_less(optimizer, base)
+        report = _report(optimizer, asked, watch.watched.positions, table, why)
+    is_nothing = not (report.total.sampled or report.total.skipped)
+    if why is None and is_nothing and report.iterations >= asked.every and not _samples_traces():
+        return report._replace(
+            reason="no step has been sampled so far, and those in `torch.compile` never are"
+        )
+    return report
+
+
+def _samples_traces() -> bool:
+    """Whether steps in traced functions are sampled."""
+    return engine.TRACED_VARIABLES is not None
 
 
 def name_in_reports(optimizer: Any) -> str:

@@ -58,6 +58,28 @@ def test_torch_compile_makes_one_graph_for_all_steps(float64):
         np.testing.assert_allclose(mine, theirs, rtol=1e-13)
 
 
+def test_a_report_says_that_compiled_steps_are_not_sampled():
+    weight = keras.Variable([1.0, 2.0], name="w")
+    optimizer = keras_rmsprop.RMSprop(diagnostics=keras_rmsprop.Diagnostics(every=3))
+    optimizer.build([weight])
+
+    def apply() -> None:
+        optimizer.apply([torch.ones(2)])
+
+    step = torch.compile(apply, backend="eager")
+    for made in range(1, 5):
+        step()
+        report = optimizer.diagnostics()
+        assert report.iterations == made
+        assert report.total.sampled == 0
+        assert (report.reason is None) == (made < 3)
+    assert "`torch.compile` never are" in str(optimizer.explain())
+    for _ in range(3):
+        apply()
+    assert optimizer.diagnostics().reason is None
+    assert optimizer.diagnostics().total.step == 7
+
+
 def test_sparse_gradients_become_dense(float64):
     def begin(training: Training) -> None:
         training.feed = lambda g: training.apply([g[0], g[1].to_sparse()])
