@@ -60,16 +60,26 @@ def _samples_traces() -> bool:
 
 
 def name_in_reports(optimizer: Any) -> str:
-    """Return the name that an optimizer was given, or `NAME` if that of its class is all it has.
+    """Return the name that an optimizer was given, or `NAME`, or that of its subclass.
 
     By default Keras names it after its class, and numbers those of one program. What is logged of
     a training should not depend on what was tried before it.
     """
     name: str = optimizer.name
-    own, by_class = (
-        x.replace("_", "").lower() for x in (re.sub(r"_\d+$", "", name), type(optimizer).__name__)
-    )
-    return NAME if own == by_class else name
+    by_class = _in_snake_case(type(optimizer).__name__)
+    if re.fullmatch(rf"{by_class}(_\d+)?", name):
+        name = by_class
+    return NAME if name in _NAMES_BY_DEFAULT else name
+
+
+# "RMSprop" in snake case, and what tf_keras and TF1 call theirs.
+_NAMES_BY_DEFAULT = {"rm_sprop", "RMSprop", "RMSProp", ""}
+
+
+def _in_snake_case(name: str) -> str:
+    """Return what Keras makes of the name of a class."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _report(

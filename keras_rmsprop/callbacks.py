@@ -59,8 +59,8 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
 
     Shown are the numbers of all variables together, and of the few that look worst. For TensorBoard
     and `log` they have the keys of `Report.flat`, such as "rmsprop/gradient_norm" and
-    "rmsprop/<path>/update_ratio", or with the optimizer's name for "rmsprop" if it was given one.
-    Several optimizers need names to be told apart, and each a callback.
+    "rmsprop/<path>/update_ratio", or with the optimizer's name for "rmsprop" if it was given one
+    or is of a subclass. Several optimizers need names to be told apart, and each a callback.
 
     What was written up to an interruption stays. The page is of the last epochs that ended, unless
     the training runs inside `with callback:`, which writes it in any case. A file that cannot be

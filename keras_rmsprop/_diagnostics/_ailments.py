@@ -11,6 +11,7 @@ from keras_rmsprop._diagnostics._symptoms import (
     CLIPPED_SHARE,
     COLLAPSED,
     DEAD_SAMPLES,
+    DECAY_HOLDS,
     DECAY_PULL,
     DOMINATED_VARIABLES,
     DOMINATING_SHARE,
@@ -22,7 +23,6 @@ from keras_rmsprop._diagnostics._symptoms import (
     LARGEST_RATIO,
     LONGEST_CENTERED_STEP,
     OVERFLOW_MARGIN,
-    RATIO_LEFT,
     REST_SAMPLES,
     REST_SHARE,
     SHRUNKEN,
@@ -32,6 +32,7 @@ from keras_rmsprop._diagnostics._symptoms import (
     SMALLEST_RATIO,
     START_SHARE,
     STUCK_SHARE,
+    UNUSED_SHARE,
     Severity,
     Symptom,
     largest_square_root,
@@ -207,20 +208,22 @@ AILMENTS: dict[str, Ailment] = {
         ),
         threshold=(
             f"less than {percent(SHRUNKEN)}, where one of the others is at least "
-            f"{number(DECAY_PULL)}: a warning below {percent(COLLAPSED)}, otherwise a note "
-            f"({_LAYERS})"
+            f"{number(DECAY_PULL)}: a warning below {percent(COLLAPSED)}, otherwise a note; a note "
+            f"where fewer than {percent(UNUSED_SHARE)} of the weights have a gradient, and for a "
+            f"norm below {percent(COLLAPSED)} of `size**(1/4)` where one of the others is at least "
+            f"{number(DECAY_HOLDS)} ({_LAYERS})"
         ),
         meaning=(
-            "Decay pulls the weights to 0, and the gradients do not hold them. What is learned is "
-            "forgotten after about 1 / (learning_rate weight_decay) steps, and gradients vanish "
-            "behind weights that are too small. A larger learning rate does not help, as it "
-            "makes the decay stronger, too. The gradient of the penalty `l2` is divided by the "
-            "same root as that of the loss: where the latter is small, the penalty decides."
+            "Decay pulls the weights to 0, and the gradients hardly hold them. That is right for "
+            "weights that nothing uses. Otherwise what is learned is soon forgotten (with "
+            "`weight_decay` after about 1 / (learning_rate weight_decay) steps), and gradients "
+            "vanish behind weights that are too small. A larger learning rate makes the decay "
+            "stronger, too. With `l2` the penalty decides where the gradients of the loss are "
+            "small, as both are divided by the same root."
         ),
         advice=(
             "less of it: 0.01 to 0.1 are usual for `weight_decay`, 0.00001 to 0.0001 for `l2`; or "
-            "none for these layers, by `groups`. Where gradients are 0 for another reason, mend "
-            "that first."
+            "none for these layers, by `groups`."
         ),
         rule=_symptoms.strong_decay,
         explained_by=("non-finite weights",),
@@ -249,13 +252,13 @@ AILMENTS: dict[str, Ailment] = {
         number="`learning_rate`, `largest_learning_rate`, `at_rest`, `update_ratio`",
         threshold=(
             f"less than {percent(RATE_LEFT)} of the largest, while the ratio is below "
-            f"{number(RATIO_LEFT)} or the rate 0: a note, and a warning if so in at least "
-            f"{REST_SAMPLES} and {percent(REST_SHARE)} of the samples; or a rate that has always "
-            "been 0, a note for groups whose factor it is"
+            f"{number(SMALLEST_RATIO)} or the rate 0: a note, and a warning if the rate was so in "
+            f"{REST_SAMPLES} and more than {percent(REST_SHARE)} of the samples; or a rate that "
+            "has always been 0, a note for groups whose factor it is"
         ),
         meaning=(
-            "The weights stand still, however large the gradients are. This is how most schedules "
-            "end."
+            "The weights stand still, however large the gradients are, as it would take more than "
+            "a million such steps to move them by their own size. Most schedules end like this."
         ),
         advice=(
             "end the training here if the schedule has ended as planned. Otherwise give the "

@@ -119,7 +119,9 @@ def run_of(optimizer: str) -> str:
 
     Optimizers of one run would hide each other, as a file hides later steps of earlier ones.
     """
-    return RUN if optimizer == NAME else f"{RUN}_" + re.sub(r"[^\w.-]", "_", optimizer)
+    if optimizer == NAME:
+        return RUN
+    return f"{RUN}_" + re.sub(r'[<>:"/\\|?*%\x00-\x1f]', lambda x: f"%{ord(x[0]):02X}", optimizer)
 
 
 def total_of(histograms: Iterable[Histograms]) -> Histograms:

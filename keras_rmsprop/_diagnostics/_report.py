@@ -50,7 +50,7 @@ class Statistics(NamedTuple):
     clipped: int = 0
     # those in which all of the gradient was 0, ...
     all_zero: int = 0
-    # ... and those whose learning rate was below a thousandth of the largest before.
+    # ... and those whose learning rate was below 0.0001 of the largest before.
     at_rest: int = 0
     # Sampled calls in which the gradient had an element that is not finite; and those that
     # `skip_nonfinite` skipped, which are not counted in `sampled`.

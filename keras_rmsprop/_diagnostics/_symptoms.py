@@ -36,10 +36,15 @@ USUAL_RATIO = 1e-3
 # Weights also shrink in trainings that learn well, but then decay is 0.01 to 0.1 times as long as
 # the rest of a step, and the gradient of the penalty l2 0.01 to 0.07 times that of the loss. Where
 # decay keeps a network from learning, it is 0.2 to 0.5 times as long, and 0.1 to 0.4 of the norm of
-# the weights are left.
+# the weights are left; or they began small, and decay is 0.4 to 1 times as long. But the rows of a
+# table that few batches have, or none, may well shrink.
 DECAY_PULL = 0.1
 SHRUNKEN = 0.5
 COLLAPSED = 0.3
+DECAY_HOLDS = 0.3
+UNUSED_SHARE = 0.5
+# So little is left that other gradients vanish as well.
+GONE = 0.01
 
 # Relative to freshly initialised weights. Trainings that learn well reach 0.1 with a learning rate
 # of 0.01, which is ten times the default, and 0.02 with 0.001; with 0.1 they reach 0.5 to 0.9.
@@ -52,11 +57,9 @@ LARGEST_RATIO = 0.5
 # learn well stay above 5e-4.
 SMALLEST_RATIO = 1e-6
 
-# The ratio below which the steps have become too small to be a mere refinement: a tenth of what is
-# usual. Most schedules end like this: for the last 2 % of its steps, a cosine to 0 is below a
-# thousandth of where it began.
-RATIO_LEFT = 0.1 * USUAL_RATIO
-REST_SHARE = 0.05
+# Most schedules end like this: (1 - x)**p, which is a cosine's end for p = 2, is below `RATE_LEFT`
+# for the last 1, 5 and 10 % of the steps with p = 2, 3 and 4.
+REST_SHARE = 0.1
 REST_SAMPLES = 3
 
 # Steps may be longer than any that the plain form can make: a step of the centered form is about
@@ -153,13 +156,22 @@ class Sampled(NamedTuple):
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether its learning rate has vanished since it was largest."""
-        return self.statistics.learning_rate < RATE_LEFT * self.statistics.largest_learning_rate
+        """Whether it has come to rest because its learning rate is not what it was."""
+        own = self.statistics
+        is_low = own.learning_rate < RATE_LEFT * own.largest_learning_rate and own.at_rest > 0
+        # A momentum buffer may still move it.
+        return is_low and (own.update_norm == 0.0 or own.update_ratio < SMALLEST_RATIO)
 
     @property
     def decay(self) -> float:
         """The part of each weight that decay takes in a step."""
         return self.statistics.learning_rate * self.settings.weight_decay
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether decay has left nothing of its weights."""
+        decays = self.settings.weight_decay > 0.0 or self.settings.l2 > 0.0
+        return decays and self.statistics.weight_norm < GONE * self.statistics.largest_weight_norm
 
     @property
     def longest_plain_step(self) -> float:
@@ -272,6 +284,8 @@ def exploding_centered_steps(report: Report) -> Iterator[Symptom]:
 
 
 def dead_gradients(report: Report) -> Iterator[Symptom]:
+    if any(variable.is_gone for variable in sampled(report)):
+        return
     alive = {_layer_of(path) for path, own, _ in sampled(report) if own.zero_gradient_share < 1.0}
     for variable in sampled(report):
         own = variable.statistics
@@ -300,15 +314,17 @@ def vanished_learning_rate(report: Report) -> Iterator[Symptom]:
             is_group = max(rates) > 0.0
             evidence = f"the learning rate has been 0 in all {own.sampled:,} sampled steps"
             yield Symptom(variable.path, 2.0, evidence, "note" if is_group else "warning")
-        elif variable.is_at_rest and (rate == 0.0 or own.update_ratio < RATIO_LEFT):
+        elif variable.is_at_rest:
+            ratio = own.update_ratio if own.update_norm > 0.0 else 0.0
             evidence = (
                 f"the learning rate is {number(rate)}, {percent(rate / largest)} of its largest "
                 f"value {number(largest)} (threshold {percent(RATE_LEFT)}), and a step moves the "
-                f"weights by {number(own.update_ratio)} of their norm (threshold "
-                f"{number(RATIO_LEFT)}); so it was in {own.at_rest:,} of {own.sampled:,} samples "
-                f"(a warning from {REST_SAMPLES} and {percent(REST_SHARE)} on)"
+                f"weights by {number(ratio)} of their norm (threshold "
+                f"{number(SMALLEST_RATIO)}); the rate was below its threshold in {own.at_rest:,} "
+                f"of {several(own.sampled, 'sample')} (a warning from {REST_SAMPLES} and more than "
+                f"{percent(REST_SHARE)} on)"
             )
-            is_long = own.at_rest >= max(REST_SAMPLES, REST_SHARE * own.sampled)
+            is_long = own.at_rest >= REST_SAMPLES and own.at_rest > REST_SHARE * own.sampled
             yield Symptom(
                 variable.path, 1.0 - rate / largest, evidence, "warning" if is_long else "note"
             )
@@ -318,7 +334,11 @@ def strong_decay(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
         own, settings = variable.statistics, variable.settings
         norm, largest = own.weight_norm, own.largest_weight_norm
-        if not (variable.is_layer and variable.is_past_start and norm < SHRUNKEN * largest):
+        is_judged = variable.is_layer and variable.is_past_start and own.learning_rate > 0.0
+        if not is_judged:
+            continue
+        # Where gradients are 0 for another reason, that has a rule of its own.
+        if own.zero_gradient_share == 1.0 and not variable.is_gone:
             continue
         pulls = {
             f"weight decay, which takes {percent(variable.decay)} of each weight in a step, is "
@@ -327,17 +347,30 @@ def strong_decay(report: Report) -> Iterator[Symptom]:
             "that of the loss": _ratio(settings.l2 * norm, own.clipped_gradient_norm),
         }
         text, pull = max(pulls.items(), key=lambda two: two[1])
-        if pull >= DECAY_PULL:
-            evidence = (
-                f"the norm of the weights is {number(norm)}, {percent(norm / largest)} of the "
-                f"largest that was sampled (threshold {percent(SHRUNKEN)}; a warning below "
-                f"{percent(COLLAPSED)}), and {text.format(multiple(pull))} (threshold "
-                f"{multiple(DECAY_PULL)})"
+        fresh = fresh_norm(settings.size)
+        if norm < SHRUNKEN * largest and pull >= DECAY_PULL:
+            size = (
+                f"{percent(norm / largest)} of the largest that was sampled (threshold "
+                f"{percent(SHRUNKEN)}; a warning below {percent(COLLAPSED)})"
             )
-            is_certain = norm < COLLAPSED * largest
-            yield Symptom(
-                variable.path, 1.0 - norm / largest, evidence, "warning" if is_certain else "note"
+            threshold = DECAY_PULL
+        elif norm < COLLAPSED * fresh and pull >= DECAY_HOLDS:
+            size = (
+                f"{percent(norm / fresh)} of the norm {number(fresh)} that newly initialised "
+                f"weights of this size have (threshold {percent(COLLAPSED)})"
             )
+            threshold = DECAY_HOLDS
+        else:
+            continue
+        is_used = not UNUSED_SHARE <= own.zero_gradient_share < 1.0
+        is_certain = norm < COLLAPSED * largest and is_used
+        yield Symptom(
+            variable.path,
+            pull,
+            f"the norm of the weights is {number(norm)}, {size}, and {text.format(multiple(pull))} "
+            f"(threshold {multiple(threshold)})",
+            "warning" if is_certain else "note",
+        )
 
 
 def too_large_updates(report: Report) -> Iterator[Symptom]:
@@ -365,6 +398,8 @@ def too_large_updates(report: Report) -> Iterator[Symptom]:
 
 
 def deciding_epsilon(report: Report) -> Iterator[Symptom]:
+    if any(variable.is_gone for variable in sampled(report)):
+        return
     lengths = {each.path: each.relative_length for each in sampled(report) if each.is_layer}
     longest = max((x for x in lengths.values() if math.isfinite(x)), default=0.0)
     threshold = max(EPSILON_BRAKE * longest, EPSILON_BRAKE_OF_ALL)
@@ -539,8 +574,8 @@ def _arithmetic_dtype(settings: VariableSettings) -> str:
 
 
 def _ratio(part: float, whole: float) -> float:
-    """Return part / whole, which is 0 where there is no part."""
-    if not part > 0.0:
+    """Return part / whole, which is 0 where there is no part or the whole is not known."""
+    if not part > 0.0 or math.isnan(whole):
         return 0.0
     return part / whole if whole > 0.0 else math.inf
 

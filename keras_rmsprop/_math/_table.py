@@ -69,8 +69,10 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
     after = {name: ops.where(made, measured[name], before[name]) for name in MEASURED}
     for name in ("learning_rate", "weight_norm"):
         now, largest = measured[name], before[f"largest_{name}"]
-        # It is NaN at first, as is a rate that is not the same for all variables.
-        grows = ops.logical_and(made, ops.logical_or(now > largest, ops.isnan(largest)))
+        # It is NaN at first. A rate is NaN where it is not the same for all variables, and a norm
+        # may be infinite until better weights are loaded.
+        grows = ops.logical_or(now > largest, ops.isnan(largest))
+        grows = ops.logical_and(made, ops.logical_and(ops.isfinite(now), grows))
         after[f"largest_{name}"] = ops.where(grows, now, largest)
     events = {
         "sampled": made,

@@ -57,7 +57,12 @@ def test_events_are_in_the_file_as_soon_as_they_are_written(tmp_path):
 
 def test_optimizers_of_other_names_have_runs_and_keys_of_their_own(tmp_path):
     # Each file hides what earlier ones of its run say of later steps.
-    runs = {"rmsprop": "optimizer", "généré": "optimizer_généré", "a/../b c": "optimizer_a_.._b_c"}
+    runs = {
+        "rmsprop": "optimizer",
+        "généré": "optimizer_généré",
+        "a/b c": "optimizer_a%2Fb c",
+        "a%2Fb c": "optimizer_a%252Fb c",
+    }
     for steps, start in (((10, 20), 0), ((20, 30), 10)):
         files = [_events.EventFile(tmp_path, name, start) for name in runs]
         for step in steps:

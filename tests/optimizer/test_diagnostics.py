@@ -284,6 +284,7 @@ def test_a_skipped_call_is_counted_and_changes_nothing_else():
     before = run.optimizer.diagnostics()
     bad = gradients_of(rng)
     bad[1][2] = np.inf
+    run.optimizer.learning_rate = 1e-12
     run.optimizer.apply(list(map(ops.convert_to_tensor, bad)), run.weights)
     after = run.optimizer.diagnostics()
     assert after.skipped_steps == 1
@@ -306,6 +307,21 @@ def test_a_nan_that_is_not_skipped_is_counted():
     assert math.isnan(report.variables["bias"].update_norm)
     assert report.variables["kernel"].nonfinite == 0
     check(report.variables["kernel"], run.found["kernel"], 1e-5)
+
+
+def test_the_largest_norm_so_far_and_the_steps_at_rest_are_kept():
+    weight = keras.Variable([1.0, 1.0], name="w")
+    optimizer = RMSprop(diagnostics=Diagnostics(every=1))
+    seen = []
+    # 1.01e-4 of the largest rate is not yet at rest.
+    rates = (1e-3, 1e-2, 1.01e-6, 0.99e-6, 0.0, 1e-2)
+    for rate, value in zip(rates, (3.0, 5.0, np.inf, 4.0, np.nan, 2.0), strict=True):
+        optimizer.learning_rate = rate
+        weight.assign([value, 0.0])
+        optimizer.apply([ops.ones(2)], [weight])
+        own = optimizer.diagnostics().variables["w"]
+        seen.append((own.largest_weight_norm, own.at_rest))
+    assert seen == [(3.0, 0), (5.0, 0), (5.0, 0), (5.0, 1), (5.0, 2), (5.0, 2)]
 
 
 def test_half_precision_weights_that_no_longer_move_are_counted():
@@ -396,7 +412,7 @@ def test_bad_settings_are_refused(value, words):
 
 
 def test_only_a_name_that_was_given_is_reported():
-    class Own_RMS(RMSprop):  # noqa: N801
+    class OwnRMS(RMSprop):
         pass
 
     def name_of(optimizer):
@@ -404,9 +420,9 @@ def test_only_a_name_that_was_given_is_reported():
 
     # Keras numbers them.
     assert {name_of(RMSprop(diagnostics=True)) for _ in range(3)} == {"rmsprop"}
-    assert {name_of(Own_RMS(diagnostics=True)) for _ in range(3)} == {"rmsprop"}
+    assert {name_of(OwnRMS(diagnostics=True)) for _ in range(3)} == {"own_rms"}
     assert name_of(conventions.tf1(0.01, diagnostics=True)) == "rmsprop"
-    for name in ("critic", "rms_1", "rm_sprop_critic"):
+    for name in ("critic", "rmsprop_1", "rm_sprop_critic", "rm_sprop_x1", "Own_RMS"):
         optimizer = RMSprop(diagnostics=True, name=name)
         assert name_of(optimizer) == name
         assert name_of(RMSprop.from_config(optimizer.get_config())) == name
@@ -486,9 +502,10 @@ def test_the_table_is_no_state():
     assert watching.diagnostics().total.sampled == 1
 
 
-def test_added_variables_are_watched_too():
+@pytest.mark.parametrize("histograms", [False, True])
+def test_added_variables_are_watched_too(histograms):
     first, second = (keras.Variable([1.0, 2.0], name=name) for name in "ab")
-    optimizer = RMSprop(diagnostics=Diagnostics(every=1))
+    optimizer = RMSprop(diagnostics=Diagnostics(every=1, histograms=histograms))
     optimizer.apply([ops.ones(2)], [first])
     count = len(optimizer.variables)
     before = optimizer.diagnostics()
@@ -498,11 +515,17 @@ def test_added_variables_are_watched_too():
     assert list(added.variables) == ["b", "a"]
     assert (added.variables["a"], added.total) == (before.variables["a"], before.total)
     assert added.variables["b"].sampled == 0
+    if histograms:
+        for old, new in zip(before.histograms["a"], added.histograms["a"], strict=True):
+            assert new.sum() == 2
+            np.testing.assert_array_equal(new, old)
     optimizer.apply([ops.ones(2)] * 2, [second, first])
     after = optimizer.diagnostics()
     assert [own.sampled for own in (*after.variables.values(), after.total)] == [1, 2, 2]
     # A slot more, and no second table.
     assert len(optimizer.variables) == count + 1
+    optimizer.add_variables([], groups={"b": {"learning_rate": 0.5}})
+    assert optimizer.diagnostics().variables == after.variables
 
 
 def test_a_callable_rate_is_asked_once_a_step():

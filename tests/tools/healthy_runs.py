@@ -198,6 +198,17 @@ HEALTHY: dict[str, Run] = {
         networks.dense(), steps=300, every=20, learning_rate=3e-3, weight_decay=1.0
     ),
     "dense, l2": lambda: train(networks.dense(), steps=300, every=20, learning_rate=3e-3, l2=0.01),
+    "bag of words, weight decay": lambda: train(
+        networks.bag_of_words(), steps=300, every=20, learning_rate=1e-2, weight_decay=0.1
+    ),
+    "dense, a rate that drops to 0.001 of the first": lambda: train(
+        networks.dense(),
+        learning_rate=keras.optimizers.schedules.PiecewiseConstantDecay([20], [1e-2, 1e-5]),
+    ),
+    "dense, a cubic schedule": lambda: train(
+        networks.dense(),
+        learning_rate=keras.optimizers.schedules.PolynomialDecay(1e-2, STEPS, 0.0, power=3),
+    ),
     "dense, from averages of 1": lambda: train(networks.dense(), initial_square_average=1.0),
     "dense, a frozen group": lambda: train(
         networks.dense(), groups={"dense/.*/bias": {"learning_rate": 0.0}}

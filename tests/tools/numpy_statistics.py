@@ -132,7 +132,7 @@ def _after(step: Step, before: Statistics, parts: Sequence[Elements]) -> Statist
     """Return the statistics of variables after a step, given those before it."""
     e = Elements(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     rate = float(e.learning_rate[0]) if np.ptp(e.learning_rate) == 0.0 else math.nan
-    largest_rate = float(np.fmax(before.largest_learning_rate, rate))
+    largest_rate = _larger(before.largest_learning_rate, rate)
     with np.errstate(all="ignore"):
         return Statistics(
             gradient_norm=_norm(e.gradient),
@@ -151,14 +151,18 @@ def _after(step: Step, before: Statistics, parts: Sequence[Elements]) -> Statist
             learning_rate=rate,
             step=step.number,
             largest_learning_rate=largest_rate,
-            largest_weight_norm=float(np.fmax(before.largest_weight_norm, _norm(e.weight))),
+            largest_weight_norm=_larger(before.largest_weight_norm, _norm(e.weight)),
             sampled=before.sampled + 1,
             clipped=before.clipped + bool(np.any(e.is_clipped)),
             all_zero=before.all_zero + bool(np.all(e.gradient == 0.0)),
-            at_rest=before.at_rest + bool(rate < 1e-3 * largest_rate),
+            at_rest=before.at_rest + bool(rate < 1e-4 * largest_rate),
             nonfinite=before.nonfinite + bool(np.any(~np.isfinite(e.gradient))),
             skipped=before.skipped,
         )
+
+
+def _larger(largest: float, now: float) -> float:
+    return float(np.fmax(largest, now)) if math.isfinite(now) else largest
 
 
 def elements_of(step: Step, variables: Mapping[str, Variable]) -> dict[str, Elements]:

@@ -143,6 +143,14 @@ def half_precision(rate: float) -> Iterator[Report]:
     return train(problem, steps=30, learning_rate=rate)
 
 
+def small_weights() -> Problem:
+    """Return a problem whose network begins with weights a tenth as large as usual."""
+    problem = networks.dense()
+    for layer in problem.model.layers:
+        layer.kernel.assign(0.1 * layer.kernel)
+    return problem
+
+
 def decayed(steps: int) -> Iterator[Report]:
     """Train by a schedule from 0.001 to 0 in 40 steps."""
     rate = keras.optimizers.schedules.PolynomialDecay(1e-3, 40, end_learning_rate=0.0)
@@ -211,12 +219,17 @@ PLANTED: dict[str, Planted] = {
         lambda: train(networks.dense(), steps=150, weight_decay=100.0),
         "weight decay dominates",
         ".*kernel",
-        besides=("dead gradients",),
     ),
     "l2, a penalty of 0.1": Planted(
         lambda: train(networks.dense(), steps=150, learning_rate=3e-3, l2=0.1),
         "weight decay dominates",
         ".*kernel",
+    ),
+    "a weight decay of 10, from small weights": Planted(
+        lambda: train(small_weights(), learning_rate=3e-3, weight_decay=10.0),
+        "weight decay dominates",
+        ".*kernel",
+        "note",
     ),
     "dead units": Planted(dead_units, "dead gradients", "dense/(hidden_[12]/.*|last/kernel)"),
     "a bias without effect": Planted(
@@ -225,7 +238,7 @@ PLANTED: dict[str, Planted] = {
         "first/bias",
         "note",
     ),
-    "a schedule that has ended": Planted(lambda: decayed(45), "vanished learning rate", ".*"),
+    "a schedule that has ended": Planted(lambda: decayed(50), "vanished learning rate", ".*"),
     "a schedule that is too fast": Planted(halved_too_often, "vanished learning rate", ".*"),
     "a rate of 0": Planted(
         lambda: train(networks.dense(), steps=30, learning_rate=0.0), "vanished learning rate", ".*"

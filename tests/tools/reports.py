@@ -124,7 +124,7 @@ class Reporting(keras.optimizers.RMSprop):
     """
 
     def __init__(self, paths: tuple[str, ...] = ("kernel", "bias"), **arguments: Any) -> None:
-        super().__init__(**arguments)
+        super().__init__(**{"name": "rmsprop", **arguments})
         self.paths = paths
         self.findings: list[Finding] = []
         self.histograms: dict[str, Histograms] = {}
