@@ -53,9 +53,10 @@ def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Li
     wait = contenders.for_backend(backend).wait
     steps = min(how.steps, 5) if settings.quick else how.steps
     if steps > 1:
-        # A block of so many steps takes up to half a minute, and averages over slowdowns itself.
+        # A block of so many steps takes up to ten seconds, and averages over slowdowns itself. What
+        # differs is the placement in memory, so rebuild rather than repeat.
         settings = dataclasses.replace(
-            settings, rounds=3, builds=min(settings.builds, 1), close_seconds=0.0
+            settings, rounds=1, builds=5 if settings.builds else 0, close_seconds=0.0
         )
     deviations: dict[str, float] = {}
 
