@@ -1,7 +1,6 @@
 """Report the statistics that an optimizer has sampled of its steps."""
 
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from keras_rmsprop._diagnostics._report import (
 from keras_rmsprop._execution import engine
 from keras_rmsprop._math import _step
 from keras_rmsprop._math._statistics import COLUMNS, EDGES
+from keras_rmsprop._private import to_snake_case
 from keras_rmsprop._settings._sampling import Diagnostics
 from keras_rmsprop._variables import _pairing
 from keras_rmsprop._variables._watch import Watch
@@ -47,16 +47,13 @@ def report_of(optimizer: Any, base: type, asked: Diagnostics | None) -> Report:
         why = _why_less(optimizer, base)
         report = _report(optimizer, asked, watch.watched.positions, table, why)
     is_nothing = not (report.total.sampled or report.total.skipped)
-    if why is None and is_nothing and report.iterations >= asked.every and not _samples_traces():
+    is_overdue = is_nothing and report.iterations >= asked.every
+    # Elsewhere steps in traced functions are sampled, too.
+    if why is None and is_overdue and engine.TRACED_VARIABLES is None:
         return report._replace(
             reason="no step has been sampled so far, and those in `torch.compile` never are"
         )
     return report
-
-
-def _samples_traces() -> bool:
-    """Whether steps in traced functions are sampled."""
-    return engine.TRACED_VARIABLES is not None
 
 
 def name_in_reports(optimizer: Any) -> str:
@@ -66,20 +63,14 @@ def name_in_reports(optimizer: Any) -> str:
     a training should not depend on what was tried before it.
     """
     name: str = optimizer.name
-    by_class = _in_snake_case(type(optimizer).__name__)
-    if re.fullmatch(rf"{by_class}(_\d+)?", name):
+    by_class = to_snake_case(type(optimizer).__name__)
+    if _pairing.without_number(name) == by_class:
         name = by_class
     return NAME if name in _NAMES_BY_DEFAULT else name
 
 
 # "RMSprop" in snake case, and what tf_keras and TF1 call theirs.
 _NAMES_BY_DEFAULT = {"rm_sprop", "RMSprop", "RMSProp", ""}
-
-
-def _in_snake_case(name: str) -> str:
-    """Return what Keras makes of the name of a class."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _report(

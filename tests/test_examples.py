@@ -18,6 +18,7 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import conventions
 from tests.conftest import BACKEND
+from tests.tools.environment import as_of_a_user
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -229,8 +230,7 @@ def test_diamonds_runs_from_any_folder_without_a_network_and_with_empty_stderr(
     tmp_path: Path,
 ) -> None:
     # As for a new user: no data folder, no network, and TensorFlow's default logging.
-    unset = {"SEABORN_DATA", "TF_CPP_MIN_LOG_LEVEL"}
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment = as_of_a_user("SEABORN_DATA")
     no_network = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, EXAMPLES / "diamonds.py", "--quick", "--output", tmp_path / "pictures"],

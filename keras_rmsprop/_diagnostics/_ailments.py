@@ -325,11 +325,7 @@ AILMENTS: dict[str, Ailment] = {
             "and compute in half precision: `keras.config.set_dtype_policy('mixed_bfloat16')`."
         ),
         rule=_symptoms.stuck_weights,
-        explained_by=(
-            "non-finite weights",
-            "weight decay dominates",
-            "epsilon decides",
-        ),
+        explained_by=("non-finite weights", "weight decay dominates", "epsilon decides"),
     ),
     "too small updates": Ailment(
         number="`update_ratio`",

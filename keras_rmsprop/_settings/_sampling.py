@@ -18,9 +18,9 @@ class Diagnostics:
     Args:
         every: a step is sampled every so many, the first one to begin with; an integer >= 1.
             Default 700: on two CPU cores a sampled eager step takes as long as 4 to 14 others,
-            which makes 2 % at most. In a short training choose a
-            smaller number. On JAX and TensorFlow a sample also needs the memory of a second copy of
-            the weights, slots and gradients, those of at least 2**22 elements apart.
+            which makes 2 % at most. In a short training choose a smaller number. On JAX and
+            TensorFlow a sample also needs the memory of a second copy of the weights, slots and
+            gradients, those of at least 2**22 elements apart.
         variables: None for all variables, or a pattern of paths, or several of them: an exact path
             or a regular expression that matches a whole path, with or without the model's name, as
             in `groups`. Default None.

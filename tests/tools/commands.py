@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from keras_rmsprop._command_line import program
 from tests.tools import models
+from tests.tools.environment import as_of_a_user
 from tests.tools.models import Array
 
 HALF = 3
@@ -70,11 +71,10 @@ def process(*arguments: object, instead: Path | None = None, **environment: str)
         instead: None, or a folder of modules that take the place of installed ones.
         **environment: further environment variables.
     """
-    inherited = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     folders = [str(folder) for folder in (instead, Path(__file__).parents[2]) if folder is not None]
     done = subprocess.run(
         [sys.executable, "-m", "keras_rmsprop", *map(str, arguments)],
-        env={**inherited, "PYTHONPATH": os.pathsep.join(folders), **environment},
+        env={**as_of_a_user(), "PYTHONPATH": os.pathsep.join(folders), **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,6 @@ that fails, or that writes to stderr, such as a warning, makes this fail; nothin
 """
 
 import argparse
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+
+from tests.tools.environment import as_of_a_user
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "tour.py"
 NOTEBOOK = SCRIPT.with_suffix(".ipynb")
@@ -43,8 +44,6 @@ def execute(notebook: Any) -> None:
 
     Raises: nbclient.exceptions.CellExecutionError if a cell fails.
     """
-    # As for a reader, the tour decides how much of TensorFlow's native code's log is shown.
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     NotebookClient(
         notebook,
         timeout=LIMIT,
@@ -54,7 +53,8 @@ def execute(notebook: Any) -> None:
         # The kernel warns that what it says on this machine is not encrypted.
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(SCRIPT.parent)}},
-    ).execute(env=environment)
+        # The tour decides how much is shown of the log of TensorFlow's native code.
+    ).execute(env=as_of_a_user())
     # The version of Python, among others.
     notebook.metadata["language_info"] = {"name": "python"}
 
