@@ -168,10 +168,27 @@ class Sampled(NamedTuple):
         return self.statistics.learning_rate * self.settings.weight_decay
 
     @property
+    def decay_pull(self) -> float:
+        """How long a step of decay is, relative to the rest of the step."""
+        return _ratio(self.decay * self.statistics.weight_norm, self.statistics.update_norm)
+
+    @property
+    def penalty(self) -> float:
+        """How long the gradient of the penalty `l2` is; 0 if it moves nothing."""
+        own = self.statistics
+        return self.settings.l2 * own.weight_norm if own.learning_rate > 0.0 else 0.0
+
+    @property
+    def penalty_pull(self) -> float:
+        """How long that is, relative to the gradient of the loss."""
+        return _ratio(self.penalty, self.statistics.clipped_gradient_norm)
+
+    @property
     def is_gone(self) -> bool:
         """Whether decay has left nothing of its weights."""
-        decays = self.settings.weight_decay > 0.0 or self.settings.l2 > 0.0
-        return decays and self.statistics.weight_norm < GONE * self.statistics.largest_weight_norm
+        own = self.statistics
+        is_pulled = self.is_layer and max(self.decay_pull, self.penalty_pull) >= DECAY_PULL
+        return is_pulled and own.weight_norm < GONE * own.largest_weight_norm
 
     @property
     def longest_plain_step(self) -> float:
@@ -284,7 +301,7 @@ def exploding_centered_steps(report: Report) -> Iterator[Symptom]:
 
 
 def dead_gradients(report: Report) -> Iterator[Symptom]:
-    if any(variable.is_gone for variable in sampled(report)):
+    if _vanish_with_weights(report):
         return
     alive = {_layer_of(path) for path, own, _ in sampled(report) if own.zero_gradient_share < 1.0}
     for variable in sampled(report):
@@ -332,22 +349,25 @@ def vanished_learning_rate(report: Report) -> Iterator[Symptom]:
 
 def strong_decay(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
-        own, settings = variable.statistics, variable.settings
+        own = variable.statistics
         norm, largest = own.weight_norm, own.largest_weight_norm
-        is_judged = variable.is_layer and variable.is_past_start and own.learning_rate > 0.0
-        if not is_judged:
+        if not (variable.is_layer and variable.is_past_start):
             continue
         # Where gradients are 0 for another reason, that has a rule of its own.
         if own.zero_gradient_share == 1.0 and not variable.is_gone:
             continue
-        pulls = {
-            f"weight decay, which takes {percent(variable.decay)} of each weight in a step, is "
-            "{} as long as the rest of the step": _ratio(variable.decay * norm, own.update_norm),
-            f"the gradient {number(settings.l2 * norm)} of the penalty `l2` is {{}} as long as "
-            "that of the loss": _ratio(settings.l2 * norm, own.clipped_gradient_norm),
-        }
-        text, pull = max(pulls.items(), key=lambda two: two[1])
-        fresh = fresh_norm(settings.size)
+        pull = max(variable.decay_pull, variable.penalty_pull)
+        if variable.decay_pull == pull:
+            pulled = (
+                f"weight decay, which takes {percent(variable.decay)} of each weight in a step, is "
+                f"{multiple(pull)} as long as the rest of the step"
+            )
+        else:
+            pulled = (
+                f"the gradient {number(variable.penalty)} of the penalty `l2` is "
+                f"{multiple(pull)} as long as that of the loss"
+            )
+        fresh = fresh_norm(variable.settings.size)
         if norm < SHRUNKEN * largest and pull >= DECAY_PULL:
             size = (
                 f"{percent(norm / largest)} of the largest that was sampled (threshold "
@@ -367,7 +387,7 @@ def strong_decay(report: Report) -> Iterator[Symptom]:
         yield Symptom(
             variable.path,
             pull,
-            f"the norm of the weights is {number(norm)}, {size}, and {text.format(multiple(pull))} "
+            f"the norm of the weights is {number(norm)}, {size}, and {pulled} "
             f"(threshold {multiple(threshold)})",
             "warning" if is_certain else "note",
         )
@@ -398,7 +418,7 @@ def too_large_updates(report: Report) -> Iterator[Symptom]:
 
 
 def deciding_epsilon(report: Report) -> Iterator[Symptom]:
-    if any(variable.is_gone for variable in sampled(report)):
+    if _vanish_with_weights(report):
         return
     lengths = {each.path: each.relative_length for each in sampled(report) if each.is_layer}
     longest = max((x for x in lengths.values() if math.isfinite(x)), default=0.0)
@@ -571,6 +591,11 @@ def _layer_of(path: str) -> str:
 
 def _arithmetic_dtype(settings: VariableSettings) -> str:
     return "float64" if settings.dtype == "float64" else "float32"
+
+
+def _vanish_with_weights(report: Report) -> bool:
+    """Whether gradients are small because decay has left nothing of the weights behind them."""
+    return any(variable.is_gone for variable in sampled(report))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -139,6 +139,8 @@ USUAL = Statistics(
 
 # Of which all gradients were 0 in the last two samples.
 DEAD: dict[str, Any] = {"zero_gradient_share": 1.0, "all_zero": 2}
+# Of which less than a hundredth is left besides.
+DEAD_AND_GONE = DEAD | {"weight_norm": 0.09, "update_norm": 0.0, "clipped_gradient_norm": 0.0}
 
 
 def report_of(
@@ -296,9 +298,18 @@ EDGES: list[tuple[str, str | None, Mapping[str, Any], Mapping[str, Any], Mapping
         {},
     ),
     ("dead gradients", "warning", DEAD | {"weight_norm": 0.11}, {"weight_decay": 9.0}, {}),
-    ("dead gradients", None, DEAD | {"weight_norm": 0.09}, {"weight_decay": 9.0}, {}),
-    ("dead gradients", None, DEAD | {"weight_norm": 0.09}, {"l2": 9.0}, {}),
-    ("dead gradients", "warning", DEAD | {"weight_norm": 0.09}, {}, {}),
+    ("dead gradients", None, DEAD_AND_GONE, {"weight_decay": 9.0}, {}),
+    ("dead gradients", None, DEAD_AND_GONE, {"l2": 9.0}, {}),
+    ("dead gradients", "warning", DEAD_AND_GONE, {}, {}),
+    # A bias may well be near 0, and a norm was larger once for other reasons than decay.
+    ("dead gradients", "warning", DEAD_AND_GONE, {"l2": 9.0}, {"path": "layer/bias"}),
+    (
+        "dead gradients",
+        "warning",
+        DEAD_AND_GONE | {"update_norm": 0.1},
+        {"weight_decay": 9.0},
+        {},
+    ),
     ("epsilon decides", None, {**BRAKED, "weight_norm": 0.09}, {"weight_decay": 9.0}, {}),
     # They began as small: size**(1/4) is 10.
     (
