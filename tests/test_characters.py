@@ -180,7 +180,8 @@ def test_tensorboard_shows_the_runs(
         browser.wait_until("a line", lambda: colourful_parts(browser, "scalar-card canvas")[0])
 
         browser.open(f"{url}#histograms")
-        assert browser.wait_for("a histogram", HISTOGRAMS) >= len(FAULTS)
+        # They come one after the other.
+        browser.wait_until("histograms", lambda: browser.run(HISTOGRAMS) >= len(FAULTS))
         _, failed = browser.requests()
         assert failed == []
         assert browser.complaints("SEVERE") == []
