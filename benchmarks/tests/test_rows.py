@@ -143,7 +143,7 @@ def test_sampled_and_other_steps_are_checked_and_compared(monkeypatch):
     for case in ("conv160", "matrix"):
         monkeypatch.setitem(CASES, case, [(3, 2), (2,)])
     rows = list(registry.rows(BACKEND, quick=False, only="diagnostics/"))
-    assert {row.config for row in rows} == {"sampled", "not sampled", "by default"}
+    assert {row.config for row in rows} == {"sampled", "not sampled", "one in ten"}
     for row in rows:
         for line in row.measure(TINY):
             assert "median" in line

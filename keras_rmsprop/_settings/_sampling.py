@@ -7,8 +7,8 @@ from typing import Any
 from keras_rmsprop._variables._patterns import problem_of
 
 # So that sampling costs at most 2 % on average, eagerly on two CPU cores: a sampled step took as
-# long as 4 to 10 others on JAX and TensorFlow, and 13 on torch (`benchmarks/diagnostics.py`).
-EVERY = 700
+# long as 4 to 10 others on JAX and TensorFlow, and 13 to 23 on torch (`benchmarks/diagnostics.py`).
+EVERY = 1500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Diagnostics:
 
     Args:
         every: a step is sampled every so many, the first one to begin with; an integer >= 1.
-            Default 700: on two CPU cores a sampled eager step takes as long as 4 to 14 others,
+            Default 1500: on two CPU cores a sampled eager step takes as long as 4 to 23 others,
             which makes 2 % at most. In a short training choose a smaller number. On JAX and
             TensorFlow a sample also needs the memory of a second copy of the weights, slots and
             gradients, those of at least 2**22 elements apart.
