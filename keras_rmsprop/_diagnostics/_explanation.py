@@ -121,6 +121,10 @@ def summary(report: Report) -> Iterator[str]:
         f"{made}, {total.sampled:,} of them sampled ({how_often}). The numbers are those of step "
         f"{total.step:,}."
     )
+    # A loaded optimizer has made steps before its first sample.
+    for_ten = (report.iterations - total.step) // 10
+    if total.sampled == 1 and for_ten:
+        yield f"In a short training pass `diagnostics=Diagnostics(every={for_ten})`."
     yield _rate(report)
     yield _gradient(report)
     yield from _movement(report)

@@ -41,6 +41,22 @@ def test_before_the_first_sample_nothing_is_judged() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "made", "sampled", "advised"),
+    [(1, 81, 1, "8"), (1, 11, 1, "1"), (5001, 5081, 1, "8"), (1, 10, 1, None), (51, 99, 2, None)],
+)
+def test_where_one_step_was_sampled_more_are_advised(
+    first: int, made: int, sampled: int, advised: str | None
+) -> None:
+    one = USUAL._replace(step=first, sampled=sampled)
+    text = flat(explain(report_of(one, total=one, iterations=made, every=1500)))
+    advice = f"In a short training pass `diagnostics=Diagnostics(every={advised})`."
+    if advised is None:
+        assert "In a short training" not in text
+    else:
+        assert f"those of step {first:,}. {advice}" in text
+
+
 def test_if_every_sampled_call_was_skipped_that_is_said() -> None:
     none = Statistics(skipped=3)
     explanation = explain(report_of(none, total=none, iterations=0, every=1, skipped_steps=3))
