@@ -150,10 +150,11 @@ def test_the_page_shows_its_charts_and_says_what_is_wrong(
 ) -> None:
     page = runs[fault].folder / "diagnostics.html"
     browser.open(page.as_uri())
-    browser.wait_for("a drawn chart", f"return {DRAWN}.every(([_, drawn]) => drawn > 0)")
-    assert [name for name, _ in browser.run(f"return {DRAWN}")] == [
-        f"chart-{name}" for name in CHARTS
-    ]
+    names = [f"chart-{name}" for name in CHARTS]
+    browser.wait_until(
+        "what the charts draw",
+        lambda: [name for name, drawn in browser.run(f"return {DRAWN}") if drawn] == names,
+    )
     for sentence in said:
         assert sentence in browser.text
     assert ("Warning:" in browser.text) == (fault != "none")
@@ -164,7 +165,7 @@ def test_the_page_shows_its_charts_and_says_what_is_wrong(
     assert browser.complaints("WARNING", "SEVERE") == []
 
     browser.fit_page()
-    assert all(colourful_parts(browser, ".js-plotly-plot"))
+    browser.wait_until("colours", lambda: all(colourful_parts(browser, ".js-plotly-plot")))
 
 
 def test_tensorboard_shows_the_runs(
@@ -172,15 +173,13 @@ def test_tensorboard_shows_the_runs(
 ) -> None:
     with tensorboard(output / "characters", tmp_path / "log") as url:
         browser.open(f"{url}#timeseries")
+        # All that it shows comes one after the other.
         browser.wait_for("the last step", "return /\\b58\\b/.test(document.body.innerText)")
-        for fault in FAULTS:
-            assert f"{fault}/tensorboard/optimizer" in browser.text
-        assert "gradient_norm" in browser.text
-        # Lines are drawn some frames after the axes.
+        shown = {*(f"{fault}/tensorboard/optimizer" for fault in FAULTS), "gradient_norm"}
+        browser.wait_until("runs", lambda: all(name in browser.text for name in shown))
         browser.wait_until("a line", lambda: colourful_parts(browser, "scalar-card canvas")[0])
 
         browser.open(f"{url}#histograms")
-        # They come one after the other.
         browser.wait_until("histograms", lambda: browser.run(HISTOGRAMS) >= len(FAULTS))
         _, failed = browser.requests()
         assert failed == []
