@@ -7,11 +7,13 @@ long as `SHARE * EVERY` steps.
 """
 
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
 
 import keras_rmsprop
-from benchmarks import contenders
+from benchmarks import contenders, training
 from benchmarks.contenders import built
 from benchmarks.measure import Contender, Settings, compare
 from benchmarks.problems import CASES, EPSILON, LEARNING_RATE, Problem
@@ -37,22 +39,27 @@ EVERY = Diagnostics().every
 # Of the time of steps without diagnostics.
 SHARE = 0.02
 
+# Only the first step is sampled, before the clock runs.
+_NEVER_AGAIN = Diagnostics(every=10**9)
+
 _CASES = {
     # In less than four steps.
     "sampled": _Case(1, 0.25),
-    # Only the first step is sampled, before the clock runs.
-    "not sampled": _Case(10**9, 0.98),
+    "not sampled": _Case(_NEVER_AGAIN.every, 1.0 - SHARE),
     # With what a sample leaves in the caches; each time with one.
     "one in ten": _Case(10, 10.0 / (10.0 + SHARE * EVERY), 10),
 }
 
 
 def rows(backend: str) -> Iterator[Row]:
-    """Steps that are sampled, that are not, and ten of which one is."""
+    """Steps that are sampled, that are not, and ten of which one is; steps of `fit`."""
     for case in ("conv160", "matrix"):
         for name, how in _CASES.items():
             measure = functools.partial(_measure, backend, case, how)
             yield Row("diagnostics", "eager", name, case, measure)
+    for case in training.TASKS:
+        # A step of `fit` asks itself whether it is sampled.
+        yield Row("diagnostics", "fit", "not sampled", case, functools.partial(_measure_fit, case))
 
 
 def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Line]:
@@ -81,6 +88,15 @@ def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Li
         settings,
         {WITHOUT: how.target},
     )
+
+
+def _measure_fit(case: str, settings: Settings) -> list[Line]:
+    optimizers: dict[str, Callable[..., Any]] = {
+        OURS: functools.partial(keras_rmsprop.RMSprop, diagnostics=_NEVER_AGAIN),
+        WITHOUT: keras_rmsprop.RMSprop,
+    }
+    made = {name: (keras, optimizer) for name, optimizer in optimizers.items()}
+    return training.compared(case, made, settings, {WITHOUT: 1.0 - SHARE})
 
 
 def _watched(problem: Problem, every: int) -> peers.OnKeras:

@@ -1,7 +1,7 @@
 """Time the steps of `model.fit` for an MLP, a small ResNet and an LSTM."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -81,6 +81,28 @@ def rows(backend: str) -> Iterator[Row]:
 
 
 def _measure(backend: str, case: str, settings: Settings) -> list[Line]:
+    optimizers = {name: (keras, made) for name, made in OPTIMIZERS.items()}
+    if backend == "tensorflow":
+        import tf_keras
+
+        optimizers["tf_keras"] = tf_keras, tf_keras.optimizers.RMSprop
+    return compared(case, optimizers, settings, NO_SLOWER)
+
+
+def compared(
+    case: str,
+    optimizers: Mapping[str, tuple[ModuleType, Callable[..., Any]]],
+    settings: Settings,
+    targets: Mapping[str, float],
+) -> list[Line]:
+    """Time `fit` with several optimizers, after checking that they train alike.
+
+    Args:
+        case: the name of a task.
+        optimizers: for each contender `keras` or `tf_keras`, and what makes the optimizer.
+        settings: how long to measure.
+        targets: as for `compare`.
+    """
     task = TASKS[case]
     x, y = task.data()
     keras.utils.set_random_seed(0)
@@ -105,9 +127,5 @@ def _measure(backend: str, case: str, settings: Settings) -> list[Line]:
         arrived.append(got)
         return held_to(largest_deviation(got, arrived[0], start, task.steps), TOLERANCE)
 
-    builders = {name: functools.partial(build, keras, made) for name, made in OPTIMIZERS.items()}
-    if backend == "tensorflow":
-        import tf_keras
-
-        builders["tf_keras"] = functools.partial(build, tf_keras, tf_keras.optimizers.RMSprop)
-    return compare(builders, check, settings, NO_SLOWER)
+    builders = {name: functools.partial(build, *how) for name, how in optimizers.items()}
+    return compare(builders, check, settings, targets)

@@ -140,10 +140,15 @@ def test_fit_is_compared_over_the_same_batches(monkeypatch):
 
 
 def test_sampled_and_other_steps_are_checked_and_compared(monkeypatch):
+    task = training.TASKS["mlp"]._replace(batch=4, steps=2)
+    monkeypatch.setattr(training, "TASKS", {"mlp": task})
     for case in ("conv160", "matrix"):
         monkeypatch.setitem(CASES, case, [(3, 2), (2,)])
     rows = list(registry.rows(BACKEND, quick=False, only="diagnostics/"))
-    assert {row.config for row in rows} == {"sampled", "not sampled", "one in ten"}
+    assert {(row.mode, row.config) for row in rows} == {
+        *(("eager", config) for config in ("sampled", "not sampled", "one in ten")),
+        ("fit", "not sampled"),
+    }
     for row in rows:
         for line in row.measure(TINY):
             assert "median" in line
