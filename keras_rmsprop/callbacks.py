@@ -64,8 +64,8 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
 
     What was written up to an interruption stays. The page is of the last epochs that ended, unless
     the training runs inside `with callback:`, which writes it in any case. A file that cannot be
-    written any more, for example because the disk is full, is left valid with a warning, and the
-    training goes on. An error that `log` raises is passed on.
+    written any more, for example because the disk is full or another callback writes it, too, is
+    left valid with a warning, and the training goes on. An error that `log` raises is passed on.
 
     Args:
         every: read after so many batches, an integer >= 1; None for as many as the steps of which
@@ -128,6 +128,10 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
         self._folder = _checked_path("tensorboard", tensorboard)
         self._csv = _checked_path("csv", csv)
         self._html = _checked_path("html", html)
+        if self._csv is not None and self._csv == self._html:
+            raise ValueError(
+                f"`csv` and `html` must be different files, received csv={csv!r} and html={html!r}."
+            )
         self._log = None if log is None else _with_step(log)
         self._pattern = _selection.checked_pattern("variables", variables)
         self._summary, self._explain = summary, explain
@@ -312,9 +316,12 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
             _page.check_is_page(self._html)
         if self._csv is not None:
             _rows.check_is_table(self._csv)
-        for path in (self._html, self._csv):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+        if self._html is not None:
+            _files.check_replaceable(self._html)
+        if self._csv is not None:
+            self._csv.parent.mkdir(parents=True, exist_ok=True)
+        if self._folder is not None:
+            _events.make_run(self._folder, self._name)
         self._is_started = True
 
     def _look(self) -> Report:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import re
+import shutil
 import types
 
 import keras
@@ -173,7 +174,25 @@ def test_a_pattern_that_matches_nothing_is_refused_before_the_first_step_of_fit(
     assert int(optimizer.iterations) == 0
 
 
-@pytest.mark.parametrize("name", ["csv", "html"])
+def test_a_name_that_is_too_long_for_a_folder_is_an_error_when_training_starts(tmp_path):
+    late = Raising(AssertionError("late"), 1)
+    with pytest.raises(OSError, match="too long"):
+        train(OptimizerDiagnostics(tensorboard=tmp_path), Reporting(name="x" * 300), others=[late])
+
+
+def test_a_page_that_cannot_be_written_is_an_error_when_training_starts(tmp_path, monkeypatch):
+    def refuse(path, *arguments, **keywords):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    with pytest.raises(PermissionError):
+        train(
+            OptimizerDiagnostics(html=tmp_path / "run.html"),
+            others=[Raising(AssertionError("late"), 1)],
+        )
+
+
+@pytest.mark.parametrize("name", ["csv", "html", "tensorboard"])
 def test_a_folder_that_cannot_be_made_is_an_error_when_training_starts(tmp_path, name, monkeypatch):
     def refuse(*arguments, **keywords):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -397,7 +416,7 @@ def test_inside_with_a_training_that_ends_is_written_once(tmp_path):
     assert rows_of(tmp_path / "run.csv") == [2, 4, 6, 8]
 
 
-# Disks that are full.
+# Disks that are full, and files that are not one's own.
 
 
 def full_disk(*_):
@@ -429,6 +448,39 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch, name, file
         rows_of(tmp_path / file) if name == "csv" else [s for s, _ in events_of(tmp_path / file)]
     )
     assert steps == [2]
+
+
+def test_two_optimizers_with_one_file_are_warned(tmp_path):
+    optimizers = [Reporting(name=name) for name in ("generator", "discriminator")]
+    callbacks = [OptimizerDiagnostics(csv=tmp_path / "run.csv", optimizer=o) for o in optimizers]
+    with callbacks[0], callbacks[1]:
+        for optimizer, callback in zip(optimizers, callbacks, strict=True):
+            step(optimizer, 2)
+            callback.read()
+        step(optimizers[0], 4)
+        with pytest.warns(UserWarning, match="`csv`.*such as another OptimizerDiagnostics"):
+            callbacks[0].read()
+        step(optimizers[1], 2)
+        callbacks[1].read()
+    assert rows_of(tmp_path / "run.csv") == [2, 4]
+
+
+def test_a_folder_that_is_removed_does_not_end_the_training(tmp_path):
+    optimizer = Reporting()
+    folder = tmp_path / "run"
+    with OptimizerDiagnostics(
+        csv=folder / "run.csv", tensorboard=folder, optimizer=optimizer
+    ) as callback:
+        step(optimizer, 2)
+        callback.read()
+        shutil.rmtree(folder)
+        step(optimizer, 2)
+        with (
+            pytest.warns(UserWarning, match="`csv`.*could not be written.*removed"),
+            pytest.warns(UserWarning, match="`tensorboard`.*could not be written.*removed"),
+        ):
+            callback.read()
+    assert steps_of(callback.history) == [2, 4]
 
 
 def test_a_page_that_cannot_be_written_does_not_end_the_training(tmp_path, monkeypatch):
@@ -641,6 +693,7 @@ def test_a_folder_is_not_a_file_and_a_file_not_a_folder(tmp_path):
         ({"variables": ["a"]}, r"received variables=\['a'\]"),
         ({"summary": 1}, "received summary=1"),
         ({"explain": None}, "received explain=None"),
+        ({"csv": "run/./a", "html": "run/a"}, "must be different files"),
     ],
 )
 def test_other_arguments_are_checked(arguments, message):

@@ -18,17 +18,25 @@ class Appending:
         Raises: OSError if it cannot be opened.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         # Unbuffered: what was written survives if the process is killed.
         self._file = path.open("ab", buffering=0)
+        self._end = self._file.seek(0, os.SEEK_END)
         # An exception in `fit` leaves nobody to close it.
         self._finalizer = weakref.finalize(self, self._file.close)
 
     def write(self, data: bytes) -> None:
         """Append bytes.
 
-        Raises: OSError if that fails; the file is then as before, if the system permits.
+        Raises: OSError if that fails; the file is then as before, if the system permits. Also if
+            something else has written the file, so that neither would have all of its lines.
         """
         end = self._file.seek(0, os.SEEK_END)
+        if end != self._end or not self._is_there():
+            raise OSError(
+                f"{self._path} was removed, replaced or extended by something else, such as "
+                "another OptimizerDiagnostics. Give each its own files"
+            )
         rest = memoryview(data)
         try:
             while rest:
@@ -37,10 +45,29 @@ class Appending:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)
             raise
+        self._end = end + len(data)
 
     def close(self) -> None:
         """Close the file."""
         self._finalizer()
+
+    def _is_there(self) -> bool:
+        """Whether the path is still that of the file."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that `replace` can write a file.
+
+    Raises: OSError if it cannot.
+    """
+    temporary = _temporary(path)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.touch()
+    temporary.unlink()
 
 
 def replace(path: Path, text: str) -> None:
@@ -52,11 +79,10 @@ def replace(path: Path, text: str) -> None:
 
     Raises: OSError if that fails; the file is then as before.
     """
+    temporary = _temporary(path)
     # A link stays a link.
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by `tempfile`, whose files only their owner can read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # Line ends as given, on every system.
         temporary.write_bytes(text.encode("utf-8"))
@@ -65,3 +91,11 @@ def replace(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary(path: Path) -> Path:
+    """Return where to write what is to replace a file, in the folder that it is in."""
+    path = Path(os.path.realpath(path))
+    # Not by `tempfile`, whose files only their owner can read. The name may be as long as names
+    # can be, of which each letter takes up to four bytes.
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")

@@ -63,6 +63,35 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     file.close()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.unlink(),
+        lambda path: _files.replace(path, "one\n"),
+        lambda path: path.write_bytes(b"one\ntwo\n"),
+    ],
+    ids=["removed", "replaced", "extended"],
+)
+def test_what_something_else_has_written_is_not_extended(tmp_path, change):
+    path = tmp_path / "file"
+    file = _files.Appending(path)
+    file.write(b"one\n")
+    change(path)
+    left = path.read_bytes() if path.exists() else None
+    with pytest.raises(OSError, match="file was removed, replaced or extended by something else"):
+        file.write(b"three\n")
+    assert (path.read_bytes() if path.exists() else None) == left
+    file.close()
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / ("€" * 85)
+    _files.check_replaceable(path)
+    assert list(tmp_path.iterdir()) == []
+    _files.replace(path, "text")
+    assert path.read_text() == "text"
+
+
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     path = tmp_path / "new" / "page.html"
     _files.replace(path, "first")
