@@ -734,7 +734,8 @@ class RMSprop(keras.optimizers.Optimizer):
         with accumulation, the call that completes it. (Inside a function of yours that
         `torch.compile` compiles, no step is.) The statistics of each variable, and of all together,
         are computed from what the step reads, apart from the step itself, whose results do not
-        change. They take little memory, and are not part of the state that is saved.
+        change. They take little memory, are not part of the state that is saved, and begin anew
+        when a state is loaded.
 
         Returns: a report, whose `variables` holds plain numbers by the variable's path, and `total`
             those of all of them; printed, or shown in a notebook, it is a table of the variables
@@ -976,8 +977,14 @@ class RMSprop(keras.optimizers.Optimizer):
 
     def _load(self, state: _state.State) -> None:
         plan = _state.plan_load(self._parts(), state)
+        watch = self._roster.watch
+        # Statistics are of the steps that led to the state.
+        forgotten = [] if watch is None else [(watch.table, watch.table_at_start())]
+        assignments = plan.assignments + forgotten
         with self._gate.read():
-            _op_by_op.write_all_or_nothing(plan.assignments, _state.array_of, _op_by_op.assign)
+            _op_by_op.write_all_or_nothing(assignments, _state.array_of, _op_by_op.assign)
+        if watch is not None:
+            watch.begin_anew()
         self._last_load.report = plan.report
         # The state of an optimizer that was not built has no slots to report.
         words = _state.message(plan.report) if state.slots else None

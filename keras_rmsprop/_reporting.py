@@ -96,8 +96,13 @@ def _report(
         variables=dict(zip(paths, rows, strict=False)),
         total=rows[-1] if rows else Statistics(),
         settings={
-            path: _settings_of(roster.weights[i], own, plan is not None and plan.decayed[i])
-            for path, i, own in zip(paths, positions, settings, strict=True)
+            path: _settings_of(
+                roster.weights[i],
+                own,
+                plan is not None and plan.decayed[i],
+                roster.watch.samples_before[row],
+            )
+            for row, (path, i, own) in enumerate(zip(paths, positions, settings, strict=True))
         },
         histograms={
             path: Histograms(*np.split(bins.astype(np.int64), [len(EDGES) + 1]))
@@ -108,7 +113,7 @@ def _report(
     )
 
 
-def _settings_of(weight: Any, own: Any, decays: bool) -> VariableSettings:
+def _settings_of(weight: Any, own: Any, decays: bool, samples_before: int) -> VariableSettings:
     given = {name: getattr(own, name) for name in VariableSettings._fields if hasattr(own, name)}
     given |= {
         "dtype": _step.dtype_of(weight),
@@ -116,6 +121,7 @@ def _settings_of(weight: Any, own: Any, decays: bool) -> VariableSettings:
         "weight_decay": own.weight_decay if decays else 0.0,
         # How long a gradient is once it is transformed is not known.
         "l2": own.l2 if own.transform is None else 0.0,
+        "samples_before": samples_before,
     }
     return VariableSettings(**given)
 

@@ -111,6 +111,8 @@ class VariableSettings(NamedTuple):
     lr_in_momentum: bool
     initial_square_average: float
     state_dtype: str | None
+    # The samples of the optimizer's steps before it was given the variable.
+    samples_before: int = 0
 
 
 # What an optimizer without a name of its own is called.

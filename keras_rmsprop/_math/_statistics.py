@@ -329,7 +329,10 @@ def totals_of_rows(
 def unit_of(largest: Tensor) -> Tensor:
     """Return the unit in which squares neither overflow nor underflow."""
     one = ops.ones_like(largest)
-    return ops.where(ops.logical_and(largest > 0.0, ops.isfinite(largest)), largest, one)
+    unit = ops.where(ops.logical_and(largest > 0.0, ops.isfinite(largest)), largest, one)
+    # Compilers multiply by the inverse, which must not underflow.
+    longest = float(np.finfo(_step.dtype_of(largest)).max) ** 0.75
+    return ops.where(unit > longest, ops.full_like(unit, longest), unit)
 
 
 def _sum(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -82,7 +82,7 @@ def table_after(sample: Sample, totals: Totals, table: Tensor) -> Tensor:
             made, measured["learning_rate"] < RATE_LEFT * after["largest_learning_rate"]
         ),
         "nonfinite": ops.logical_and(
-            present, ops.logical_not(ops.isfinite(measured["gradient_norm"]))
+            present, ops.logical_not(ops.isfinite(measured["largest_gradient"]))
         ),
         "skipped": ops.logical_and(present, ops.logical_not(made)),
     }
@@ -125,9 +125,8 @@ def _of_variables(sample: Sample, totals: Totals, dtype: str) -> dict[str, Tenso
     return {
         "gradient_norm": norms.gradient,
         "clipped_gradient_norm": norms.clipped_gradient,
-        "largest_gradient": ops.where(
-            ops.isfinite(norms.gradient), largest.gradient, norms.gradient
-        ),
+        # The norm of finite numbers may be infinite.
+        "largest_gradient": _nan_where_nan(norms.gradient, largest.gradient),
         "zero_gradient_share": _share(sums.zero_gradients, counts),
         "weight_norm": norms.weight,
         **by_rule,

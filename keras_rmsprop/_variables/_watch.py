@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_rmsprop._math import _step, _table
+from keras_rmsprop._math._statistics import COLUMNS
 from keras_rmsprop._math._table import Watched
 from keras_rmsprop._variables import _members, _pairing
 from keras_rmsprop._variables._roster import Roster, Variable
@@ -23,9 +24,12 @@ class Watch:
 
     def __init__(self, table: Variable, watched: Watched, every: int) -> None:
         self.table, self.watched, self.every = table, watched, every
+        # For each variable, the samples before the optimizer was given it.
+        self.samples_before: list[int]
         # Calls of eager steps until the counter says whether the next one is to be sampled: it is
         # not read at every call, which would wait for the device.
-        self._until_look = 1
+        self._until_look: int
+        self.begin_anew()
 
     def calls_left(self, calls: Any, accumulation_steps: int) -> Any:
         """Return how many calls come before the next that is sampled; 0 if it is the next one.
@@ -39,6 +43,15 @@ class Watch:
         # The counter is of 32 bits.
         period = min(self.every * accumulation_steps, 2**31 - 1)
         return (accumulation_steps - 1 - calls) % period
+
+    def table_at_start(self) -> Any:
+        """Return the table before the first sample."""
+        return _table.table_at_start(self.watched)
+
+    def begin_anew(self) -> None:
+        """Forget what is known of earlier steps, apart from the table."""
+        self.samples_before = [0] * len(self.watched.positions)
+        self._until_look = 1
 
     def may_be_due(self) -> bool:
         """Whether the step may have to be sampled, counting the calls of this process."""
@@ -93,11 +106,15 @@ def carry_over(before: Roster, after: Roster) -> None:
         return
     earlier = ops.convert_to_numpy(before.watch.table)
     rows = {id(before.weights[p]): row for row, p in enumerate(before.watch.watched.positions)}
-    table = _table.table_at_start(after.watch.watched)
+    table = after.watch.table_at_start()
+    samples = int(earlier[-1, COLUMNS.index("sampled")])
     for row, position in enumerate(after.watch.watched.positions):
         known = rows.get(id(after.weights[position]))
-        if known is not None:
+        if known is None:
+            after.watch.samples_before[row] = samples
+        else:
             table[row] = earlier[known]
+            after.watch.samples_before[row] = before.watch.samples_before[known]
     # All together.
     table[-1] = earlier[-1]
     after.watch.table.assign(table)

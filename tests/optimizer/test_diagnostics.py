@@ -245,6 +245,20 @@ def test_small_gradients_beside_a_large_one_are_not_zero():
     assert statistics_of([1e15, *[1e-30] * 7, 0.0]).zero_gradient_share == pytest.approx(1 / 9)
 
 
+def test_the_largest_numbers_of_float32_have_norms():
+    found = statistics_of([2e38], 3e38)
+    assert found.gradient_norm == pytest.approx(2e38, rel=1e-5)
+    assert found.weight_norm == pytest.approx(3e38, rel=1e-5)
+
+
+def test_a_norm_may_be_infinite_where_no_element_is():
+    found = statistics_of(np.full(2000, 3e37))
+    assert found.gradient_norm == math.inf
+    assert found.largest_gradient == pytest.approx(3e37, rel=1e-5)
+    assert found.nonfinite == 0
+    assert statistics_of([1.0, -math.inf]).nonfinite == 1
+
+
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_norms_of_weights_and_updates_whose_squares_are_no_float32_numbers(size):
     found = statistics_of(np.ones(16), size)
@@ -353,7 +367,8 @@ def test_sampling_follows_the_counter_when_a_state_is_loaded():
     optimizer.load_state_dict(optimizer.state_dict() | {"iteration": np.array(1003)})
     for _ in range(9):
         optimizer.apply([ops.ones(2)], [weight])
-    assert optimizer.diagnostics().total.step == 1006 or optimizer.diagnostics().total.step == 1011
+    total = optimizer.diagnostics().total
+    assert (total.step, total.sampled) == (1011, 2)
 
 
 def test_patterns_choose_the_variables():
@@ -499,6 +514,11 @@ def test_the_table_is_no_state():
     assert plain.state_dict().keys() == watching.state_dict().keys()
     plain.load_state_dict(watching.state_dict())
     watching.load_state_dict(plain.state_dict())
+    # Statistics are of the steps since.
+    assert watching.diagnostics().total.sampled == 0
+    with pytest.raises(ValueError, match="too large"):
+        watching.load_state_dict(watching.state_dict() | {"iteration": np.array(2.0**40)})
+    watching.apply([ops.ones(2)], [weight])
     assert watching.diagnostics().total.sampled == 1
 
 
@@ -512,6 +532,7 @@ def test_added_variables_are_watched_too(histograms):
     # The order is that of the call.
     optimizer.add_variables([second, first])
     added = optimizer.diagnostics()
+    assert [own.samples_before for own in added.settings.values()] == [1, 0]
     assert list(added.variables) == ["b", "a"]
     assert (added.variables["a"], added.total) == (before.variables["a"], before.total)
     assert added.variables["b"].sampled == 0
@@ -525,7 +546,9 @@ def test_added_variables_are_watched_too(histograms):
     # A slot more, and no second table.
     assert len(optimizer.variables) == count + 1
     optimizer.add_variables([], groups={"b": {"learning_rate": 0.5}})
-    assert optimizer.diagnostics().variables == after.variables
+    regrouped = optimizer.diagnostics()
+    assert regrouped.variables == after.variables
+    assert [own.samples_before for own in regrouped.settings.values()] == [1, 0]
 
 
 def test_a_callable_rate_is_asked_once_a_step():
