@@ -28,6 +28,7 @@ from keras_rmsprop._diagnostics._symptoms import (
     SHRUNKEN,
     SKIPPED_CALLS,
     SKIPPED_SHARE,
+    SLOW,
     SMALLEST_LAYER,
     SMALLEST_RATIO,
     START_SHARE,
@@ -114,6 +115,8 @@ def _finding(name: str, severity: Severity, symptoms: list[Symptom], report: Rep
 
 
 _LAYERS = f"kernels and tables of at least {SMALLEST_LAYER} weights, from step {JUDGED_FROM} on"
+
+_SLOW = f"where the rate is below {percent(SLOW)} of its largest"
 
 # One ailment is often the consequence of another, so causes come first.
 AILMENTS: dict[str, Ailment] = {
@@ -312,8 +315,8 @@ AILMENTS: dict[str, Ailment] = {
     "stuck weights": Ailment(
         number="`stuck_share`",
         threshold=(
-            f"from {percent(STUCK_SHARE)} on (in float32 and float64 only kernels and tables of at "
-            f"least {SMALLEST_LAYER} weights)"
+            f"from {percent(STUCK_SHARE)} on; in float32 and float64 only kernels and tables of at "
+            f"least {SMALLEST_LAYER} weights, and a note {_SLOW}"
         ),
         meaning=(
             "Updates are smaller than half the distance between neighbouring numbers of the dtype, "
@@ -329,14 +332,14 @@ AILMENTS: dict[str, Ailment] = {
     ),
     "too small updates": Ailment(
         number="`update_ratio`",
-        threshold=f"less than {number(SMALLEST_RATIO)} ({_LAYERS})",
+        threshold=f"less than {number(SMALLEST_RATIO)} ({_LAYERS}); a note {_SLOW}",
         meaning=(
             "It would take more than a million such steps to move the weights by their own size, "
             "so the layer hardly learns."
         ),
         advice=(
-            "a larger learning rate: 0.001 suits most networks. If it concerns a single layer, see "
-            "the factor of its group."
+            "nothing at the end of a schedule. Otherwise a larger learning rate: 0.001 suits most "
+            "networks. If it concerns a single layer, see the factor of its group."
         ),
         rule=_symptoms.too_small_updates,
         explained_by=(
@@ -401,7 +404,7 @@ AILMENTS: dict[str, Ailment] = {
     ),
     "no gradient": Ailment(
         number="`sampled`",
-        threshold="a note: 0, while other variables were sampled",
+        threshold="a note: 0, while other variables were sampled since it was there",
         meaning=(
             "The loss does not depend on the variable, so its gradient is None and it does not "
             "move."

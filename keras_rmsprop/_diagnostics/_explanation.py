@@ -20,6 +20,9 @@ from keras_rmsprop._diagnostics._symptoms import (
 
 WIDTH = 88
 
+# With fewer samples, a few more are worth their cost.
+_FEW_SAMPLES = 3
+
 
 class Explanation(list[Finding]):
     """The findings of a report, the worst first, which read as text.
@@ -110,24 +113,38 @@ def summary(report: Report) -> Iterator[str]:
         return
     made = f"{report.name}: {several(report.iterations, 'step')} made"
     how_often = "every step" if report.every == 1 else f"one step in {report.every:,}"
+    more = _more_samples(report)
     if not total.sampled:
         skipped = f" {several(total.skipped, 'sampled call')} skipped." if total.skipped else ""
         yield (
             f"{made}. Nothing has been sampled yet, so there is nothing to judge; {how_often} is "
-            f"sampled.{skipped}"
+            f"sampled.{skipped}{more and ' ' + more}"
         )
         return
     yield (
         f"{made}, {total.sampled:,} of them sampled ({how_often}). The numbers are those of step "
         f"{total.step:,}."
     )
-    # A loaded optimizer has made steps before its first sample.
-    for_ten = (report.iterations - total.step) // 10
-    if total.sampled == 1 and for_ten:
-        yield f"In a short training pass `diagnostics=Diagnostics(every={for_ten})`."
+    if more:
+        yield more
     yield _rate(report)
     yield _gradient(report)
     yield from _movement(report)
+
+
+def _more_samples(report: Report) -> str:
+    """Say how a short training gets more samples, if there are only few."""
+    total = report.total
+    if total.sampled + total.skipped >= _FEW_SAMPLES:
+        return ""
+    # A loaded optimizer has made steps elsewhere, and its first sample is not of its first step.
+    steps = report.iterations % report.every
+    if total.sampled:
+        steps = (total.sampled - 1) * report.every + report.iterations - total.step
+    every = steps // 10
+    if not 0 < every < report.every:
+        return ""
+    return f"In a short training pass `diagnostics=Diagnostics(every={every})`."
 
 
 def verdict(report: Report, findings: Iterable[Finding]) -> str:

@@ -62,6 +62,10 @@ SMALLEST_RATIO = 1e-6
 REST_SHARE = 0.1
 REST_SAMPLES = 3
 
+# Where a schedule has left less of the rate, steps are meant to be short. Before the rate has
+# vanished they may be shorter than `SMALLEST_RATIO`, or rounded off.
+SLOW = 0.02
+
 # Steps may be longer than any that the plain form can make: a step of the centered form is about
 # mean / deviation of the gradient. Trainings that learn well reach 2.3 times its bound.
 LONGEST_CENTERED_STEP = 10.0
@@ -71,9 +75,9 @@ LONGEST_CENTERED_STEP = 10.0
 # compared with those of another layer, which then learns faster; or at all, because the loss may be
 # too small a number. Where the loss has come close to 0, steps of all layers are between 0.0003 and
 # 0.05 of what the learning rate allows, and those of different layers within a factor of 10. Of the
-# kernels of attention, those of queries and keys take steps as short as 0.006 of the longest ones.
+# kernels of attention, those of queries and keys take steps as short as 0.005 of the longest ones.
 EPSILON_SHARE = 0.9
-EPSILON_BRAKE = 0.005
+EPSILON_BRAKE = 0.002
 EPSILON_BRAKE_OF_ALL = 1e-4
 
 # The elements that are rounded off. Below, chance rounds off some elements of small layers: 0.13
@@ -185,10 +189,39 @@ class Sampled(NamedTuple):
 
     @property
     def is_gone(self) -> bool:
-        """Whether decay has left nothing of its weights."""
+        """Whether decay has left nothing of its weights, and nothing else did it before."""
         own = self.statistics
-        is_pulled = self.is_layer and max(self.decay_pull, self.penalty_pull) >= DECAY_PULL
+        is_judged = self.is_layer and self.is_past_start and not self.has_never_learned
+        is_pulled = is_judged and max(self.decay_pull, self.penalty_pull) >= DECAY_PULL
         return is_pulled and own.weight_norm < GONE * own.largest_weight_norm
+
+    @property
+    def has_never_learned(self) -> bool:
+        """Whether its gradient was 0 in every sample, so that no other variable made it so."""
+        return self.statistics.all_zero == self.statistics.sampled
+
+    @property
+    def is_used(self) -> bool:
+        """Whether most of its elements have a gradient, or none, unlike those of a table."""
+        return not UNUSED_SHARE <= self.statistics.zero_gradient_share < 1.0
+
+    @property
+    def has_slowed_down(self) -> bool:
+        """Whether its learning rate is but a small part of what it was."""
+        own = self.statistics
+        return own.learning_rate < SLOW * own.largest_learning_rate
+
+    @property
+    def slowness(self) -> str:
+        """Says what its learning rate is, where that excuses short steps; otherwise nothing."""
+        own = self.statistics
+        if not self.has_slowed_down:
+            return ""
+        return (
+            f"; the learning rate is {percent(own.learning_rate / own.largest_learning_rate)} of "
+            f"its largest value {number(own.largest_learning_rate)} (a warning from "
+            f"{percent(SLOW)} on)"
+        )
 
     @property
     def longest_plain_step(self) -> float:
@@ -301,11 +334,12 @@ def exploding_centered_steps(report: Report) -> Iterator[Symptom]:
 
 
 def dead_gradients(report: Report) -> Iterator[Symptom]:
-    if _vanish_with_weights(report):
-        return
+    vanish = _vanish_with_weights(report)
     alive = {_layer_of(path) for path, own, _ in sampled(report) if own.zero_gradient_share < 1.0}
     for variable in sampled(report):
         own = variable.statistics
+        if variable.is_gone or (vanish and not variable.has_never_learned):
+            continue
         if own.zero_gradient_share == 1.0 and variable.is_past_start:
             # Such as one before a normalisation, which takes it away again.
             has_no_effect = variable.is_bias and _layer_of(variable.path) in alive
@@ -382,8 +416,7 @@ def strong_decay(report: Report) -> Iterator[Symptom]:
             threshold = DECAY_HOLDS
         else:
             continue
-        is_used = not UNUSED_SHARE <= own.zero_gradient_share < 1.0
-        is_certain = norm < COLLAPSED * largest and is_used
+        is_certain = norm < COLLAPSED * largest and variable.is_used
         yield Symptom(
             variable.path,
             pull,
@@ -398,7 +431,9 @@ def too_large_updates(report: Report) -> Iterator[Symptom]:
         own, settings = variable.statistics, variable.settings
         # With rho near 1, longer steps are part of the warm-up.
         is_warm = settings.bias_correction or is_past(own.step, settings.rho)
-        if not (variable.is_layer and variable.is_past_start and is_warm):
+        # Without a gradient a penalty alone moves the weights.
+        is_dead = own.zero_gradient_share == 1.0
+        if is_dead or not (variable.is_layer and variable.is_past_start and is_warm):
             continue
         fresh = own.update_norm / fresh_norm(settings.size)
         if fresh > LARGEST_FRESH_RATIO:
@@ -460,23 +495,29 @@ def stuck_weights(report: Report) -> Iterator[Symptom]:
                 f"{percent(own.stuck_share)} of the weights ({_elements(own.stuck_share, settings)}"
                 f"; threshold {percent(STUCK_SHARE)}) do not move, because {settings.dtype} rounds "
                 f"their updates off: a step is {number(own.update_ratio)} of the weights' norm"
+                f"{'' if is_narrow else variable.slowness}"
             )
-            yield Symptom(variable.path, own.stuck_share, evidence)
+            # In half precision a schedule's last steps do nothing, and could.
+            is_meant = variable.has_slowed_down and not is_narrow
+            severity: Severity = "note" if is_meant else "warning"
+            yield Symptom(variable.path, own.stuck_share, evidence, severity)
 
 
 def too_small_updates(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
-        ratio, rate = variable.statistics.update_ratio, variable.statistics.learning_rate
+        own = variable.statistics
+        ratio, rate = own.update_ratio, own.learning_rate
         is_judged = variable.is_layer and variable.is_past_start
         # These have rules of their own.
-        is_dead = variable.statistics.zero_gradient_share == 1.0
-        has_cause = rate == 0.0 or variable.is_at_rest or is_dead
+        is_dead, is_stuck = own.zero_gradient_share == 1.0, own.stuck_share >= STUCK_SHARE
+        has_cause = rate == 0.0 or variable.is_at_rest or is_dead or is_stuck
         if is_judged and ratio < SMALLEST_RATIO and not has_cause:
             evidence = (
                 f"a step moves the weights by {number(ratio)} of their norm (threshold "
-                f"{number(SMALLEST_RATIO)}; guide: {number(USUAL_RATIO)})"
+                f"{number(SMALLEST_RATIO)}; guide: {number(USUAL_RATIO)}){variable.slowness}"
             )
-            yield Symptom(variable.path, -ratio, evidence)
+            severity: Severity = "note" if variable.has_slowed_down else "warning"
+            yield Symptom(variable.path, -ratio, evidence, severity)
 
 
 def permanent_clipping(report: Report) -> Iterator[Symptom]:
@@ -505,6 +546,9 @@ def permanent_clipping(report: Report) -> Iterator[Symptom]:
 def cold_averages(report: Report) -> Iterator[Symptom]:
     for path, own, settings in sampled(report):
         rho, t = settings.rho, own.step
+        # The numbers may be old.
+        if is_past(report.iterations - t, rho):
+            continue
         if settings.initial_square_average > 0.0:
             share = _share_of_start(own, settings)
             if share > START_SHARE:
@@ -516,7 +560,9 @@ def cold_averages(report: Report) -> Iterator[Symptom]:
                 )
                 yield Symptom(path, share, evidence + _steps_to_go(own, settings), "note")
         # A step of one's own may use no averages.
-        elif not (settings.bias_correction or is_past(t, rho) or math.isnan(own.mean_rate)):
+        elif not (settings.bias_correction or is_past(report.iterations, rho)) and not math.isnan(
+            own.mean_rate
+        ):
             times = 1.0 / math.sqrt(-math.expm1(t * math.log(rho)))
             evidence = (
                 f"step {t:,} of about {round(1.0 / (1.0 - rho)):,} that the averages need; they "
@@ -544,8 +590,9 @@ def dominating_variable(report: Report) -> Iterator[Symptom]:
 def missing_gradients(report: Report) -> Iterator[Symptom]:
     for path, own in report.variables.items():
         is_missing = not own.sampled and not own.skipped and report.settings[path].size
-        if report.total.sampled and is_missing:
-            evidence = f"there was no gradient in any of {report.total.sampled:,} sampled steps"
+        samples = report.total.sampled - report.settings[path].samples_before
+        if samples > 0 and is_missing:
+            evidence = f"there was no gradient in any of {samples:,} sampled steps"
             yield Symptom(path, report.settings[path].size, evidence, "note")
 
 
@@ -594,8 +641,8 @@ def _arithmetic_dtype(settings: VariableSettings) -> str:
 
 
 def _vanish_with_weights(report: Report) -> bool:
-    """Whether gradients are small because decay has left nothing of the weights behind them."""
-    return any(variable.is_gone for variable in sampled(report))
+    """Whether gradients may be small because decay has left nothing of the weights behind them."""
+    return any(variable.is_gone and variable.is_used for variable in sampled(report))
 
 
 def _ratio(part: float, whole: float) -> float:

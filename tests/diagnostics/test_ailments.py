@@ -156,7 +156,7 @@ def report_of(
     return Report(
         **{
             "name": "rmsprop",
-            "iterations": 1000,
+            "iterations": own.step,
             "every": 10,
             "skipped_steps": None,
             "clip": None,
@@ -459,8 +459,8 @@ EDGES: list[tuple[str, str | None, Mapping[str, Any], Mapping[str, Any], Mapping
     ("epsilon decides", "note", {"epsilon_share": 0.9}, {}, {}),
     ("epsilon decides", "warning", BRAKED, {}, {}),
     ("epsilon decides", "note", {**BRAKED, "update_norm": 1.01e-5}, {}, {}),
-    ("epsilon decides", "warning", {**BRAKED, "update_norm": 0.49e-3}, {}, {"others": 1}),
-    ("epsilon decides", "note", {**BRAKED, "update_norm": 0.51e-3}, {}, {"others": 1}),
+    ("epsilon decides", "warning", {**BRAKED, "update_norm": 0.19e-3}, {}, {"others": 1}),
+    ("epsilon decides", "note", {**BRAKED, "update_norm": 0.21e-3}, {}, {"others": 1}),
     ("epsilon decides", "note", BRAKED, {}, {"path": "layer/bias"}),
     ("epsilon decides", None, {**BRAKED, "step": 19}, {}, {}),
     ("epsilon decides", "note", {**BRAKED, "update_norm": 0.99e-4}, {}, {}),
@@ -476,12 +476,14 @@ EDGES: list[tuple[str, str | None, Mapping[str, Any], Mapping[str, Any], Mapping
         {},
         {},
     ),
+    ("stuck weights", "warning", {"stuck_share": 1.0, "learning_rate": 2.1e-5}, {}, {}),
+    ("stuck weights", "note", {"stuck_share": 1.0, "learning_rate": 1.9e-5}, {}, {}),
     # In half precision larger steps are rounded off, too.
     (
         "stuck weights",
         "warning",
         {"stuck_share": 1.0, "learning_rate": 0.9e-7, "at_rest": 1},
-        {},
+        {"dtype": "bfloat16"},
         {},
     ),
     (
@@ -504,11 +506,13 @@ EDGES: list[tuple[str, str | None, Mapping[str, Any], Mapping[str, Any], Mapping
     ),
     (
         "too small updates",
-        "warning",
+        "note",
         {"update_norm": 0.9e-5, "learning_rate": 1.1e-7, "at_rest": 1},
         {},
         {},
     ),
+    ("too small updates", "note", {"update_norm": 0.9e-5, "learning_rate": 1.9e-5}, {}, {}),
+    ("too small updates", "warning", {"update_norm": 0.9e-5, "learning_rate": 2.1e-5}, {}, {}),
     (
         "clipping always on",
         None,
@@ -646,6 +650,69 @@ def test_no_other_rate_is_advised_where_decay_is_the_cause(changes: dict[str, fl
     assert names(report_of(own, settings)) == {"weight decay dominates": "warning"}
     assert "weight decay dominates" not in names(report_of(own))
     assert names(report_of(own)) != {}
+
+
+FADED = USUAL._replace(**DEAD_AND_GONE)
+DECAYING = SETTINGS._replace(weight_decay=9.0)
+
+
+def of_two(one: Statistics, other: Statistics) -> dict[str, set[str]]:
+    """The ailments of a variable that decays, and of another that does not."""
+    report = report_of(one, DECAYING, "decaying/kernel", others=1)
+    report = report._replace(variables={**report.variables, "other_0/kernel": other})
+    found: dict[str, set[str]] = {path: set() for path in report.variables}
+    for finding in _ailments.find(report):
+        for path in finding.variables:
+            found[path].add(finding.ailment)
+    return found
+
+
+def test_what_decay_has_left_nothing_of_explains_what_died_later() -> None:
+    for died, said in (({"all_zero": 2}, set()), ({"all_zero": 100}, {"dead gradients"})):
+        other = USUAL._replace(**{"zero_gradient_share": 1.0, "update_norm": 0.0, **died})
+        found = of_two(FADED, other)
+        assert found["decaying/kernel"] == {"weight decay dominates"}
+        assert found["other_0/kernel"] == said
+
+
+def test_what_was_dead_before_it_decayed_is_dead_and_explains_nothing() -> None:
+    never = FADED._replace(all_zero=100)
+    for other, ailment in ((FADED, "dead gradients"), (USUAL, None)):
+        found = of_two(never, other)
+        assert found["decaying/kernel"] == {"dead gradients"}
+        assert found["other_0/kernel"] == ({ailment} if ailment else set())
+
+
+def test_a_table_whose_unused_rows_decay_explains_nothing() -> None:
+    # 5 rows of 4,000 have a gradient.
+    table = FADED._replace(zero_gradient_share=0.999, all_zero=0, update_norm=1e-3)
+    braked = USUAL._replace(**{**BRAKED, "update_norm": 0.9e-4})
+    for other, ailment in ((FADED, "dead gradients"), (braked, "epsilon decides")):
+        found = of_two(table, other)
+        assert found["decaying/kernel"] == {"weight decay dominates"}
+        assert found["other_0/kernel"] == {ailment}
+
+
+def test_a_penalty_that_alone_moves_the_weights_is_no_large_rate() -> None:
+    held = USUAL._replace(**DEAD, weight_norm=0.1, update_norm=0.2)
+    assert set(names(report_of(held, SETTINGS._replace(l2=0.1)))) == {"dead gradients"}
+
+
+def test_numbers_of_an_old_sample_say_nothing_of_averages_that_are_warm_by_now() -> None:
+    first = USUAL._replace(step=1, sampled=1)
+    for settings in (SETTINGS, SETTINGS._replace(initial_square_average=0.5)):
+        for made, said in ((9, True), (300, False)):
+            found = names(report_of(first, settings, iterations=made))
+            assert ("averages not warmed up" in found) is said
+
+
+def test_a_variable_is_not_missed_in_samples_before_it_was_there() -> None:
+    new = SETTINGS._replace(samples_before=3)
+    for samples, said in ((3, False), (4, True)):
+        total = USUAL._replace(sampled=samples)
+        found = _ailments.find(report_of(Statistics(step=99), new, others=1, total=total))
+        assert [f.ailment for f in found] == (["no gradient"] if said else [])
+        assert all("in any of 1 sampled" in f.evidence for f in found)
 
 
 def test_decay_is_measured_against_the_step_or_the_gradient() -> None:

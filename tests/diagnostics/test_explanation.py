@@ -43,7 +43,17 @@ def test_before_the_first_sample_nothing_is_judged() -> None:
 
 @pytest.mark.parametrize(
     ("first", "made", "sampled", "advised"),
-    [(1, 81, 1, "8"), (1, 11, 1, "1"), (5001, 5081, 1, "8"), (1, 10, 1, None), (51, 99, 2, None)],
+    [
+        (1, 81, 1, "8"),
+        (1, 11, 1, "1"),
+        (1501, 1901, 2, "190"),
+        # After a load.
+        (4501, 4581, 1, "8"),
+        (1, 0, 1, None),
+        (1, 50_000, 1, None),
+        (1, 10, 1, None),
+        (3001, 3999, 3, None),
+    ],
 )
 def test_where_one_step_was_sampled_more_are_advised(
     first: int, made: int, sampled: int, advised: str | None
@@ -51,6 +61,7 @@ def test_where_one_step_was_sampled_more_are_advised(
     one = USUAL._replace(step=first, sampled=sampled)
     text = flat(explain(report_of(one, total=one, iterations=made, every=1500)))
     advice = f"In a short training pass `diagnostics=Diagnostics(every={advised})`."
+    assert "every=" not in flat(explain(report_of(one, total=one, iterations=made, every=1)))
     if advised is None:
         assert "In a short training" not in text
     else:

@@ -167,6 +167,12 @@ def warm_up_and_cosine() -> Iterator[Report]:
     return train(networks.transformer(), steps=STEPS + STEPS // 4 + 1, **options)
 
 
+def cosine() -> Iterator[Report]:
+    """Train by a schedule of which the last sample sees 0.000101 of the first rate."""
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, 312)
+    return train(networks.dense(), steps=312, every=31, learning_rate=rate)
+
+
 def mixed_precision() -> Iterator[Report]:
     """Compute in bfloat16, with weights and slots in float32."""
     policy = keras.config.dtype_policy()
@@ -201,6 +207,7 @@ HEALTHY: dict[str, Run] = {
     "bag of words, weight decay": lambda: train(
         networks.bag_of_words(), steps=300, every=20, learning_rate=1e-2, weight_decay=0.1
     ),
+    "dense, a cosine": cosine,
     "dense, a rate that drops to 0.001 of the first": lambda: train(
         networks.dense(),
         learning_rate=keras.optimizers.schedules.PiecewiseConstantDecay([20], [1e-2, 1e-5]),
