@@ -18,7 +18,7 @@ class Appending:
         Raises: OSError if it cannot be opened.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self._place = path
         # Unbuffered: what was written survives if the process is killed.
         self._file = path.open("ab", buffering=0)
         self._end = self._file.seek(0, os.SEEK_END)
@@ -34,7 +34,7 @@ class Appending:
         end = self._file.seek(0, os.SEEK_END)
         if end != self._end or not self._is_there():
             raise OSError(
-                f"{self._path} was removed, replaced or extended by something else, such as "
+                f"{self._place} was removed, replaced or extended by something else, such as "
                 "another OptimizerDiagnostics. Give each its own files"
             )
         rest = memoryview(data)
@@ -54,7 +54,7 @@ class Appending:
     def _is_there(self) -> bool:
         """Whether the path is still that of the file."""
         try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+            return os.path.samestat(os.fstat(self._file.fileno()), self._place.stat())
         except FileNotFoundError:
             return False
 
