@@ -347,7 +347,6 @@ AILMENTS: dict[str, Ailment] = {
             "frozen weights",
             "weight decay dominates",
             "epsilon decides",
-            "stuck weights",
         ),
     ),
     "clipping always on": Ailment(

@@ -196,6 +196,11 @@ class Sampled(NamedTuple):
         return is_pulled and own.weight_norm < GONE * own.largest_weight_norm
 
     @property
+    def is_dead(self) -> bool:
+        """Whether its gradient was 0 in the last sample."""
+        return self.statistics.zero_gradient_share == 1.0
+
+    @property
     def has_never_learned(self) -> bool:
         """Whether its gradient was 0 in every sample, so that no other variable made it so."""
         return self.statistics.all_zero == self.statistics.sampled
@@ -206,16 +211,10 @@ class Sampled(NamedTuple):
         return not UNUSED_SHARE <= self.statistics.zero_gradient_share < 1.0
 
     @property
-    def has_slowed_down(self) -> bool:
-        """Whether its learning rate is but a small part of what it was."""
+    def excuse(self) -> str:
+        """Says what is left of its learning rate, where short steps are meant; otherwise empty."""
         own = self.statistics
-        return own.learning_rate < SLOW * own.largest_learning_rate
-
-    @property
-    def slowness(self) -> str:
-        """Says what its learning rate is, where that excuses short steps; otherwise nothing."""
-        own = self.statistics
-        if not self.has_slowed_down:
+        if not own.learning_rate < SLOW * own.largest_learning_rate:
             return ""
         return (
             f"; the learning rate is {percent(own.learning_rate / own.largest_learning_rate)} of "
@@ -340,7 +339,7 @@ def dead_gradients(report: Report) -> Iterator[Symptom]:
         own = variable.statistics
         if variable.is_gone or (vanish and not variable.has_never_learned):
             continue
-        if own.zero_gradient_share == 1.0 and variable.is_past_start:
+        if variable.is_dead and variable.is_past_start:
             # Such as one before a normalisation, which takes it away again.
             has_no_effect = variable.is_bias and _layer_of(variable.path) in alive
             # A single batch may have no input for a layer.
@@ -388,7 +387,7 @@ def strong_decay(report: Report) -> Iterator[Symptom]:
         if not (variable.is_layer and variable.is_past_start):
             continue
         # Where gradients are 0 for another reason, that has a rule of its own.
-        if own.zero_gradient_share == 1.0 and not variable.is_gone:
+        if variable.is_dead and not variable.is_gone:
             continue
         pull = max(variable.decay_pull, variable.penalty_pull)
         if variable.decay_pull == pull:
@@ -432,8 +431,8 @@ def too_large_updates(report: Report) -> Iterator[Symptom]:
         # With rho near 1, longer steps are part of the warm-up.
         is_warm = settings.bias_correction or is_past(own.step, settings.rho)
         # Without a gradient a penalty alone moves the weights.
-        is_dead = own.zero_gradient_share == 1.0
-        if is_dead or not (variable.is_layer and variable.is_past_start and is_warm):
+        is_judged = variable.is_layer and variable.is_past_start and not variable.is_dead
+        if not (is_judged and is_warm):
             continue
         fresh = own.update_norm / fresh_norm(settings.size)
         if fresh > LARGEST_FRESH_RATIO:
@@ -461,8 +460,8 @@ def deciding_epsilon(report: Report) -> Iterator[Symptom]:
     for variable in sampled(report):
         own, settings = variable.statistics, variable.settings
         # That all gradients are 0 has a rule of its own.
-        is_dead = own.zero_gradient_share == 1.0
-        if is_dead or not (own.epsilon_share >= EPSILON_SHARE and variable.is_past_start):
+        is_judged = variable.is_past_start and not variable.is_dead
+        if not (is_judged and own.epsilon_share >= EPSILON_SHARE):
             continue
         gradient = own.clipped_gradient_norm / math.sqrt(settings.size)
         root = math.sqrt(settings.epsilon) if settings.epsilon_inside_sqrt else settings.epsilon
@@ -491,15 +490,15 @@ def stuck_weights(report: Report) -> Iterator[Symptom]:
         if variable.is_at_rest:
             continue
         if own.stuck_share >= STUCK_SHARE and (is_narrow or variable.is_layer):
+            # In half precision a schedule's last steps do nothing, and could.
+            excuse = "" if is_narrow else variable.excuse
             evidence = (
                 f"{percent(own.stuck_share)} of the weights ({_elements(own.stuck_share, settings)}"
                 f"; threshold {percent(STUCK_SHARE)}) do not move, because {settings.dtype} rounds "
                 f"their updates off: a step is {number(own.update_ratio)} of the weights' norm"
-                f"{'' if is_narrow else variable.slowness}"
+                f"{excuse}"
             )
-            # In half precision a schedule's last steps do nothing, and could.
-            is_meant = variable.has_slowed_down and not is_narrow
-            severity: Severity = "note" if is_meant else "warning"
+            severity: Severity = "note" if excuse else "warning"
             yield Symptom(variable.path, own.stuck_share, evidence, severity)
 
 
@@ -509,14 +508,14 @@ def too_small_updates(report: Report) -> Iterator[Symptom]:
         ratio, rate = own.update_ratio, own.learning_rate
         is_judged = variable.is_layer and variable.is_past_start
         # These have rules of their own.
-        is_dead, is_stuck = own.zero_gradient_share == 1.0, own.stuck_share >= STUCK_SHARE
-        has_cause = rate == 0.0 or variable.is_at_rest or is_dead or is_stuck
+        is_stuck = own.stuck_share >= STUCK_SHARE
+        has_cause = rate == 0.0 or variable.is_at_rest or variable.is_dead or is_stuck
         if is_judged and ratio < SMALLEST_RATIO and not has_cause:
             evidence = (
                 f"a step moves the weights by {number(ratio)} of their norm (threshold "
-                f"{number(SMALLEST_RATIO)}; guide: {number(USUAL_RATIO)}){variable.slowness}"
+                f"{number(SMALLEST_RATIO)}; guide: {number(USUAL_RATIO)}){variable.excuse}"
             )
-            severity: Severity = "note" if variable.has_slowed_down else "warning"
+            severity: Severity = "note" if variable.excuse else "warning"
             yield Symptom(variable.path, -ratio, evidence, severity)
 
 
@@ -560,8 +559,8 @@ def cold_averages(report: Report) -> Iterator[Symptom]:
                 )
                 yield Symptom(path, share, evidence + _steps_to_go(own, settings), "note")
         # A step of one's own may use no averages.
-        elif not (settings.bias_correction or is_past(report.iterations, rho)) and not math.isnan(
-            own.mean_rate
+        elif not (
+            settings.bias_correction or is_past(report.iterations, rho) or math.isnan(own.mean_rate)
         ):
             times = 1.0 / math.sqrt(-math.expm1(t * math.log(rho)))
             evidence = (
