@@ -318,10 +318,11 @@ class OptimizerDiagnostics(keras.callbacks.Callback):
             _rows.check_is_table(self._csv)
         if self._html is not None:
             _files.check_replaceable(self._html)
-        if self._csv is not None:
-            self._csv.parent.mkdir(parents=True, exist_ok=True)
+        folders = [] if self._csv is None else [self._csv.parent]
         if self._folder is not None:
-            _events.make_run(self._folder, self._name)
+            folders.append(self._folder / _events.run_of(self._name))
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
         self._is_started = True
 
     def _look(self) -> Report:

@@ -63,7 +63,7 @@ class EventFile:
             f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}."
             f"{next(_files_made):04d}.keras_rmsprop"
         )
-        self._file = _files.Appending(make_run(folder, optimizer) / name)
+        self._file = _files.Appending(folder / run_of(optimizer) / name)
         self._records = RecordWriter(self._file)
         # The step of the last value with each prefix.
         self._last: dict[str, int] = {}
@@ -112,20 +112,6 @@ class EventFile:
     def _add(self, **fields: Any) -> None:
         event = self._event(wall_time=time.time(), **fields)
         self._records.write(event.SerializeToString())
-
-
-def make_run(folder: Path, optimizer: str) -> Path:
-    """Return the folder of an optimizer's run, which is created if it does not exist.
-
-    Args:
-        folder: TensorBoard's.
-        optimizer: its name in reports.
-
-    Raises: OSError if it cannot be created.
-    """
-    run = folder / run_of(optimizer)
-    run.mkdir(parents=True, exist_ok=True)
-    return run
 
 
 def run_of(optimizer: str) -> str:

@@ -64,8 +64,7 @@ def check_replaceable(path: Path) -> None:
 
     Raises: OSError if it cannot.
     """
-    temporary = _temporary(path)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
+    _, temporary = _places(path)
     temporary.touch()
     temporary.unlink()
 
@@ -79,23 +78,25 @@ def replace(path: Path, text: str) -> None:
 
     Raises: OSError if that fails; the file is then as before.
     """
-    temporary = _temporary(path)
-    # A link stays a link.
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    target, temporary = _places(path)
     try:
         # Line ends as given, on every system.
         temporary.write_bytes(text.encode("utf-8"))
-        temporary.replace(path)
+        temporary.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
 
 
-def _temporary(path: Path) -> Path:
-    """Return where to write what is to replace a file, in the folder that it is in."""
-    path = Path(os.path.realpath(path))
+def _places(path: Path) -> tuple[Path, Path]:
+    """Return the file that a path leads to, and where to write what replaces it.
+
+    They are in the same folder, which is created if it does not exist.
+    """
+    # A link stays a link.
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
     # Not by `tempfile`, whose files only their owner can read. The name may be as long as names
     # can be, of which each letter takes up to four bytes.
-    return path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
+    return target, target.with_name(f".{target.name[:40]}.{os.getpid()}.tmp")
