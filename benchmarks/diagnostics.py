@@ -8,6 +8,7 @@ long as `SHARE * EVERY` steps.
 
 import functools
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import keras
@@ -91,12 +92,12 @@ def _measure(backend: str, case: str, how: _Case, settings: Settings) -> list[Li
 
 
 def _measure_fit(case: str, settings: Settings) -> list[Line]:
-    optimizers: dict[str, Callable[..., Any]] = {
-        OURS: functools.partial(keras_rmsprop.RMSprop, diagnostics=_NEVER_AGAIN),
-        WITHOUT: keras_rmsprop.RMSprop,
+    watched = functools.partial(keras_rmsprop.RMSprop, diagnostics=_NEVER_AGAIN)
+    optimizers: dict[str, tuple[ModuleType, Callable[..., Any]]] = {
+        OURS: (keras, watched),
+        WITHOUT: (keras, keras_rmsprop.RMSprop),
     }
-    made = {name: (keras, optimizer) for name, optimizer in optimizers.items()}
-    return training.compared(case, made, settings, {WITHOUT: 1.0 - SHARE})
+    return training.compared(case, optimizers, settings, {WITHOUT: 1.0 - SHARE})
 
 
 def _watched(problem: Problem, every: int) -> peers.OnKeras:

@@ -55,7 +55,7 @@ def test_before_the_first_sample_nothing_is_judged() -> None:
         (3001, 3999, 3, None),
     ],
 )
-def test_where_one_step_was_sampled_more_are_advised(
+def test_where_few_steps_were_sampled_more_are_advised(
     first: int, made: int, sampled: int, advised: str | None
 ) -> None:
     one = USUAL._replace(step=first, sampled=sampled)
