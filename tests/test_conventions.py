@@ -4,8 +4,7 @@ Both sides get the same arguments, gradients and learning rates; weights and sta
 after every step. The hyperparameters are numbers that float32 holds exactly, because TF1 and
 tf_keras round theirs to float32 even for float64 weights.
 
-timm is not a test dependency, and Hinton's slide and Graves's paper cannot be one. These three are
-compared with their equations, written out in NumPy (timm's from its source).
+Hinton's slide and Graves's paper are compared with their equations, written out in NumPy.
 """
 
 import inspect
@@ -63,6 +62,25 @@ VARIANTS: dict[str, list[Arguments]] = {
         {"maximize": True},
         {"foreach": False},
         {"foreach": True, "momentum": MOMENTUM},
+    ],
+    "timm": [
+        {},
+        *every(
+            [{"alpha": RHO, "eps": EPSILON}],
+            CENTERED,
+            [*WITH_MOMENTUM, {"momentum": MOMENTUM, "lr_in_momentum": False}],
+        ),
+        *every(
+            [{"weight_decay": DECAY, "momentum": MOMENTUM}],
+            [{}, {"decoupled_decay": True}],
+            [{"foreach": True}, {"lr_in_momentum": False}],
+        ),
+    ],
+    "stable_baselines3": [
+        {},
+        *every(
+            [{"alpha": RHO, "eps": EPSILON}], CENTERED, WITH_MOMENTUM, [{}, {"weight_decay": DECAY}]
+        ),
     ],
     "optax": [
         {},
@@ -127,7 +145,9 @@ def make(name: str, arguments: Arguments) -> keras_rmsprop.RMSprop:
     """A convention's optimizer; if the rate has no default, the caller sets one later."""
     needs_rate = name in ("optax", "tf1", "hinton") and "learning_rate" not in arguments
     extra = {"learning_rate": 0.0} if needs_rate else {}
-    optimizer: keras_rmsprop.RMSprop = getattr(conventions, name)(**extra, **arguments)
+    if name == "stable_baselines3":
+        name, extra = "timm", {"alpha": 0.99, "eps": 1e-8, "lr_in_momentum": False}
+    optimizer: keras_rmsprop.RMSprop = getattr(conventions, name)(**(extra | arguments))
     return op_by_op(optimizer)
 
 
@@ -220,7 +240,7 @@ def test_an_optax_schedule_is_called_from_count_zero(float64, problem, momentum)
     assert_same(ours, theirs, problem.starts)
 
 
-# The steps of timm, of the slide and of the paper, written out.
+# The steps of the slide and of the paper, written out.
 
 Update = Callable[[dict[str, Any], Array, Array, float], Array]
 
@@ -240,68 +260,6 @@ def written_out(
         each = [slots(state) for state in states]
         snapshots.append(Snapshot(weights, {name: [e[name] for e in each] for name in each[0]}))
     return snapshots
-
-
-def timm_update(
-    *,
-    alpha: float = 0.9,
-    eps: float = 1e-10,
-    weight_decay: float = 0.0,
-    momentum: float = 0.0,
-    centered: bool = False,
-    decoupled_decay: bool = False,
-    lr_in_momentum: bool = True,
-) -> Update:
-    """The update of timm's RMSpropTF, in its order and its lerp form."""
-
-    def update(state: dict[str, Any], w: Array, g: Array, lr: float) -> Array:
-        square_avg = state.get("square_avg", np.ones_like(w))
-        grad_avg = state.get("grad_avg", np.zeros_like(w))
-        buffer = state.get("buffer", np.zeros_like(w))
-        if decoupled_decay:
-            w = w * (1.0 - lr * weight_decay)
-        else:
-            g = g + weight_decay * w
-        square_avg = square_avg + (1.0 - alpha) * (g**2 - square_avg)
-        grad_avg = grad_avg + (1.0 - alpha) * (g - grad_avg)
-        average = np.sqrt(square_avg - (grad_avg**2 if centered else 0.0) + eps)
-        buffer = momentum * buffer + (lr if lr_in_momentum else 1.0) * g / average
-        state.update(square_avg=square_avg, grad_avg=grad_avg, buffer=buffer)
-        return w - (1.0 if lr_in_momentum else lr) * buffer
-
-    return update
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        *every(
-            [{"alpha": RHO, "eps": EPSILON}],
-            CENTERED,
-            [*WITH_MOMENTUM, {"momentum": MOMENTUM, "lr_in_momentum": False}],
-        ),
-        *every(
-            [{"weight_decay": DECAY, "momentum": MOMENTUM}],
-            [{}, {"decoupled_decay": True}],
-            [{}, {"lr_in_momentum": False}],
-        ),
-    ],
-    ids=str,
-)
-def test_timm_makes_the_steps_of_its_written_out_update(float64, problem, arguments):
-    centered, momentum = arguments.get("centered", False), arguments.get("momentum", 0.0)
-
-    def slots(state: dict[str, Any]) -> dict[str, Array]:
-        s = state["square_avg"] - (state["grad_avg"] ** 2 if centered else 0.0)
-        mean = {"gradient_average": state["grad_avg"]} if centered else {}
-        buffer = {"momentum": state["buffer"]} if momentum else {}
-        return {"square_average": s, **mean, **buffer}
-
-    ours = peers.follow_ours(
-        make("timm", arguments), problem.starts, problem.gradients, problem.rates
-    )
-    assert_same(ours, written_out(timm_update(**arguments), problem, slots), problem.starts)
 
 
 def test_hinton_divides_by_the_root_of_the_mean_square(float64, problem):
@@ -346,10 +304,8 @@ def signature_of(name: str) -> inspect.Signature:
     match name:
         case "keras":
             return inspect.signature(keras.optimizers.RMSprop)
-        case "torch":
-            import torch
-
-            return inspect.signature(torch.optim.RMSprop)
+        case "torch" | "timm":
+            return inspect.signature(peers.PEERS[name].framework())
         case "optax":
             import optax
 
@@ -363,7 +319,7 @@ def signature_of(name: str) -> inspect.Signature:
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("name", sorted({*VARIANTS} - {"stable_baselines3"}))
 def test_argument_order_and_defaults_match_the_framework(name):
     skip_unless_available(name)
     # `apply` receives torch's `params`; the next test covers **kwargs.
@@ -385,23 +341,6 @@ def test_keyword_arguments_match_those_that_tf_keras_allows():
         peers._tf_keras().optimizers.legacy.RMSprop(nothing=1)
     assert all(f"'{name}'" in str(error.value) for name in ours)
     assert str(error.value).split("{")[1].count("'") == 2 * len(ours)
-
-
-def test_arguments_of_timm_match_its_source():
-    parameters = inspect.signature(conventions.timm).parameters.values()
-    assert [(p.name, p.default) for p in parameters if p.name != "options"] == [
-        ("lr", 0.01),
-        ("alpha", 0.9),
-        ("eps", 1e-10),
-        ("weight_decay", 0),
-        ("momentum", 0.0),
-        ("centered", False),
-        ("decoupled_decay", False),
-        ("corrected_weight_decay", False),
-        ("lr_in_momentum", True),
-        ("caution", False),
-        ("foreach", None),
-    ]
 
 
 @pytest.mark.parametrize("name", sorted({*conventions.__all__} - {"keras"}))
@@ -612,8 +551,11 @@ def steady(steps: int) -> tuple[list[Array], list[list[Array]]]:
 def test_a_steady_gradient_makes_the_centered_framework_nan_but_not_ours(name):
     skip_unless_available(name)
     # An epsilon too small to hide the rounding, as torch's and optax's defaults are.
-    arguments = {"torch": {"alpha": 0.9}, "tf_keras_legacy": {"epsilon": 1e-8}}.get(name, {})
-    arguments = {**arguments, "centered": True}
+    arguments: Arguments = {"centered": True}
+    if name in ("torch", "stable_baselines3"):
+        arguments["alpha"] = 0.9
+    if name == "tf_keras_legacy":
+        arguments["epsilon"] = 1e-8
     starts, gradients = steady(160)
     rates = [1e-3] * len(gradients)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -20,9 +20,16 @@ the active backend.
 # The methods are documented once, in `Peer`.
 # ruff: noqa: D102
 
+import importlib
+import importlib.util
+import itertools
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
+from unittest import mock
 
 import keras
 import numpy as np
@@ -93,9 +100,11 @@ def follow_ours(
 def unavailable(name: str) -> str | None:
     """Return why a peer cannot run in one process with the active backend, or None."""
     backend = keras.backend.backend()
-    if name in IN_ONE_PROCESS[backend]:
-        return None
-    return f"{name} is compared under another backend than {backend}, to keep processes small"
+    if name not in IN_ONE_PROCESS[backend]:
+        return f"{name} is compared under another backend than {backend}, to keep processes small"
+    if name in OPTIONAL and importlib.util.find_spec(name) is None:
+        return f"{name} is not installed: pip install --no-deps -r yardsticks/optional.txt"
+    return None
 
 
 def _follow(
@@ -175,7 +184,14 @@ class Torch:
 
         self.torch, self.device = torch, device
         self.parameters = [torch.nn.Parameter(w) for w in self.tensors(weights)]
-        self.optimizer = torch.optim.RMSprop(self.parameters, **arguments)
+        self.optimizer = self.framework()(self.parameters, **arguments)
+
+    @staticmethod
+    def framework() -> Any:
+        """Return the optimizer's class."""
+        import torch
+
+        return torch.optim.RMSprop
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -209,6 +225,22 @@ class Torch:
             if theirs in states[0]
         }
         return _centralized(Snapshot(self.weights(), slots))
+
+
+class Timm(Torch):
+    """timm's `RMSpropTF`."""
+
+    @staticmethod
+    def framework() -> Any:
+        return _alone("timm.optim.rmsprop_tf").RMSpropTF
+
+
+class StableBaselines3(Torch):
+    """Stable-Baselines3's `RMSpropTFLike`."""
+
+    @staticmethod
+    def framework() -> Any:
+        return _alone("stable_baselines3.common.sb2_compat.rmsprop_tf_like").RMSpropTFLike
 
 
 class Optax:
@@ -347,6 +379,8 @@ class TFKeras(_OnTensorFlow):
 PEERS: dict[str, Callable[..., Peer]] = {
     "keras": Keras,
     "torch": Torch,
+    "timm": Timm,
+    "stable_baselines3": StableBaselines3,
     "optax": Optax,
     "tf1": TF1,
     "tf_keras_legacy": TFKerasLegacy,
@@ -358,8 +392,30 @@ PEERS: dict[str, Callable[..., Peer]] = {
 IN_ONE_PROCESS: dict[str, tuple[str, ...]] = {
     "tensorflow": tuple(PEERS),
     "jax": ("keras", "optax"),
-    "torch": ("keras", "torch"),
+    "torch": ("keras", "torch", "timm", "stable_baselines3"),
 }
+
+# The packages that the tests do not require: they depend on large ones, their optimizers on torch.
+OPTIONAL = ("timm", "stable_baselines3")
+
+
+def _alone(name: str) -> Any:
+    """Import a module without running the packages that it is in, which import much more."""
+    if name not in _ALONE:
+        top, *below = name.split(".")[:-1]
+        spec = importlib.util.find_spec(top)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        folder, packages = Path(spec.submodule_search_locations[0]), {}
+        for path in itertools.accumulate(below, lambda path, each: f"{path}.{each}", initial=top):
+            packages[path] = ModuleType(path)
+            packages[path].__path__ = [str(folder.joinpath(*path.split(".")[1:]))]
+        with mock.patch.dict(sys.modules, packages):
+            _ALONE[name] = importlib.import_module(name)
+    return _ALONE[name]
+
+
+_ALONE: dict[str, Any] = {}
 
 
 def _tf_keras() -> Any:

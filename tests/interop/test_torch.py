@@ -21,45 +21,70 @@ if peers.unavailable("torch"):
 import torch
 
 SHAPES = ((), (2, 4), (3,))
+WHOLE = {"momentum": 0.5, "centered": True, "weight_decay": 0.125, "alpha": 0.9, "eps": 1e-3}
 CASES = {
     "plain": {},
     "momentum": {"momentum": 0.75},
     "centered": {"centered": True},
-    "everything": {
-        "momentum": 0.5, "centered": True, "weight_decay": 0.125, "alpha": 0.9, "eps": 1e-3,
-    },
+    "everything": WHOLE,
     "maximize": {"maximize": True, "momentum": 0.5},
-}  # fmt: skip
+}
+# The classes that have torch's form, with arguments.
+CELLS = {
+    **{f"torch, {case}": ("torch", arguments) for case, arguments in CASES.items()},
+    "timm, plain": ("timm", {}),
+    "timm, momentum": ("timm", {"momentum": 0.75, "weight_decay": 0.125, "decoupled_decay": True}),
+    "timm, everything": ("timm", WHOLE),
+    "timm, directions": ("timm", {**WHOLE, "lr_in_momentum": False}),
+    "Stable-Baselines3, plain": ("stable_baselines3", {}),
+    "Stable-Baselines3, momentum": ("stable_baselines3", {"momentum": 0.75}),
+    "Stable-Baselines3, everything": ("stable_baselines3", WHOLE),
+}
+
+
+def convention(name: str, arguments: dict[str, Any]) -> Any:
+    """An optimizer of a class's convention, with the class's own defaults."""
+    if name == "stable_baselines3":
+        name, defaults = "timm", {"alpha": 0.99, "eps": 1e-8, "lr_in_momentum": False}
+        arguments = defaults | arguments
+    return getattr(conventions, name)(**arguments)
+
+
+def skip_unless_available(name: str) -> None:
+    reason = peers.unavailable(name)
+    if reason is not None:
+        pytest.skip(reason)
 
 
 @pytest.mark.parametrize("moving", [False, True], ids=["constant rate", "moving rate"])
-@pytest.mark.parametrize("case", CASES)
-def test_ten_steps_there_and_ten_here(float64, case, moving):
+@pytest.mark.parametrize("cell", CELLS)
+def test_ten_steps_there_and_ten_here(float64, cell, moving):
+    name, arguments = CELLS[cell]
+    skip_unless_available(name)
     problem = halfway.make_problem(*SHAPES, moving=moving)
-    want = peers.follow("torch", problem.starts, problem.gradients, problem.rates, **CASES[case])
+    want = peers.follow(name, problem.starts, problem.gradients, problem.rates, **arguments)
 
     def bring(peer: Any, variables: list[Any]) -> Any:
         return interop.like(peer.optimizer, variables, "order")
 
-    got = halfway.there_then_here(peers.Torch(problem.starts, **CASES[case]), bring, problem)
+    got = halfway.there_then_here(peers.PEERS[name](problem.starts, **arguments), bring, problem)
     halfway.assert_same(got, want, problem)
 
 
 @pytest.mark.parametrize("moving", [False, True], ids=["constant rate", "moving rate"])
-@pytest.mark.parametrize("case", CASES)
-def test_ten_steps_here_and_ten_there(float64, case, moving):
+@pytest.mark.parametrize("cell", CELLS)
+def test_ten_steps_here_and_ten_there(float64, cell, moving):
+    name, arguments = CELLS[cell]
+    skip_unless_available(name)
     problem = halfway.make_problem(*SHAPES, moving=moving)
-    want = peers.follow("torch", problem.starts, problem.gradients, problem.rates, **CASES[case])
+    want = peers.follow(name, problem.starts, problem.gradients, problem.rates, **arguments)
 
     def take(optimizer: Any, peer: Any, _: list[Any]) -> None:
         state = interop.torch.state_dict(optimizer, peer.optimizer, "order")
         peer.optimizer.load_state_dict(state)
 
     got = halfway.here_then_there(
-        conventions.torch(**CASES[case]),
-        lambda weights: peers.Torch(weights, **CASES[case]),
-        take,
-        problem,
+        convention(name, arguments), lambda w: peers.PEERS[name](w, **arguments), take, problem
     )
     halfway.assert_same(got, want, problem)
 
@@ -751,26 +776,38 @@ def test_weights_go_to_variables_only():
 # Other optimizers of torch.
 
 
+def one_step(name: str, **arguments: Any) -> Any:
+    """An optimizer of one of torch's classes, after a step."""
+    skip_unless_available(name)
+    peer = peers.PEERS[name]([np.zeros((2, 3))], **arguments)
+    peer.step(peer.tensors([np.ones((2, 3))]))
+    return peer.optimizer
+
+
 def test_timm_s_state_dict_is_known_by_its_entries(float64):
-    # timm itself is not installed; its param groups and state have these entries.
-    shape = (2, 3)
-    state = {
-        "state": {0: {"step": 3, "square_avg": torch.full(shape, 2.0, dtype=torch.float64),
-                      "momentum_buffer": torch.full(shape, 0.5, dtype=torch.float64)}},
-        "param_groups": [{
-            "lr": 0.01, "alpha": 0.9, "eps": 1e-3, "momentum": 0.9, "centered": False,
-            "weight_decay": 0.1, "decoupled_decay": False, "lr_in_momentum": True, "params": [0],
-        }],
-    }  # fmt: skip
-    variable = keras.Variable(np.zeros(shape))
+    there = one_step("timm", lr=0.01, eps=1e-3, momentum=0.9, weight_decay=0.1)
     optimizer = conventions.timm(0.01, eps=1e-3, momentum=0.9, weight_decay=0.1)
-    optimizer.build([variable])
-    interop.torch.load(optimizer, state, "order")
-    assert float(keras.ops.max(optimizer._momentums[0])) == 0.5
-    assert float(keras.ops.min(optimizer._square_averages[0])) == 2.0
-    state["param_groups"][0]["decoupled_decay"] = True
+    optimizer.build([keras.Variable(np.zeros((2, 3)))])
+    interop.torch.load(optimizer, there.state_dict(), "order")
+    (own,) = there.state.values()
+    for slot, entry in (
+        (optimizer._momentums[0], "momentum_buffer"),
+        (optimizer._square_averages[0], "square_avg"),
+    ):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(slot), own[entry].numpy())
+    there.param_groups[0]["decoupled_decay"] = True
     with pytest.raises(NotExactError, match=r"`l2` is 0\.1 here and 0\.0 there"):
-        interop.torch.load(optimizer, state, "order")
+        interop.torch.load(optimizer, there.state_dict(), "order")
+
+
+@pytest.mark.parametrize("setting", ["caution", "corrected_weight_decay"])
+def test_what_timm_does_otherwise_is_refused(float64, setting):
+    there = one_step(
+        "timm", momentum=0.9, weight_decay=0.1, decoupled_decay=True, **{setting: True}
+    )
+    for source in (there, there.state_dict()):
+        with pytest.raises(ValueError, match=f"timm's {setting} changes the steps"):
+            interop.like(source)
 
 
 def test_a_rate_that_is_a_tensor_stays_one(float64):
@@ -784,22 +821,18 @@ def test_a_rate_that_is_a_tensor_stays_one(float64):
     assert float(there.param_groups[0]["lr"]) == 0.5
 
 
-def test_stable_baselines3_s_state_is_named_by_the_caller(float64):
-    # Its state_dict has the entries of torch's.
-    network, model, pairs = twins()
-    there = torch.optim.RMSprop(network.parameters(), lr=0.01, alpha=0.9, eps=1e-5)
-    train_torch(network, there, batches(1))
+def test_stable_baselines3_s_state_dict_is_named_by_the_caller(float64):
+    # It has the entries of torch's.
+    there = one_step("stable_baselines3", lr=0.01, alpha=0.9, eps=1e-5)
     optimizer = conventions.timm(0.01, alpha=0.9, eps=1e-5, lr_in_momentum=False)
-    optimizer.build(model.trainable_variables)
+    optimizer.build([keras.Variable(np.zeros((2, 3)))])
     state = there.state_dict()
     with pytest.raises(NotExactError, match="`epsilon_inside_sqrt` is True here and False there"):
-        interop.torch.load(optimizer, state, pairs, names=list(dict(network.named_parameters())))
+        interop.torch.load(optimizer, state, "order")
     kind = "Stable-Baselines3's RMSpropTFLike"
-    interop.torch.load(optimizer, state, pairs, kind=kind)
-    back = interop.torch.state_dict(optimizer, state, pairs, kind=kind)
-    np.testing.assert_allclose(
-        back["state"][0]["square_avg"], state["state"][0]["square_avg"], rtol=1e-15
-    )
+    interop.torch.load(optimizer, state, "order", kind=kind)
+    back = interop.torch.state_dict(optimizer, state, "order", kind=kind)
+    np.testing.assert_array_equal(back["state"][0]["square_avg"], state["state"][0]["square_avg"])
 
 
 def test_half_precision_state_is_widened():
