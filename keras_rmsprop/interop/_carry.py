@@ -19,7 +19,7 @@ from keras.optimizers import schedules
 from keras_rmsprop import _state
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop.interop import _live, _schedules
-from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, shortened
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked_to, shortened
 from keras_rmsprop.interop._source import Array, NotExactError, Settings, Slots, Source
 
 # How far settings may differ: some frameworks round them to float32.
@@ -37,9 +37,7 @@ def load(
         shape does not fit; NotExactError if `exact` and further steps would differ.
     """
     optimizer = built(optimizer)
-    links = linked(
-        pairing, source.parameters, optimizer._roster.weights, whole=exact, still=source.still
-    )
+    links = linked_to(source, pairing, optimizer._roster.weights, exact=exact)
     if exact:
         _refuse(differences(optimizer, source, links), source, incoming=True)
     slots = _incoming(optimizer, source, links)
@@ -91,9 +89,7 @@ def unload(
     Raises: as `load`.
     """
     optimizer = built(optimizer)
-    links = linked(
-        pairing, target.parameters, optimizer._roster.weights, whole=exact, still=target.still
-    )
+    links = linked_to(target, pairing, optimizer._roster.weights, exact=exact)
     if exact:
         compared = target if rates == "kept" else target._replace(rates={})
         words = differences(

@@ -22,7 +22,7 @@ from keras_rmsprop.interop import (
     torch,
 )
 from keras_rmsprop.interop import keras as keras_state
-from keras_rmsprop.interop._pairs import Pair, Pairing, linked
+from keras_rmsprop.interop._pairs import Pair, Pairing, linked_to
 from keras_rmsprop.interop._source import NotExactError, Settings, Source
 
 # Settings that the variables of one optimizer share.
@@ -226,13 +226,15 @@ def _optax(source: Any, pairs: Any, state: Any, options: Mapping[str, Any]) -> _
                     "factors of it for groups. Pass `learning_rate` and `groups`."
                 )
             rates = {}
+        frozen = frozenset(told.frozen(known))
         found = Source(
             "optax",
             {},
             rates={name: float(rate) for name, rate in rates.items()},  # type: ignore[arg-type]
             settings={name: each.settings for name, each in by_name.items()},
-            names=tuple(by_name),
-            frozen=told.frozen(known),
+            names=(*by_name, *sorted(frozen)),
+            still=frozen,
+            frozen=frozen,
         )
     rate = first.learning_rate
     more = {
@@ -443,6 +445,8 @@ def _arguments(
     own = {
         name: _own_settings(found, source, name) for name in source.names if name in source.settings
     }
+    if pairs is not None and variables is not None and source.frozen:
+        linked_to(source, pairs, variables, exact=exact)
     doubled = not isinstance(pairs, Mapping | str | None) and any(p.rate != 1.0 for p in pairs)
     if not any(own.values()) and not doubled:
         return arguments
@@ -472,7 +476,7 @@ def _groups(
     exact: bool,
 ) -> dict[str, dict[str, Any]]:
     """Return groups of the variables whose settings differ from the base."""
-    links = linked(pairs, source.parameters, variables, whole=exact, still=source.still)
+    links = linked_to(source, pairs, variables, exact=exact)
     paths = list(map(_pairing.path_of, variables))
     # By the settings, the variables that have them.
     members: dict[str, list[str]] = {}

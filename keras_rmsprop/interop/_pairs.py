@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from keras_rmsprop._variables import _pairing
-from keras_rmsprop.interop._source import Array
+from keras_rmsprop.interop._source import Array, NotExactError, Source
 
 
 def _same(array: Array) -> Array:
@@ -94,6 +94,26 @@ class MisfitError(ValueError):
 Pairing: TypeAlias = Mapping[str, Any] | Sequence[Pair] | str | None
 
 
+def linked_to(
+    source: Source, pairing: Pairing, weights: Sequence[Any], *, exact: bool
+) -> dict[int, Pair]:
+    """Find the pair of each variable of an optimizer that is to go on with a source's training.
+
+    Raises: ValueError as `linked`; NotExactError if `exact` and a variable is trained whose
+        partner is frozen.
+    """
+    links = linked(pairing, source.parameters, weights, whole=exact, still=source.still)
+    for position, pair in links.items():
+        is_frozen = not source.frozen.isdisjoint(pair.names)
+        if exact and is_frozen and getattr(weights[position], "trainable", True):
+            raise NotExactError(
+                f"{pair.label} is frozen there, and its partner {pair.path!r} is trained here. Set "
+                "`trainable = False` of its layer, and build the optimizer with the model's "
+                "trainable variables; or pass exact=False."
+            )
+    return links
+
+
 def linked(
     pairing: Pairing,
     names: Sequence[str],
@@ -112,7 +132,7 @@ def linked(
         weights: the optimizer's variables, in order.
         whole: whether every parameter and every variable must have a partner.
         still: those of the parameters that do not move. They need no partner, and theirs need not
-            be one of the optimizer's variables.
+            be one of the optimizer's variables; "order" may leave out all of them.
 
     Returns: for the positions of variables their pair.
     Raises: ValueError that names what has no partner, or has two.
@@ -120,11 +140,12 @@ def linked(
     paths = [_pairing.path_of(weight) for weight in weights]
     found: dict[int, Pair] = {}
     used: dict[str, str] = {}
-    for pair in _pairs_of(pairing, names, paths, weights):
+    for pair in _pairs_of(pairing, names, paths, weights, still):
         position = _position(pair, paths, weights)
         absent = [name for name in pair.names if name not in names]
         moves = [name for name in pair.names if name not in still]
-        if not moves and position is None and not isinstance(pair.variable, str):
+        is_misspelt = isinstance(pair.variable, str) and _hint(pair.path, paths)
+        if not moves and position is None and not is_misspelt:
             continue
         if position is None and whole and len(absent) < len(pair.names):
             raise _unknown_variable(pair, paths)
@@ -150,12 +171,18 @@ def linked(
 
 
 def _pairs_of(
-    pairing: Pairing, names: Sequence[str], paths: Sequence[str], weights: Sequence[Any]
+    pairing: Pairing,
+    names: Sequence[str],
+    paths: Sequence[str],
+    weights: Sequence[Any],
+    still: Collection[str],
 ) -> list[Pair]:
     if pairing is None:
         return _by_name(names, paths, weights)
     if isinstance(pairing, str):
-        return _in_order(pairing, names, paths, weights)
+        moving = [name for name in names if name not in still]
+        fits = len(names) != len(paths) and len(moving) == len(paths)
+        return _in_order(pairing, moving if fits else names, paths, weights)
     return listed(pairing)
 
 

@@ -64,10 +64,10 @@ class Source(NamedTuple):
     names: tuple[str, ...] = ()
     # Of these, those that do not move: frozen, or without state though steps were made.
     still: Collection[str] = frozenset()
+    # Those that its settings keep from moving, rather than the model's.
+    frozen: frozenset[str] = frozenset()
     # Further arguments of an `RMSprop` like it, such as the initial average.
     arguments: Settings = _NOTHING
-    # Parameters that it does not train, which are no variables of an `RMSprop`.
-    frozen: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:

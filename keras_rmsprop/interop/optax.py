@@ -23,7 +23,7 @@ from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _optax_arguments
 from keras_rmsprop.interop._optax_arguments import Arguments, named_leaves
-from keras_rmsprop.interop._pairs import Pair, Pairing, linked
+from keras_rmsprop.interop._pairs import Pair, Pairing
 from keras_rmsprop.interop._source import (
     Array,
     NotExactError,
@@ -311,25 +311,8 @@ def _is_injected(state: Any) -> bool:
 
 
 def pairing_of(pairs: Any, source: Source, weights: Sequence[Any]) -> Pairing:
-    """Return pairs by name; parameters in a list are in the order of the variables.
-
-    Raises: ValueError if a parameter that is not trained is paired with one of the variables.
-    """
-    found = _pairing_of(pairs, source, weights)
-    if source.frozen and isinstance(found, Mapping | None):
-        everything = (*source.parameters, *source.frozen)
-        for pair in linked(found, everything, weights, whole=False).values():
-            if not set(pair.names).isdisjoint(source.frozen):
-                raise ValueError(
-                    f"{pair.label} is frozen by set_to_zero, and its partner {pair.path!r} is one "
-                    "of the variables to train. Set `trainable = False` of its layer, and build "
-                    "the optimizer with the model's trainable variables."
-                )
-    return found
-
-
-def _pairing_of(pairs: Any, source: Source, weights: Sequence[Any]) -> Pairing:
-    names = source.parameters
+    """Return pairs by name; parameters in a list are in the order of the variables."""
+    names = [name for name in source.parameters if name not in source.still]
     paths = [getattr(weight, "path", "") for weight in weights]
     if pairs is None and set(names) != set(paths) and all(n.isdecimal() or not n for n in names):
         numbers = [int(name or 0) for name in names]
@@ -404,7 +387,7 @@ def _with_settings(source: Source, state: Any, transformation: Any, exact: bool)
         by_name = dict.fromkeys(source.parameters, told.of_all())
     else:
         by_name = told.by_parameter(source.parameters)
-    frozen = told.frozen(source.parameters)
+    frozen = frozenset(told.frozen(source.parameters))
     # The state of what does not move is of no use.
     slots = {name: own for name, own in source.slots.items() if name not in frozen}
     if exact:
@@ -414,7 +397,8 @@ def _with_settings(source: Source, state: Any, transformation: Any, exact: bool)
     rates = {name: each.rate_after(source.steps) for name, each in by_name.items()}
     return source._replace(
         slots=slots,
-        names=tuple(slots),
+        names=(*slots, *sorted(frozen)),
+        still=frozen,
         frozen=frozen,
         settings={name: each.settings for name, each in by_name.items()},
         rates={name: rate for name, rate in rates.items() if rate is not None},

@@ -30,7 +30,7 @@ from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _torch_form, _writing
-from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked, listed, shortened
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked_to, listed, shortened
 from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array, dtype_of
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
 
@@ -275,9 +275,7 @@ def state_dict(
     optimizer = _carry.built(optimizer)
     there = read(target, pairs if names is None else names, kind, argument="target")
     slots, steps = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
-    links = linked(
-        pairs, there.parameters, optimizer._roster.weights, whole=exact, still=there.still
-    )
+    links = linked_to(there, pairs, optimizer._roster.weights, exact=exact)
     rates = {
         name: _carry.rate_of(optimizer, position) / pair.rate
         for position, pair in links.items()

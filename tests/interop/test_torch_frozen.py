@@ -156,3 +156,18 @@ def test_a_path_that_is_misspelt_is_not_taken_for_a_frozen_variable(float64):
     }
     with pytest.raises(ValueError, match=r"'haed/kernel', which is not .* did you mean"):
         interop.like(there, model.trainable_variables, mapping, names=network)
+
+
+def test_order_leaves_out_what_is_frozen(float64):
+    parameters = [nn.Parameter(torch.ones(n, dtype=torch.float64)) for n in (2, 3, 4)]
+    parameters[1].requires_grad_(False)
+    there = torch.optim.RMSprop(parameters)
+    for parameter in parameters[::2]:
+        parameter.grad = torch.full_like(parameter, len(parameter))
+    there.step()
+    variables = [keras.Variable(np.ones(n)) for n in (2, 4)]
+    optimizer = interop.like(there, variables, "order")
+    for slot, parameter in zip(optimizer._square_averages, parameters[::2], strict=True):
+        want = there.state[parameter]["square_avg"].numpy()
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(slot), want)
+    assert sorted(interop.torch.state_dict(optimizer, there, "order")["state"]) == [0, 2]
