@@ -29,14 +29,15 @@ import numpy as np
 from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
-from keras_rmsprop.interop import _carry, _torch_form, _writing
+from keras_rmsprop.interop import _carry, _live, _torch_form, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked_to, listed, shortened
 from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array, dtype_of
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
 
 __all__ = ["Pair", "Pairs", "export_weights", "load", "load_weights", "pairs", "state_dict"]
 
-# The classes that are known, by the name of a class among an optimizer's bases.
+# The classes that are known, by the name of a class among an optimizer's bases. Copies of the last
+# two in other packages are taken for them, but many packages have an RMSprop.
 _CLASSES = {
     "RMSprop": "torch.optim.RMSprop",
     "RMSpropTF": "timm's RMSpropTF",
@@ -485,8 +486,9 @@ def _check_order(contents: Mapping[str, Any], numbers: Sequence[Any], names: Any
 
 
 def _kind_of(source: Any) -> str:
-    names = [c.__name__ for c in type(source).__mro__]
-    found = next((_CLASSES[name] for name in names if name in _CLASSES), None)
+    bases = [c.__name__ for c in type(source).__mro__ if c.__name__ in _CLASSES]
+    known = [name for name in bases if name != "RMSprop" or _live.is_of(source, "torch.RMSprop")]
+    found = _CLASSES[known[0]] if known else None
     if found is None:
         raise ValueError(
             f"The optimizer must be {', '.join(_KINDS)}, received "

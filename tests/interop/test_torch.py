@@ -413,6 +413,17 @@ def test_another_optimizer_is_refused(float64):
         interop.like(there)
 
 
+def test_another_package_s_rmsprop_is_not_taken_for_torch_s():
+    another = type("RMSprop", (torch.optim.SGD,), {"__module__": "another.optim"})
+    optimizer = conventions.torch()
+    optimizer.build([keras.Variable(np.ones(3))])
+    there = another([torch.nn.Parameter(torch.ones(3))])
+    with pytest.raises(ValueError, match=r"received another\.optim\.RMSprop, which is another"):
+        interop.torch.load(optimizer, there, "order")
+    subclass = type("RMSprop", (torch.optim.RMSprop,), {"__module__": "another.optim"})
+    assert interop.like(subclass([torch.nn.Parameter(torch.ones(3))], lr=0.5)).rho == 0.99
+
+
 def test_a_parameter_that_made_no_step_starts_afresh(float64):
     network, model, pairs = twins()
     there = torch.optim.RMSprop(network.parameters())
