@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import keras
 import numpy as np
 from keras.optimizers import schedules
 
@@ -165,6 +166,12 @@ def check_between_accumulations(calls: int, accumulation_steps: int | None) -> N
 def steps_of(optimizer: RMSprop) -> int:
     """Return the number of completed steps."""
     return int(optimizer._iterations) // (optimizer.gradient_accumulation_steps or 1)
+
+
+def is_rounded(optimizer: RMSprop) -> bool:
+    """Whether the learning rate has fewer digits than Python's numbers."""
+    rate = optimizer._learning_rate
+    return str(getattr(rate, "dtype", keras.config.floatx())) != "float64"
 
 
 def rate_of(optimizer: RMSprop, position: int) -> float:

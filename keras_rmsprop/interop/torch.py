@@ -19,6 +19,7 @@ A torch optimizer has no schedule: a scheduler changes its rate. So `state_dict`
 present rate, also where that comes from a schedule here.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -264,7 +265,7 @@ def state_dict(
         optimizer: a built `keras_rmsprop.RMSprop`.
         target: the torch optimizer that is to load it, or its `state_dict()`; it need not have
             made a step, and is not changed. The rates of its param groups are replaced by the
-            present ones.
+            present ones; one that float32 here rounds to the present one stays.
         pairs: as for `load`.
         names: as for `load`.
         kind: as for `load`.
@@ -294,7 +295,8 @@ def state_dict(
     state, groups = {}, []
     for group in template["param_groups"]:
         own = dict(zip(group["params"], names_left, strict=False))
-        groups.append({**group, "lr": _rate_of_group(own.values(), rates, group["lr"], exact)})
+        rate = _rate_of_group(own.values(), rates, group["lr"], exact, optimizer)
+        groups.append({**group, "lr": rate})
         for number, name in own.items():
             if name in slots and name not in resting:
                 own_slots = _complete(slots[name], there.settings[name])
@@ -302,7 +304,13 @@ def state_dict(
     return {"state": state, "param_groups": groups}
 
 
-def _rate_of_group(names: Iterable[str], rates: Mapping[str, float], now: Any, exact: bool) -> Any:
+def _rate_of_group(
+    names: Iterable[str],
+    rates: Mapping[str, float],
+    now: Any,
+    exact: bool,
+    optimizer: RMSprop,
+) -> Any:
     """Return the rate of a param group: a number, or a tensor if it is one now."""
     found = {name: rates[name] for name in names if name in rates}
     if exact and len(set(found.values())) > 1:
@@ -313,7 +321,13 @@ def _rate_of_group(names: Iterable[str], rates: Mapping[str, float], now: Any, e
     if not found:
         return now
     rate = next(iter(found.values()))
+    if _carry.is_rounded(optimizer) and math.isclose(rate, float(now), rel_tol=_ROUNDING):
+        return now
     return now.detach().clone().fill_(rate) if hasattr(now, "detach") else rate
+
+
+# Two roundings to float32: of the rate, and of a group's factor of it.
+_ROUNDING = 2.0**-23
 
 
 def _complete(slots: Slots, settings: Settings) -> Slots:

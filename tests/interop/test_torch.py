@@ -832,6 +832,25 @@ def test_a_rate_that_is_a_tensor_stays_one(float64):
     assert float(there.param_groups[0]["lr"]) == 0.5
 
 
+def test_rates_that_float32_rounds_come_back_with_their_own_digits():
+    parameters = [torch.nn.Parameter(torch.ones(n)) for n in (2, 3)]
+    groups = [{"params": parameters[:1], "lr": 3e-4}, {"params": parameters[1:]}]
+    there = torch.optim.RMSprop(groups, lr=0.07)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    there.step()
+    variables = [keras.Variable(np.ones(n, "float32")) for n in (2, 3)]
+    optimizer = interop.like(there, variables, "order")
+
+    def rates() -> list[float]:
+        state = interop.torch.state_dict(optimizer, there, "order")
+        return [group["lr"] for group in state["param_groups"]]
+
+    assert rates() == [3e-4, 0.07]
+    optimizer.learning_rate = np.nextafter(np.float32(3e-4), np.float32(1.0))
+    assert rates()[0] == float(optimizer.learning_rate) != 3e-4
+
+
 def test_stable_baselines3_s_state_dict_is_named_by_the_caller(float64):
     # It has the entries of torch's.
     there = one_step("stable_baselines3", lr=0.01, alpha=0.9, eps=1e-5)
