@@ -180,13 +180,15 @@ def _is_frozen(parts: Sequence[Part]) -> bool:
 
 # In this order, with those in brackets optional:
 #   [clip] [add_decayed_weights] average rate [trace]      as optax.rmsprop, or
-#   [clip] [add_decayed_weights] average trace rate        with the rate outside the buffer
+#   [clip] [add_decayed_weights] average trace rate        with the rate outside the buffer, or
+#   [clip] average [trace] add_decayed_weights rate        with decay that is not in the averages
 _AVERAGES = ("scale_by_rms", "scale_by_stddev")
 _CLIPS = {
     "clip": ("clipvalue", "max_delta"),
     "clip_by_global_norm": ("global_clipnorm", "max_norm"),
 }
 _RATES = ("scale", "scale_by_schedule")
+_DECAY = "add_decayed_weights"
 
 
 def told_by(transformation: Any, state: Any = None) -> Told:
@@ -435,7 +437,7 @@ def _assembled(parts: Sequence[Part], name: str | None = None) -> Arguments:
         if left and left[0].kind in _CLIPS:
             ours, theirs = _CLIPS[left[0].kind]
             settings[ours] = float(left.pop(0).arguments[theirs])
-        if left and left[0].kind == "add_decayed_weights":
+        if left and left[0].kind == _DECAY:
             settings["l2"] = float(left.pop(0).arguments["weight_decay"])
         average = left.pop(0)
         if average.kind not in _AVERAGES:
@@ -448,6 +450,8 @@ def _assembled(parts: Sequence[Part], name: str | None = None) -> Arguments:
             "bias_correction": bool(given["bias_correction"]),
             "centered": average.kind == "scale_by_stddev",
         }
+        if len(left) > 1 and left[-2].kind == _DECAY:
+            settings["weight_decay"] = float(left.pop(-2).arguments["weight_decay"])
         traces = [part for part in left if part.kind == "trace"]
         rates = [part for part in left if part.kind in _RATES]
         if len(rates) != 1 or len(traces) > 1 or len(left) > len(rates) + len(traces):
@@ -487,7 +491,7 @@ _INSTEAD = (
 def _unknown(kinds: list[str]) -> ValueError:
     return ValueError(
         f"The transformation consists of {', '.join(kinds) or 'nothing'}. Known are optax.rmsprop, "
-        "also after one of clip and clip_by_global_norm and after add_decayed_weights; "
-        "set_to_zero; chain, named_chain, masked, multi_transform and inject_hyperparams of those; "
+        "also after one of clip and clip_by_global_norm and after add_decayed_weights, which may "
+        "come just before the learning rate instead; set_to_zero; chain, named_chain, masked, multi_transform and inject_hyperparams of those; "
         f"and apply_if_finite and MultiSteps around all. {_INSTEAD}"
     )

@@ -165,6 +165,18 @@ AROUND: dict[str, Any] = {
     "masked decay": lambda: optax.chain(
         optax.add_decayed_weights(0.1, mask=KERNELS), optax.rmsprop(0.01, momentum=0.5)
     ),
+    "decoupled decay": lambda: optax.chain(
+        optax.scale_by_rms(0.9, eps=1e-4),
+        optax.add_decayed_weights(0.1, mask=KERNELS),
+        optax.scale_by_learning_rate(lambda count: 0.01 / (1 + count)),
+    ),
+    "both decays, and the rate after the trace": lambda: optax.chain(
+        optax.add_decayed_weights(0.2),
+        optax.scale_by_stddev(0.9, eps=1e-4),
+        optax.trace(0.5),
+        optax.add_decayed_weights(0.1),
+        optax.scale_by_learning_rate(0.01),
+    ),
     "a function as mask": lambda: optax.chain(
         optax.add_decayed_weights(0.1, mask=lambda tree: jax.tree.map(lambda w: w.ndim > 1, tree)),
         optax.rmsprop(0.01),
@@ -361,6 +373,19 @@ def test_the_transformation_tells_what_a_state_does_not(float64):
         lambda: optax.adam(0.01),
         lambda: optax.chain(optax.rmsprop(0.01), optax.scale(0.5)),
         lambda: optax.chain(optax.scale_by_rms(), optax.add_decayed_weights(0.1)),
+        lambda: optax.chain(optax.rmsprop(0.01), optax.add_decayed_weights(-0.1)),
+        lambda: optax.chain(
+            optax.scale_by_rms(),
+            optax.add_decayed_weights(0.1),
+            optax.trace(0.5),
+            optax.scale(-1.0),
+        ),
+        lambda: optax.chain(
+            optax.scale_by_rms(),
+            optax.add_decayed_weights(0.1),
+            optax.scale(-1.0),
+            optax.trace(0.5),
+        ),
         lambda: optax.flatten(optax.rmsprop(0.01)),
         lambda: optax.chain(optax.zero_nans(), optax.rmsprop(0.01)),
         lambda: optax.chain(optax.clip(1.0), optax.apply_if_finite(optax.rmsprop(0.01), 2**31 - 1)),
