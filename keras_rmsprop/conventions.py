@@ -110,8 +110,8 @@ class CountSchedule(schedules.LearningRateSchedule):
 
         learning rate of step t = function(t - 1)                                t = 1, 2, ...
 
-    This is what optax calls a schedule. With gradient accumulation it counts batches, as every
-    Keras schedule does.
+    This is what optax calls a schedule. Keras's schedules count batches, also with gradient
+    accumulation, and so does this one unless it is told of how many a step is made.
 
     Args:
         function: takes the count, 0 for the first step, and returns the rate, >= 0. The count
@@ -120,6 +120,8 @@ class CountSchedule(schedules.LearningRateSchedule):
             fails.
         jax: whether the count is an int32 array of JAX instead of a NumPy scalar, as optax
             passes it: its own schedules then give float32 rates, otherwise float64. Default False.
+        gradient_accumulation_steps: the number of batches that make a step, an integer >= 1, if the
+            function counts steps of an optimizer that accumulates gradients. Default 1.
 
     Raises:
         TypeError: when called in a trace with a function that does not accept backend tensors.
@@ -139,14 +141,23 @@ class CountSchedule(schedules.LearningRateSchedule):
     {'function': 'mine>halving'}
     """
 
-    def __init__(self, function: Callable[..., Any], jax: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], jax: bool = False, gradient_accumulation_steps: int = 1
+    ) -> None:
         if not callable(function):
             raise ValueError(
                 "`function` must take a count and return a learning rate, received "
                 f"function={function!r}."
             )
+        steps = gradient_accumulation_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(
+                "`gradient_accumulation_steps` must be an integer >= 1, received "
+                f"gradient_accumulation_steps={steps!r}."
+            )
         self.function = function
         self.jax = jax
+        self.gradient_accumulation_steps = steps
 
     def __call__(self, step: Any) -> float | Tensor:
         """Return the rate after `step` steps."""
@@ -161,12 +172,15 @@ class CountSchedule(schedules.LearningRateSchedule):
 
     def argument(self, count: Any) -> Any:
         """Return what the function is given for a NumPy int32 scalar or array."""
+        count = count // np.int32(self.gradient_accumulation_steps)
         if not self.jax:
             return count
         # The function's own package has imported it.
         return sys.modules["jax"].numpy.asarray(count)
 
     def _traced(self, count: Tensor) -> Tensor:
+        if self.gradient_accumulation_steps > 1:
+            count = count // self.gradient_accumulation_steps
         try:
             return self.function(ops.cast(count, "int32") if self.jax else count)
         except Exception as error:
@@ -177,7 +191,7 @@ class CountSchedule(schedules.LearningRateSchedule):
             ) from error
 
     def get_config(self) -> dict[str, Any]:
-        """Return the function's registered name."""
+        """Return the function's registered name, and the other arguments where not the default."""
         try:
             name = saving.get_registered_name(self.function)
         except AttributeError:  # a functools.partial has no name unless it is registered
@@ -188,7 +202,9 @@ class CountSchedule(schedules.LearningRateSchedule):
                 f"{self.function!r}. Register it, before saving and before loading, with "
                 "`keras.saving.register_keras_serializable(package, name)(function)`."
             )
-        return {"function": name} | ({"jax": True} if self.jax else {})
+        others = {"jax": False, "gradient_accumulation_steps": 1}
+        changed = {key: getattr(self, key) for key, x in others.items() if getattr(self, key) != x}
+        return {"function": name, **changed}
 
     @classmethod
     def from_config(
@@ -201,7 +217,7 @@ class CountSchedule(schedules.LearningRateSchedule):
                 f"The schedule's function {config['function']!r} is not registered here. "
                 "Register it with `keras.saving.register_keras_serializable` before loading."
             )
-        return cls(function, config.get("jax", False))
+        return cls(**{**config, "function": function})
 
 
 @saving.register_keras_serializable(package="keras_rmsprop")

@@ -505,6 +505,22 @@ def test_a_schedule_must_be_callable():
         conventions.CountSchedule(0.1)
 
 
+def test_a_count_may_be_that_of_steps_of_several_batches(float64):
+    schedule = conventions.CountSchedule(halving, gradient_accumulation_steps=3)
+    assert [schedule(i) for i in range(7)] == [halving(i // 3) for i in range(7)]
+    # In a trace the batches are a tensor.
+    assert float(schedule._traced(keras.ops.convert_to_tensor(5))) == halving(1)
+    config = schedule.get_config()
+    assert config == {"function": "tests>halving", "gradient_accumulation_steps": 3}
+    assert conventions.CountSchedule.from_config(config)(5) == halving(1)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True, None])
+def test_an_invalid_number_of_batches_of_a_step_is_refused(steps):
+    with pytest.raises(ValueError, match="`gradient_accumulation_steps` must be an integer >= 1"):
+        conventions.CountSchedule(halving, gradient_accumulation_steps=steps)
+
+
 def test_a_keras_schedule_is_not_taken_for_a_function_of_the_count():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
     optimizer = conventions.optax(schedule)

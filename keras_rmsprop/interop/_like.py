@@ -243,7 +243,10 @@ def _optax(source: Any, pairs: Any, state: Any, options: Mapping[str, Any]) -> _
     }
     return _Read(
         first.settings,
-        conventions.CountSchedule(rate, jax=True) if callable(rate) else rate,
+        # optax counts completed steps.
+        conventions.CountSchedule(rate, True, told.accumulation_steps or 1)
+        if callable(rate)
+        else rate,
         more,
         found,
         load,

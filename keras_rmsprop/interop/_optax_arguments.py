@@ -492,6 +492,7 @@ def _unknown(kinds: list[str]) -> ValueError:
     return ValueError(
         f"The transformation consists of {', '.join(kinds) or 'nothing'}. Known are optax.rmsprop, "
         "also after one of clip and clip_by_global_norm and after add_decayed_weights, which may "
-        "come just before the learning rate instead; set_to_zero; chain, named_chain, masked, multi_transform and inject_hyperparams of those; "
+        "come just before the learning rate instead; set_to_zero; chain, named_chain, masked, "
+        "multi_transform and inject_hyperparams of those; "
         f"and apply_if_finite and MultiSteps around all. {_INSTEAD}"
     )

@@ -65,7 +65,8 @@ def are_alike(here: Any, there: Any) -> bool:
     if type(here) is not type(there) or not _is_schedule(here):
         return False
     if isinstance(here, conventions.CountSchedule):
-        return bool(here.function == there.function)
+        names = ("function", "jax", "gradient_accumulation_steps")
+        return all(getattr(here, name) == getattr(there, name) for name in names)
     return _config_of(here) is not None and _config_of(here) == _config_of(there)
 
 

@@ -736,6 +736,26 @@ def test_accumulated_training_goes_on_with_the_same_steps(float64):
     assert_close(variables, training.parameters, 1e-6)  # It accumulates in float32.
 
 
+@pytest.mark.parametrize("has_state", [False, True], ids="has_state={}".format)
+def test_an_accumulating_training_has_a_schedule_of_its_steps(has_state):
+    # optax's schedule counts completed steps, and Keras's batches.
+    schedule = optax.exponential_decay(0.05, 3, 0.5)
+    training = Training(optax.MultiSteps(optax.rmsprop(schedule), 2))
+    if has_state:
+        training.run(0, 4)
+    variables = variables_of(training.parameters)
+    optimizer = interop.like(
+        training.transformation,
+        list(variables.values()),
+        variables,
+        state=training.state if has_state else None,
+    )
+    first = 4 if has_state else 0
+    go_on(optimizer, variables, training.gradients[first : first + 4])
+    training.run(first, first + 4)
+    assert_close(variables, training.parameters, 1e-5)
+
+
 SCALE = {"dense": {"kernel": False, "bias": False}, "scale": True}
 FREEZING: dict[str, Any] = {
     "multi_transform": lambda: optax.multi_transform(
