@@ -11,7 +11,7 @@ divide by that, otherwise 1, and b the momentum buffer:
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -40,11 +40,12 @@ def load(
     optimizer = built(optimizer)
     links = linked_to(source, pairing, optimizer._roster.weights, exact=exact)
     if exact:
-        _refuse(differences(optimizer, source, links), source, incoming=True)
+        words = differences(optimizer, source, links) + _missing(optimizer, source, links)
+        refuse(words, source.framework)
     slots = _incoming(optimizer, source, links)
     here = _state.state_of(optimizer._parts())
     if exact:
-        _refuse(_lost_here(optimizer, links, slots, here), source, incoming=True)
+        refuse(_lost_here(optimizer, links, slots, here), source.framework)
     if source.steps is None:
         # The count stays, and so it must be one of completed steps.
         check_between_accumulations(here.calls or 0, here.accumulation_steps)
@@ -64,6 +65,16 @@ def load(
     return report
 
 
+class Unloaded(NamedTuple):
+    """What another framework's optimizer gets; all of one moment."""
+
+    # By its names of the parameters, in its terms.
+    slots: dict[str, Slots]
+    steps: int
+    # The rate of the next step of each variable.
+    rates: tuple[float, ...]
+
+
 def unload(
     optimizer: RMSprop,
     target: Source,
@@ -72,10 +83,10 @@ def unload(
     exact: bool,
     rates: Literal["one", "each", "kept"] = "one",
     wide: bool = False,
-) -> tuple[dict[str, Slots], int]:
+) -> Unloaded:
     """Return an optimizer's slots by another framework's names and in its terms, and its steps.
 
-    Both are of one moment, also while another thread makes steps.
+    They are of one moment, also while another thread makes steps.
 
     Args:
         optimizer: a built optimizer.
@@ -99,11 +110,13 @@ def unload(
         own = {rate_of(optimizer, i) / pair.rate for i, pair in links.items()}
         if rates == "one" and len(own) > 1:
             words.append(f"the variables have different learning rates here: {sorted(own)}")
-        _refuse(words, target, incoming=False)
+        refuse(words, target.framework, incoming=False)
     optimizer.settle()
     state = _state.state_of(optimizer._parts())
     check_between_accumulations(state.calls or 0, state.accumulation_steps)
     steps = (state.calls or 0) // state.accumulation_steps
+    base = _rate_in(optimizer, state)
+    own_rates = tuple(base * _factor(optimizer, i) for i in range(len(state.slots)))
     found: dict[str, Slots] = {}
     misfits = []
     lost: list[str] = []
@@ -112,7 +125,7 @@ def unload(
         if "square_average" not in here:
             continue
         dtype = np.promote_types(here["square_average"].dtype, np.float64 if wide else np.float32)
-        slots = _outgoing(optimizer, target, position, pair, here, steps)
+        slots = _outgoing(optimizer, target, position, pair, here, steps, own_rates[position])
         lost += _lost_there(optimizer, target, position, pair, slots, dtype.name)
         parts = [None if slot is None else pair.parts(slot.astype(dtype)) for slot in slots]
         for i, name in enumerate(pair.names):
@@ -127,8 +140,8 @@ def unload(
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
     if exact:
-        _refuse(lost, target, incoming=False)
-    return found, steps
+        refuse(lost, target.framework, incoming=False)
+    return Unloaded(found, steps, own_rates)
 
 
 def built(optimizer: Any) -> RMSprop:
@@ -238,11 +251,17 @@ def differences(
             words if len(paths) == len(links) else f"{words} (of {shortened(paths, 4)})"
             for words, paths in found.items()
         ),
-        *(f"`{name}` changes by a schedule or a callable there" for name in other.changing),
+        *other.own_code,
+        *in_words(other.changing),
         *_rates_that_differ(
             optimizer, other, links, keeps_rate, other.steps if steps is None else steps
         ),
     ]
+
+
+def in_words(changing: Sequence[str]) -> list[str]:
+    """Return what settings that change by themselves, by their names, make different."""
+    return [f"`{name}` changes by a schedule or a callable there" for name in changing]
 
 
 def _differences_of(optimizer: RMSprop, other: Source, position: int, pair: Pair) -> list[str]:
@@ -439,6 +458,17 @@ def _base_rate(optimizer: RMSprop) -> float:
     return float(rate if isinstance(rate, float | int) else _state.array_of(rate))
 
 
+def _rate_in(optimizer: RMSprop, state: _state.State) -> float:
+    """Return the learning rate of the step that follows a state, which may be of the past."""
+    if optimizer._rate().is_overridden:
+        return _base_rate(optimizer)
+    if state.learning_rate is not None:
+        return state.learning_rate
+    rate = _rate_at(optimizer, (state.calls or 0) // state.accumulation_steps)
+    assert rate is not None
+    return rate
+
+
 def _rate_at(optimizer: RMSprop, steps: int | None) -> float | None:
     """Return a schedule's rate after a number of steps, or a callable's now; None if unknown."""
     rate = optimizer._learning_rate
@@ -489,8 +519,9 @@ def _here(
     here = {"square_average": v / correction}
     if own["centered"] and m is not None:
         mean = m / correction
-        # The frameworks' v - m² may have been rounded below zero.
-        here["square_average"] = np.maximum(here["square_average"] - mean**2, 0.0)
+        # The frameworks' v - m² may have been rounded below zero; of an infinite mean it is NaN.
+        variance = np.maximum(here["square_average"] - mean**2, 0.0)
+        here["square_average"] = np.where(np.isfinite(mean), variance, np.nan)
         here["gradient_average"] = mean
     if own["momentum"] and b is not None:
         here["momentum"] = b * _buffer_factor(
@@ -513,6 +544,7 @@ def _outgoing(
     pair: Pair,
     here: Mapping[str, Array],
     steps: int,
+    rate: float,
 ) -> Slots:
     """Convert a variable's slots to the meaning that they have in the other framework."""
     own = settings_of(optimizer, position)
@@ -524,10 +556,25 @@ def _outgoing(
     assert s is not None
     v = s if m is None else s + m**2
     if b is not None:
-        rate = rate_of(optimizer, position)
         b = b / _buffer_factor(own, target, rate, pair, optimizer, position)
     mean = None if m is None else m * correction
     return Slots(v * correction, mean, b, here.get("average"))
+
+
+def _missing(optimizer: RMSprop, source: Source, links: Mapping[int, Pair]) -> list[str]:
+    """Return which slots a state lacks that its settings need."""
+    found = []
+    for position, pair in links.items():
+        own = settings_of(optimizer, position)
+        for name in pair.names:
+            slots, theirs = source.slots.get(name), source.settings.get(name, {})
+            if slots is None:
+                continue
+            if own["momentum"] and theirs.get("momentum") and slots.momentum is None:
+                found.append(f"there is no momentum buffer of {name!r}")
+            if own["centered"] and theirs.get("centered") and slots.gradient_average is None:
+                found.append(f"there is no average of the gradients of {name!r}")
+    return found
 
 
 def _lost_here(
@@ -626,7 +673,16 @@ def _buffer_factor(
     return rate if own["lr_in_momentum"] else pair.rate / rate
 
 
-def _refuse(found: Sequence[str], other: Source, *, incoming: bool) -> None:
+def refuse(found: Sequence[str], framework: str, *, incoming: bool = True) -> None:
+    """Refuse to go on with an optimizer whose steps would be others.
+
+    Args:
+        found: what would make them differ, in words.
+        framework: what the other optimizer is called.
+        incoming: whether this package's optimizer is to go on, rather than the other.
+
+    Raises: NotExactError if anything was found.
+    """
     if found:
         remedy = (
             "Use the same settings, as `interop.like` does unless its options change them, "
@@ -634,7 +690,7 @@ def _refuse(found: Sequence[str], other: Source, *, incoming: bool) -> None:
             else "Use an optimizer there that has the same settings, "
         )
         raise NotExactError(
-            f"The training would not go on with the steps of {other.framework}: "
+            f"The training would not go on with the steps of {framework}: "
             f"{'; '.join(found)}. {remedy}or pass exact=False to carry over the averages all the "
             "same. Nothing has changed."
         )

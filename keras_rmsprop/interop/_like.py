@@ -100,6 +100,10 @@ def like(
     if weights is not None and _live.is_of(source, "keras.RMSprop") and source.built:
         pairs = keras_state.pairs_of(source, weights, pairs)
     found = _read(source, pairs, state, names, kind, options)
+    if exact:
+        changing = () if found.source is None else _carry.in_words(found.source.changing)
+        unknown = [*_live.own_code_in(source), *changing]
+        _carry.refuse(unknown, f"{type(source).__module__}.{type(source).__qualname__}")
     if weights is not None and found.source is not None and found.source.framework == "optax":
         pairs = optax.pairing_of(pairs, found.source, weights)
     arguments = {**_arguments(found, pairs, weights, exact), **options}
@@ -175,15 +179,17 @@ _OTHER_TORCH = ("timm.RMSpropTF", "stable_baselines3.RMSpropTFLike")
 
 
 def _torch(source: Any, pairs: Pairing, names: Any, kind: str | None) -> _Read:
+    found = torch.read(source, pairs if names is None else names, kind)
     if kind is None and torch.is_state(source) and not torch.tells_its_kind(source):
         raise ValueError(
             "The state_dict does not show whether it is of torch.optim.RMSprop or of "
             'Stable-Baselines3\'s RMSpropTFLike. Pass kind="torch.optim.RMSprop" or '
             'kind="Stable-Baselines3\'s RMSpropTFLike".'
         )
-    found = torch.read(source, pairs if names is None else names, kind)
     moving = [name for name in found.names if name not in found.still] or found.names
-    base = next((name for name in moving if found.rates[name] > 0.0), moving[0])
+    # Rates of groups are factors of a rate > 0.
+    candidates = (*moving, *found.names)
+    base = next((name for name in candidates if found.rates[name] > 0.0), moving[0])
 
     def load(optimizer: RMSprop, *, exact: bool) -> None:
         _carry.load(optimizer, found, pairs, exact=exact)
@@ -484,11 +490,18 @@ def _groups(
     # By the settings, the variables that have them.
     members: dict[str, list[str]] = {}
     settings: dict[str, dict[str, Any]] = {}
+    by_path: dict[str, dict[str, Any]] = {}
     for position, pair in links.items():
         theirs = _settings_of_pair(pair, own)
+        path = paths[position]
+        if by_path.setdefault(path, theirs) != theirs:
+            raise ValueError(
+                f"Two variables have the path {path!r} and different settings, {by_path[path]} and "
+                f"{theirs}, and groups are told apart by paths. Give the layers names of their own."
+            )
         if theirs:
             key = repr(sorted(theirs.items()))
-            members.setdefault(key, []).append(paths[position])
+            members.setdefault(key, []).append(path)
             settings[key] = theirs
     return {_pattern_of(some, paths): settings[key] for key, some in members.items()}
 

@@ -1,5 +1,6 @@
 """Read and write the RMSprops of Keras 3 and tf_keras, which hold their slots in variables."""
 
+import inspect
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_rmsprop import _subclasses
 from keras_rmsprop.interop._source import (
     Array,
     NotExactError,
@@ -181,6 +183,45 @@ _LOSS_SCALING = (
     "tf_keras.LossScaleOptimizer",
     "tf_keras.LossScaleOptimizerV3",
 )
+
+
+# The methods that make a step, by the class that a user's may derive from.
+_STEPS = {
+    "torch.RMSprop": ("step",),
+    "timm.RMSpropTF": ("step",),
+    "stable_baselines3.RMSpropTFLike": ("step",),
+    "keras.RMSprop": (*_subclasses.METHODS, "apply", "apply_gradients"),
+    "tf_keras.RMSprop": (
+        "apply_gradients",
+        "update_step",
+        "_clip_gradients",
+        "_resource_apply_dense",
+        "_resource_apply_sparse",
+    ),
+}
+
+
+def own_code_in(optimizer: Any) -> tuple[str, ...]:
+    """Return what of a user's own code takes part in an optimizer's steps, in words."""
+    cls = type(optimizer)
+    for base in cls.__mro__:
+        names = _STEPS.get(f"{base.__module__.partition('.')[0]}.{base.__name__}")
+        if names is not None:
+            replaced = [name for name in names if _method(cls, name) is not _method(base, name)]
+            hooks = [each for each in _HOOKS if getattr(optimizer, f"_optimizer_{each}s", None)]
+            return (
+                *(f"`{name}` is that of {cls.__qualname__} there" for name in replaced),
+                *(f"hooks are registered there (register_{each})" for each in hooks),
+            )
+    return ()
+
+
+_HOOKS = ("step_pre_hook", "step_post_hook")
+
+
+def _method(cls: type, name: str) -> Any:
+    # torch wraps `step` anew for the first class of which there is an object.
+    return inspect.unwrap(getattr(cls, name, None))  # type: ignore[arg-type]
 
 
 def has_float64(variables: Iterable[Any]) -> bool:

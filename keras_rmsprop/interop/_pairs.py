@@ -104,7 +104,7 @@ def linked_to(
     """
     links = linked(pairing, source.parameters, weights, whole=exact, still=source.still)
     for position, pair in links.items():
-        is_frozen = not source.frozen.isdisjoint(pair.names)
+        is_frozen = source.frozen.issuperset(pair.names)
         if exact and is_frozen and getattr(weights[position], "trainable", True):
             raise NotExactError(
                 f"{pair.label} is frozen there, and its partner {pair.path!r} is trained here. Set "

@@ -55,6 +55,8 @@ class Source(NamedTuple):
     counts: int = 1
     # The settings other than the rate that change by themselves.
     changing: tuple[str, ...] = ()
+    # What of a user's own code takes part in its steps, in words.
+    own_code: tuple[str, ...] = ()
     # The dtype of the slots by parameter, that of the narrowest if they differ, where known.
     dtypes: Mapping[str, str] = _NOTHING
     lr_in_momentum: bool = True
@@ -64,7 +66,7 @@ class Source(NamedTuple):
     names: tuple[str, ...] = ()
     # Of these, those that do not move: frozen, or without state though steps were made.
     still: Collection[str] = frozenset()
-    # Those that its settings keep from moving, rather than the model's.
+    # Those that are known to be kept from moving, whatever their gradients.
     frozen: frozenset[str] = frozenset()
     # Further arguments of an `RMSprop` like it, such as the initial average.
     arguments: Settings = _NOTHING

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _NUMBERS = ("lr", "alpha", "eps", "momentum", "weight_decay")
-_SLOTS = ("square_avg", "grad_avg", "momentum_buffer")
+SLOTS = ("square_avg", "grad_avg", "momentum_buffer")
 
 
 def check_whole(contents: Mapping[str, Any]) -> None:
@@ -41,6 +41,9 @@ def check_fields(contents: Mapping[str, Any]) -> None:
         numbers += own
     if len(set(numbers)) < len(numbers):
         raise _refusal("param_groups", numbers, "of different parameters")
+    strangers = [number for number in contents["state"] if number not in numbers]
+    if strangers:
+        raise _refusal("state", strangers[:8], f"of the parameters in param_groups, {numbers[:8]}")
     for number, own in contents["state"].items():
         for key, value, accepted in _misfits(own):
             raise _refusal(f"state[{number!r}][{key!r}]", value, accepted)
@@ -48,7 +51,7 @@ def check_fields(contents: Mapping[str, Any]) -> None:
 
 def _misfits(own: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """Yield the entries of a parameter's state that are not readable, and what would be."""
-    for key in _SLOTS:
+    for key in SLOTS:
         value = own.get(key)
         if value is not None and not _is_dense(value):
             yield key, value, "a dense tensor with its numbers, not quantized"
@@ -66,7 +69,8 @@ def _is_dense(value: Any) -> bool:
     if not hasattr(value, "detach"):
         return hasattr(value, "shape")
     has_numbers = str(value.device) != "meta" and not getattr(value, "is_quantized", False)
-    return has_numbers and str(value.layout) == "torch.strided"
+    is_nested = getattr(value, "is_nested", False)
+    return has_numbers and not is_nested and str(value.layout) == "torch.strided"
 
 
 def _number(value: Any) -> float:

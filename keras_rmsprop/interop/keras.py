@@ -90,16 +90,15 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     source = read(target, argument="target")
     pairs = pairs_of(target, optimizer._roster.weights, pairs)
     with _telling_of_exclusions(optimizer, target):
-        slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
+        slots, steps, rates = _carry.unload(optimizer, source, pairs, exact=exact)
     calls = steps * (target.gradient_accumulation_steps or 1)
-    rate = _carry.rate_of(optimizer, 0)
     held = _held(target)
     if held.rate is None and exact:
-        _live.check_rate(rate, _rate_after(target, calls), source.framework)
+        _live.check_rate(rates[0], _rate_after(target, calls), source.framework)
     sums = [each for each in getattr(target, "_accumulated_gradients", ()) if each is not None]
     _writing.write(
         [
-            *held.assignments(slots, calls, rate),
+            *held.assignments(slots, calls, rates[0]),
             *((each, np.zeros(tuple(each.shape))) for each in sums),
         ]
     )
@@ -168,7 +167,12 @@ def read(source: Any, *, argument: str = "source") -> Source:
             _rate_after(source, calls),
             undecayed,
         )
-        ._replace(moves=moves, schedule=rate if moves else None, counts=accumulation)
+        ._replace(
+            moves=moves,
+            schedule=rate if moves else None,
+            counts=accumulation,
+            own_code=_live.own_code_in(source),
+        )
     )
 
 

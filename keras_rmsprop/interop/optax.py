@@ -108,10 +108,10 @@ def state(
     pairs = pairing_of(pairs, target, optimizer._roster.weights)
     # An injected rate is replaced; others are part of the transformation.
     rates: Any = "one" if _is_injected(template) else "kept"
-    slots, steps = _carry.unload(optimizer, target, pairs, exact=exact, rates=rates)
+    slots, steps, own_rates = _carry.unload(optimizer, target, pairs, exact=exact, rates=rates)
     if target.lr_in_momentum:
         slots = {name: _negated(own) for name, own in slots.items()}
-    return _rebuilt(template, slots, steps, _carry.rate_of(optimizer, 0))
+    return _rebuilt(template, slots, steps, own_rates[0])
 
 
 def read(

@@ -159,7 +159,7 @@ def save(
         dtypes=dtypes,
         names=tuple(names),
     )
-    slots, steps = _carry.unload(optimizer, target, own, exact=exact)
+    slots, steps, _ = _carry.unload(optimizer, target, own, exact=exact)
     written: dict[str, Array] = {_GLOBAL_STEP: np.asarray(steps, np.int64)}
     for position, pair in linked(own, names, weights, whole=exact).items():
         written |= _weights_of(weights[position], pair)

@@ -60,12 +60,11 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     """
     optimizer, target = _carry.built(optimizer), _live.unwrapped(target)
     source = read(target, argument="target")
-    slots, steps = _carry.unload(optimizer, source, pairs, exact=exact)
-    rate = _carry.rate_of(optimizer, 0)
+    slots, steps, rates = _carry.unload(optimizer, source, pairs, exact=exact)
     held = _held(target)
     if held.rate is None and exact:
-        _live.check_rate(rate, _rate_after(target, steps), source.framework)
-    _writing.write(held.assignments(slots, steps, rate * _decay_after(target, steps)))
+        _live.check_rate(rates[0], _rate_after(target, steps), source.framework)
+    _writing.write(held.assignments(slots, steps, rates[0] * _decay_after(target, steps)))
 
 
 def is_legacy(source: Any) -> bool:
@@ -127,7 +126,12 @@ def read(source: Any, *, argument: str = "source") -> Source:
         steps,
         _rate_after(source, steps),
         () if legacy else _undecayed(source, list(held.slots["square_average"])),
-    )._replace(moves=_moves(source), schedule=schedule_of(source), changing=changing_of(source))
+    )._replace(
+        moves=_moves(source),
+        schedule=schedule_of(source),
+        changing=changing_of(source),
+        own_code=_live.own_code_in(source),
+    )
 
 
 def changing_of(source: Any) -> tuple[str, ...]:

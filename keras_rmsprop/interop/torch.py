@@ -276,10 +276,10 @@ def state_dict(
     """
     optimizer = _carry.built(optimizer)
     there = read(target, pairs if names is None else names, kind, argument="target")
-    slots, steps = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
+    slots, steps, own_rates = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
     links = linked_to(there, pairs, optimizer._roster.weights, exact=exact)
     rates = {
-        name: _carry.rate_of(optimizer, position) / pair.rate
+        name: own_rates[position] / pair.rate
         for position, pair in links.items()
         for name in pair.names
     }
@@ -410,6 +410,8 @@ def read(
     contents = source.state_dict() if live else source
     _torch_form.check_whole(contents)
     groups = contents["param_groups"]
+    if not any(group.get("params") for group in groups):
+        raise ValueError("The torch optimizer has no parameters.")
     kind = kind or (_kind_of(source) if live else None) or _kind_by_entries(groups)
     if kind not in _KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(_KINDS)}, received {kind!r}.")
@@ -437,6 +439,7 @@ def read(
             "The param groups differ in lr_in_momentum, which all variables of an `RMSprop` share."
         )
     inside = any(each["lr_in_momentum"] for each in settings.values())
+    frozen = _frozen(source, own_names) if live else frozenset()
     return Source(
         kind,
         slots,
@@ -446,17 +449,23 @@ def read(
         lr_in_momentum=inside,
         dtypes=dtypes,
         names=tuple(own_names),
-        still=_still(source, own_names, slots) if live else _without(slots, own_names),
+        # A frozen one may have state from before, which must not be lost.
+        still=_without(slots, own_names) | (frozen - slots.keys()),
+        frozen=frozen,
+        own_code=_live.own_code_in(source),
+        changing=_cycled(groups),
         arguments={"initial_square_average": 0.0 if kind == _KINDS[0] else 1.0},
     )
 
 
-def _still(source: Any, names: Sequence[str], slots: Mapping[str, Slots]) -> frozenset[str]:
-    """Return the parameters of an optimizer that do not move."""
-    parameters = [p for group in source.param_groups for p in group["params"]]
-    frozen = {name for name, p in zip(names, parameters, strict=True) if not p.requires_grad}
-    # State there may still be from before it was frozen, which must not be lost.
-    return _without(slots, names) | (frozen - slots.keys())
+def _frozen(optimizer: Any, names: Sequence[str]) -> frozenset[str]:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return frozenset(name for name, p in zip(names, parameters, strict=True) if not p.requires_grad)
+
+
+def _cycled(groups: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the settings that a scheduler changes besides the rate, by what it left in groups."""
+    return ("momentum",) if any("max_momentum" in group for group in groups) else ()
 
 
 def _without(slots: Mapping[str, Slots], names: Sequence[str]) -> frozenset[str]:
@@ -472,7 +481,7 @@ def _dtypes(source: Any, contents: Mapping[str, Any], names: Mapping[Any, str]) 
         return {name: dtype_of(parameter) for name, parameter in pairs}
     state = contents["state"]
     return {
-        name: dtype_of(state[number]["square_avg"])
+        name: dtype_of(*(state[number].get(slot) for slot in _torch_form.SLOTS))
         for number, name in names.items()
         if "square_avg" in state.get(number, ())
     }

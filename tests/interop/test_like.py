@@ -65,6 +65,26 @@ def test_a_subclass_of_keras_s_class_is_known_as_one():
     assert interop.like(Mine(0.5)).get_config()["learning_rate"] == 0.5
 
 
+def test_a_subclass_of_keras_s_class_with_steps_of_its_own_is_refused():
+    class Half(keras.optimizers.RMSprop):
+        """Halves its gradients."""
+
+        def update_step(self, gradient, variable, learning_rate):
+            """Update a variable."""
+            super().update_step(gradient / 2.0, variable, learning_rate)
+
+    source, variable = Half(0.5), keras.Variable(np.ones(3))
+    words = r"`update_step` is that of .*Half there"
+    with pytest.raises(NotExactError, match=words):
+        interop.like(source)
+    source.build([variable])
+    with pytest.raises(NotExactError, match=words):
+        interop.like(source, [variable])
+    optimizer = interop.like(source, [variable], exact=False)
+    with pytest.raises(NotExactError, match=words):
+        interop.keras.load(optimizer, source)
+
+
 @pytest.mark.parametrize("source", [keras.optimizers.Adam(), "rmsprop", None, 3, RMSprop])
 def test_anything_else_is_refused(source):
     with pytest.raises(ValueError, match=r"`interop\.like` knows the RMSprops of"):

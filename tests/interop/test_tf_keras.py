@@ -545,6 +545,17 @@ def test_a_function_and_a_decay_are_asked_for():
         interop.like(source)
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids="legacy={}".format)
+def test_a_subclass_with_steps_of_its_own_is_refused(legacy):
+    base = tf_keras.optimizers.legacy.RMSprop if legacy else tf_keras.optimizers.RMSprop
+    method = "_resource_apply_dense" if legacy else "update_step"
+    own = type("Own", (base,), {method: lambda *_: None})
+    with pytest.raises(NotExactError, match=f"`{method}` is that of Own there"):
+        interop.like(own(0.5))
+    interop.like(own(0.5), exact=False)
+    interop.like(type("Same", (base,), {})(0.5))
+
+
 def test_other_numbers_in_functions_are_refused_unless_wanted():
     source = tf_keras.optimizers.legacy.RMSprop(0.5, rho=lambda: RHO)
     source.apply_gradients([(tf.ones(3), tf.Variable(tf.ones(3), name="a"))])

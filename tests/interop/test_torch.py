@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop import conventions, interop
-from keras_rmsprop.interop import NotExactError, Pair
+from keras_rmsprop.interop import NotExactError, Pair, _carry
 from tests.conftest import BACKEND
 from tests.tools import halfway, models
 from yardsticks import peers
@@ -429,6 +430,7 @@ def test_a_parameter_that_made_no_step_starts_afresh(float64):
     there = torch.optim.RMSprop(network.parameters())
     network.hidden.requires_grad_(False)
     train_torch(network, there, batches(3))
+    network.hidden.requires_grad_(True)
     with pytest.warns(UserWarning, match="start afresh: sequential.*hidden/kernel/square_average"):
         optimizer = interop.like(there, model.trainable_variables, pairs)
     assert int(optimizer.iterations) == 3
@@ -793,6 +795,169 @@ def one_step(name: str, **arguments: Any) -> Any:
     peer = peers.PEERS[name]([np.zeros((2, 3))], **arguments)
     peer.step(peer.tensors([np.ones((2, 3))]))
     return peer.optimizer
+
+
+# What makes the steps others.
+
+
+def stepped_once(optimizer: Any) -> Any:
+    """An optimizer of torch after a step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def parameters(*sizes: int) -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.ones(size, dtype=torch.float64)) for size in sizes]
+
+
+class OwnStep(torch.optim.RMSprop):
+    """A class of a user's that halves its gradients."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Make a step."""
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad /= 2.0
+        return super().step(closure)
+
+
+def with_hook(own: list[torch.nn.Parameter]) -> Any:
+    optimizer = torch.optim.RMSprop(own)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (OwnStep, r"`step` is that of OwnStep there"),
+        (with_hook, r"hooks are registered there \(register_step_pre_hook\)"),
+    ],
+)
+def test_code_of_a_user_s_in_the_steps_is_refused(float64, make, words):
+    variable = keras.Variable(np.ones(3))
+    for source in (make(parameters(3)), stepped_once(make(parameters(3)))):
+        with pytest.raises(NotExactError, match=words):
+            interop.like(source, [variable], "order")
+    assert int(interop.like(source, [variable], "order", exact=False).iterations) == 1
+    optimizer = conventions.torch()
+    optimizer.build([variable])
+    for call in (interop.torch.load, interop.torch.state_dict):
+        with pytest.raises(NotExactError, match=words):
+            call(optimizer, source, "order")
+
+
+def test_a_subclass_with_torch_s_own_steps_is_accepted(float64):
+    named = type("Named", (torch.optim.RMSprop,), {"name": "mine"})
+    source = stepped_once(named(parameters(3)))
+    # A scheduler wraps `step` of the object.
+    torch.optim.lr_scheduler.StepLR(source, 10)
+    assert int(interop.like(source, [keras.Variable(np.ones(3))], "order").iterations) == 1
+
+
+def test_a_momentum_that_a_scheduler_cycles_is_refused(float64):
+    source = stepped_once(torch.optim.RMSprop(parameters(3), momentum=0.9))
+    torch.optim.lr_scheduler.OneCycleLR(source, 0.1, total_steps=20, cycle_momentum=False)
+    variable = keras.Variable(np.ones(3))
+    interop.like(source, [variable], "order")
+    torch.optim.lr_scheduler.OneCycleLR(source, 0.1, total_steps=20)
+    for each in (source, source.state_dict()):
+        with pytest.raises(
+            NotExactError, match="`momentum` changes by a schedule or a callable there"
+        ):
+            interop.like(each, [variable], "order")
+
+
+def test_groups_of_variables_that_have_the_same_path_are_refused(float64):
+    # As the variables of two models that are parts of a third.
+    own = parameters(2, 3)
+    source = torch.optim.RMSprop([{"params": own[:1], "lr": 0.001}, {"params": own[1:]}], lr=0.1)
+    variables = [keras.Variable(np.ones(size), name="kernel") for size in (2, 3)]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"Two variables have the path 'kernel' and different"):
+            interop.like(source, variables, "order")
+        stepped_once(source)
+
+
+def test_a_rate_of_zero_beside_one_of_a_frozen_parameter(float64):
+    own = parameters(2, 3)
+    own[1].requires_grad_(False)
+    source = torch.optim.RMSprop([{"params": own[:1], "lr": 0.0}, {"params": own[1:]}], lr=0.1)
+    own[0].grad = torch.ones_like(own[0])
+    source.step()
+    optimizer = interop.like(source, [keras.Variable(np.ones(2))], "order")
+    optimizer.apply([keras.ops.ones(2)])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(optimizer._roster.weights[0]), 1.0)
+
+
+@pytest.mark.parametrize("groups", [[], [{"params": []}]])
+def test_an_optimizer_without_parameters_is_refused(groups):
+    source = torch.optim.RMSprop(parameters(1)).state_dict()
+    source["param_groups"] = [{**source["param_groups"][0], **own} for own in groups]
+    with pytest.raises(ValueError, match="The torch optimizer has no parameters"):
+        interop.like(source)
+
+
+def edited(change: Any) -> dict[str, Any]:
+    """A state_dict that was changed by hand."""
+    arguments = {"momentum": 0.9, "centered": True}
+    state = stepped_once(torch.optim.RMSprop(parameters(3), **arguments)).state_dict()
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s["state"][0].pop("momentum_buffer"), "there is no momentum buffer of '0'"),
+        (lambda s: s["state"][0].pop("grad_avg"), "no average of the gradients of '0'"),
+        (
+            lambda s: s["state"][0].update(momentum_buffer=torch.ones(3, dtype=torch.float16)),
+            "the slots are rounded to float16 there",
+        ),
+        (
+            lambda s: s.update(state={"0": s["state"][0]}),
+            r"state must be of the parameters in param_groups, \[0\], received \['0'\]",
+        ),
+        (
+            lambda s: s["state"][0].update(
+                square_avg=torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
+            ),
+            "'square_avg'\\] must be a dense tensor",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_state_dict_that_lacks_something_is_refused(float64, change, words):
+    with pytest.raises(ValueError, match=words):
+        interop.like(edited(change), [keras.Variable(np.ones(3))], "order")
+
+
+def test_the_variance_about_an_infinite_mean_is_not_zero(float64):
+    source = edited(lambda state: state["state"][0]["grad_avg"].fill_(np.inf))
+    optimizer = interop.like(source, [keras.Variable(np.ones(3))], "order")
+    assert np.all(np.isnan(keras.ops.convert_to_numpy(optimizer._square_averages[0])))
+
+
+def test_rate_and_step_of_an_export_are_of_one_moment(float64):
+    schedule = keras.optimizers.schedules.ExponentialDecay(1e-3, 1, 0.999)
+    variable = keras.Variable(np.ones(3))
+    optimizer = conventions.torch(schedule)
+    optimizer.build([variable])
+    there = torch.optim.RMSprop(parameters(3))
+    gate = _carry._outgoing
+
+    def step_meanwhile(*arguments: Any) -> Any:
+        optimizer.apply([keras.ops.ones(3)], [variable])
+        return gate(*arguments)
+
+    with mock.patch.object(_carry, "_outgoing", step_meanwhile):
+        state = interop.torch.state_dict(optimizer, there, "order", exact=False)
+    assert int(optimizer.iterations) == 1
+    assert int(state["state"][0]["step"]) == 0
+    np.testing.assert_allclose(state["param_groups"][0]["lr"], 1e-3, rtol=1e-7)
 
 
 def test_timm_s_state_dict_is_known_by_its_entries(float64):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_rmsprop import interop
+from keras_rmsprop.interop import NotExactError
 from yardsticks import peers
 
 if peers.unavailable("torch"):
@@ -156,6 +157,28 @@ def test_a_path_that_is_misspelt_is_not_taken_for_a_frozen_variable(float64):
     }
     with pytest.raises(ValueError, match=r"'haed/kernel', which is not .* did you mean"):
         interop.like(there, model.trainable_variables, mapping, names=network)
+
+
+def test_what_is_frozen_there_and_trained_here_is_refused(float64):
+    network, model, pairs, there = make(frozen=True)
+    network.aux.requires_grad_(False)
+    model.layers[0].trainable = True
+    message = (
+        r"'body\.weight' is frozen there, and its partner 'sequential.*/body/kernel' is trained"
+    )
+    with pytest.raises(NotExactError, match=message):
+        interop.like(there, model.trainable_variables, pairs)
+    step_there(network, there, 0)
+    with pytest.raises(NotExactError, match=message):
+        interop.like(there, model.trainable_variables, pairs)
+    with pytest.warns(UserWarning, match="these start afresh"):
+        optimizer = interop.like(there, model.trainable_variables, pairs, exact=False)
+    with pytest.raises(NotExactError, match=message):
+        interop.torch.state_dict(optimizer, there, pairs)
+    # Thawed there, it starts afresh in both.
+    network.body.requires_grad_(True)
+    with pytest.warns(UserWarning, match="these start afresh"):
+        interop.like(there, model.trainable_variables, pairs)
 
 
 def test_order_leaves_out_what_is_frozen(float64):
