@@ -238,7 +238,7 @@ def write(
     moves = optimizer._rate().variable is None
 
     def arrays(*, wide: bool) -> tuple[Arrays, Mapping[str, Slots]]:
-        slots, steps, _ = _carry.unload(optimizer, target, pairs, exact=options.exact, wide=wide)
+        slots, steps, *_ = _carry.unload(optimizer, target, pairs, exact=options.exact, wide=wide)
         own_arrays = _arrays(slots, own, steps, moves)
         return {f"{place}{key}": array for key, array in own_arrays.items()}, slots
 

@@ -44,14 +44,18 @@ def load(
         refuse(words, source.framework)
     slots = _incoming(optimizer, source, links)
     here = _state.state_of(optimizer._parts())
+    if source.begun and here.accumulation_steps != source.counts:
+        check_between_accumulations(source.begun, source.counts)
     if exact:
         refuse(_lost_here(optimizer, links, slots, here), source.framework)
     if source.steps is None:
         # The count stays, and so it must be one of completed steps.
         check_between_accumulations(here.calls or 0, here.accumulation_steps)
-    steps = here.calls if source.steps is None else source.steps * here.accumulation_steps
+        calls = here.calls
+    else:
+        calls = source.steps * here.accumulation_steps + source.begun
     state = here._replace(
-        calls=steps,
+        calls=calls,
         learning_rate=_rate(optimizer, source, links, here),
         slots=slots,
         centered=any("gradient_average" in each for each in slots),
@@ -73,6 +77,8 @@ class Unloaded(NamedTuple):
     steps: int
     # The rate of the next step of each variable.
     rates: tuple[float, ...]
+    # How many gradients of that step are summed.
+    begun: int
 
 
 def unload(
@@ -83,6 +89,7 @@ def unload(
     exact: bool,
     rates: Literal["one", "each", "kept"] = "one",
     wide: bool = False,
+    sums: int = 1,
 ) -> Unloaded:
     """Return an optimizer's slots by another framework's names and in its terms, and its steps.
 
@@ -97,6 +104,7 @@ def unload(
             optimizer, "each" by that of its variable, or they are "kept" and must be the same.
         wide: whether the slots are float64, before they are rounded to the dtype that they have
             here.
+        sums: of how many gradients the target makes a step, if it can hold an incomplete sum.
 
     Raises: as `load`.
     """
@@ -113,8 +121,9 @@ def unload(
         refuse(words, target.framework, incoming=False)
     optimizer.settle()
     state = _state.state_of(optimizer._parts())
-    check_between_accumulations(state.calls or 0, state.accumulation_steps)
-    steps = (state.calls or 0) // state.accumulation_steps
+    if sums != state.accumulation_steps:
+        check_between_accumulations(state.calls or 0, state.accumulation_steps)
+    steps, begun = divmod(state.calls or 0, state.accumulation_steps)
     base = _rate_in(optimizer, state)
     own_rates = tuple(base * _factor(optimizer, i) for i in range(len(state.slots)))
     found: dict[str, Slots] = {}
@@ -141,7 +150,7 @@ def unload(
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
     if exact:
         refuse(lost, target.framework, incoming=False)
-    return Unloaded(found, steps, own_rates)
+    return Unloaded(found, steps, own_rates, begun)
 
 
 def built(optimizer: Any) -> RMSprop:
@@ -514,7 +523,9 @@ def _here(
     """Convert a variable's slots to the meaning that they have in `RMSprop`."""
     own = settings_of(optimizer, position)
     correction = _correction(own, source, source.steps)
-    v, m, b, average = (None if slot is None else slot.astype(np.float64) for slot in slots)
+    v, m, b, average, accumulator = (
+        None if slot is None else slot.astype(np.float64) for slot in slots
+    )
     assert v is not None
     here = {"square_average": v / correction}
     if own["centered"] and m is not None:
@@ -530,8 +541,8 @@ def _here(
         )  # fmt: skip
     held = optimizer._roster.parameters[position]
     if held.accumulator is not None:
-        # Steps are complete when they are carried over.
-        here["accumulator"] = np.zeros_like(v)
+        is_begun = source.begun and accumulator is not None
+        here["accumulator"] = accumulator if is_begun else np.zeros_like(v)  # type: ignore[assignment]
     if held.average is not None and average is not None:
         here["average"] = average
     return here
@@ -558,7 +569,7 @@ def _outgoing(
     if b is not None:
         b = b / _buffer_factor(own, target, rate, pair, optimizer, position)
     mean = None if m is None else m * correction
-    return Slots(v * correction, mean, b, here.get("average"))
+    return Slots(v * correction, mean, b, here.get("average"), here.get("accumulator"))
 
 
 def _missing(optimizer: RMSprop, source: Source, links: Mapping[int, Pair]) -> list[str]:

@@ -65,7 +65,7 @@ class Held(NamedTuple):
         )
 
     def _array(self, kind: str, name: str) -> Array | None:
-        variable = self.slots[kind].get(name)
+        variable = self.slots.get(kind, {}).get(name)
         return None if variable is None else array_in(variable)
 
     def assignments(
@@ -83,7 +83,7 @@ class Held(NamedTuple):
         found: list[tuple[Any, Any]] = []
         for name, own in slots.items():
             for kind, value in own._asdict().items():
-                variable = self.slots[kind].get(name)
+                variable = self.slots.get(kind, {}).get(name)
                 if variable is None or (value is None and kind == "average"):
                     continue
                 fresh = np.zeros(tuple(variable.shape))

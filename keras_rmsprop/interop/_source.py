@@ -33,6 +33,8 @@ class Slots(NamedTuple):
     momentum: Array | None = None
     # The moving average of the weight.
     average: Array | None = None
+    # The sum of the gradients of a step that is not complete.
+    accumulator: Array | None = None
 
 
 class Source(NamedTuple):
@@ -53,6 +55,8 @@ class Source(NamedTuple):
     moves: bool | None = None
     schedule: Any = None
     counts: int = 1
+    # How many gradients of the next step it has summed.
+    begun: int = 0
     # The settings other than the rate that change by themselves.
     changing: tuple[str, ...] = ()
     # What of a user's own code takes part in its steps, in words.

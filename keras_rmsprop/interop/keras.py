@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from keras import ops, saving
 from keras.optimizers import schedules
 
@@ -67,7 +66,6 @@ def load(
     optimizer = _carry.built(optimizer)
     source = _live.unwrapped(source)
     there = read(source)
-    _carry.check_between_accumulations(int(source._iterations), source.gradient_accumulation_steps)
     pairs = pairs_of(source, optimizer._roster.weights, pairs)
     with _telling_of_exclusions(optimizer, source):
         return _carry.load(optimizer, there, pairs, exact=exact)
@@ -90,18 +88,14 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     source = read(target, argument="target")
     pairs = pairs_of(target, optimizer._roster.weights, pairs)
     with _telling_of_exclusions(optimizer, target):
-        slots, steps, rates = _carry.unload(optimizer, source, pairs, exact=exact)
-    calls = steps * (target.gradient_accumulation_steps or 1)
+        slots, steps, rates, begun = _carry.unload(
+            optimizer, source, pairs, exact=exact, sums=source.counts
+        )
+    calls = steps * source.counts + begun
     held = _held(target)
     if held.rate is None and exact:
         _live.check_rate(rates[0], _rate_after(target, calls), source.framework)
-    sums = [each for each in getattr(target, "_accumulated_gradients", ()) if each is not None]
-    _writing.write(
-        [
-            *held.assignments(slots, calls, rates[0]),
-            *((each, np.zeros(tuple(each.shape))) for each in sums),
-        ]
-    )
+    _writing.write(held.assignments(slots, calls, rates[0]))
 
 
 @contextlib.contextmanager
@@ -171,6 +165,7 @@ def read(source: Any, *, argument: str = "source") -> Source:
             moves=moves,
             schedule=rate if moves else None,
             counts=accumulation,
+            begun=calls % accumulation,
             own_code=_live.own_code_in(source),
         )
     )
@@ -186,6 +181,7 @@ def _held(source: Any) -> _live.Held:
         "gradient_average": source._average_gradients,
         "momentum": source._momentums,
         "average": source._model_variables_moving_average if source.use_ema else (),
+        "accumulator": getattr(source, "_accumulated_gradients", ()),
     }
     names = _names(source)
     slots = {kind: dict(zip(names, own, strict=False)) for kind, own in lists.items()}

@@ -159,7 +159,7 @@ def save(
         dtypes=dtypes,
         names=tuple(names),
     )
-    slots, steps, _ = _carry.unload(optimizer, target, own, exact=exact)
+    slots, steps, *_ = _carry.unload(optimizer, target, own, exact=exact)
     written: dict[str, Array] = {_GLOBAL_STEP: np.asarray(steps, np.int64)}
     for position, pair in linked(own, names, weights, whole=exact).items():
         written |= _weights_of(weights[position], pair)
@@ -266,7 +266,7 @@ def _tensor(reader: Any, name: str) -> Array:
 
     try:
         return np.asarray(reader.get_tensor(name))
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, IndexError) as error:  # the latter where the file ends early
         raise ValueError(
             f"The checkpoint is damaged: {name!r} cannot be read. Nothing has changed. "
             f"({str(error).splitlines()[0]})"

@@ -60,7 +60,7 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     """
     optimizer, target = _carry.built(optimizer), _live.unwrapped(target)
     source = read(target, argument="target")
-    slots, steps, rates = _carry.unload(optimizer, source, pairs, exact=exact)
+    slots, steps, rates, _ = _carry.unload(optimizer, source, pairs, exact=exact)
     held = _held(target)
     if held.rate is None and exact:
         _live.check_rate(rates[0], _rate_after(target, steps), source.framework)

@@ -276,7 +276,7 @@ def state_dict(
     """
     optimizer = _carry.built(optimizer)
     there = read(target, pairs if names is None else names, kind, argument="target")
-    slots, steps, own_rates = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
+    slots, steps, own_rates, _ = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
     links = linked_to(there, pairs, optimizer._roster.weights, exact=exact)
     rates = {
         name: own_rates[position] / pair.rate

@@ -89,26 +89,31 @@ def test_gradients_are_accumulated_on(float64):
     # Few steps: on JAX, Keras compiles each of them.
     variables = zeros("a")
     settings = {"learning_rate": 0.01, "momentum": 0.7, "gradient_accumulation_steps": 2}
+    # In the middle of a step.
     source = trained(variables, steps=3, **settings)
-    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated"):
-        interop.like(source, variables)
-    apply(source, variables, range(3, 4))
     copies = zeros("a")
     copies[0].assign(variables[0])
     start = models.values(variables)
     optimizer = interop.like(source, copies, jit_compile=False)
-    assert (int(optimizer.iterations), int(optimizer._iterations)) == (2, 4)
+    assert (int(optimizer.iterations), int(optimizer._iterations)) == (1, 3)
     for each, own in ((source, variables), (optimizer, copies)):
-        apply(each, own, range(4, 7))
-    models.assert_same(models.values(copies), models.values(variables), start, steps=1)
-    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated"):
-        interop.keras.assign(optimizer, source)
-    apply(optimizer, copies, range(7, 8))
-    # What the target has accumulated is replaced.
+        apply(each, own, range(3, 7))
+    models.assert_same(models.values(copies), models.values(variables), start, steps=2)
+    # And back: what the target has accumulated is replaced.
+    apply(source, variables, range(7, 8))
     interop.keras.assign(optimizer, source)
-    assert int(source._iterations) == 8
-    assert not np.any(models.values(source._accumulated_gradients))
-    # A step is a step, however many gradients make it.
+    assert int(source._iterations) == 7
+    sums = [optimizer._roster.parameters[0].accumulator, *source._accumulated_gradients]
+    ours, theirs = models.values(sums)
+    np.testing.assert_array_equal(theirs, ours)
+    assert np.all(theirs)
+    # A step is a step, however many gradients make it, but a part of one is another.
+    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated"):
+        interop.like(source, variables, gradient_accumulation_steps=None)
+    other = trained(zeros("a"), steps=1, **settings | {"gradient_accumulation_steps": None})
+    with pytest.raises(ValueError, match="1 of 2 gradients are accumulated"):
+        interop.keras.assign(optimizer, other)
+    apply(source, variables, range(7, 8))
     optimizer = interop.like(source, variables, gradient_accumulation_steps=None)
     assert int(optimizer._iterations) == 4
 

@@ -436,12 +436,13 @@ def test_what_is_no_checkpoint_is_refused(float64, tmp_path):
         interop.tf1.save(optimizer, tmp_path / "none" / "back", None)
 
 
-def test_a_damaged_checkpoint_is_refused_whole(float64, tmp_path):
+@pytest.mark.parametrize("rest", [b"", None], ids=["cut off", "zeros"])
+def test_a_damaged_checkpoint_is_refused_whole(float64, tmp_path, rest):
     _, optimizer, variables = trained(tmp_path)
     (data,) = tmp_path.glob("*.data-*")
-    content = bytearray(data.read_bytes())
-    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
-    data.write_bytes(content)
+    content = data.read_bytes()
+    half = len(content) // 2
+    data.write_bytes(content[:half] + (bytes(len(content) - half) if rest is None else rest))
     before = optimizer.state_dict()
     with pytest.raises(ValueError, match="The checkpoint is damaged"):
         interop.tf1.load(optimizer, tmp_path, named(variables))
