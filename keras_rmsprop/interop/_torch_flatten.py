@@ -37,11 +37,26 @@ def order_of(shape: Sequence[int]) -> Order:
     Args:
         shape: Keras's shape of what is flattened, without the batch, with the channels last.
     """
+    return _order_in(_FIRST, shape)
+
+
+def _order_in(layout: str, shape: Sequence[int], moves: bool = False) -> Order:
+    """Return the order of a flattened tensor.
+
+    Args:
+        layout: where its channels are in torch.
+        shape: Keras's shape of it, without the batch.
+        moves: whether Keras moves the first axis to the end before it flattens. Default False.
+    """
     *spatial, channels = shape
-    size = math.prod(spatial)
-    if channels == 1 or size == 1:
-        return None
-    return np.moveaxis(np.arange(channels * size).reshape(channels, *spatial), 0, -1).ravel()
+    # The position in torch of each element, in Keras's shape.
+    positions = np.arange(math.prod(shape)).reshape(shape)
+    if layout == _FIRST:
+        positions = np.moveaxis(positions.reshape(channels, *spatial), 0, -1)
+    if moves:
+        positions = np.moveaxis(positions, 0, -1)
+    order = positions.ravel()
+    return None if np.array_equal(order, np.arange(order.size)) else order
 
 
 class Orders:
@@ -105,8 +120,9 @@ class Orders:
         if operation is None or _is(operation, _MIXING):
             return None
         shapes = [tuple(each.shape[1:]) for each in inputs]
-        if _is(operation, _FLATTENING) and len(shapes[0]) > 1:
-            return self._flattened(operation, inputs[0])
+        if _is(operation, _FLATTENING):
+            is_flat = len(shapes[0]) == 1
+            return self._order(inputs[0]) if is_flat else self._flattened(operation, inputs[0])
         orders = [
             self._order(each) if len(shape) == 1 else self._of_channels(each, shape)
             for each, shape in zip(inputs, shapes, strict=True)
@@ -145,19 +161,17 @@ class Orders:
         shape = tuple(tensor.shape[1:])
         if None in shape:
             return None
-        channels_first = getattr(operation, "data_format", None) == "channels_first"
-        if channels_first and type(operation).__name__ == "Flatten":
-            shape = (*shape[1:], shape[0])
-            # Keras puts the channels last before it flattens.
-            return order_of(shape)
-        order = order_of(shape)
-        layout = _SAME if order is None else self._layout(tensor)
-        if layout == _UNKNOWN:
-            raise UnknownOrderError(
-                f"is flattened from Keras's shape {shape}, and nothing shows whether torch has "
-                "the channels first there"
-            )
-        return order if layout == _FIRST else None
+        # Keras puts the first axis last before it flattens, wherever the channels are.
+        moves = type(operation).__name__ == "Flatten" and _has_channels_first(operation)
+        layout = self._layout(tensor)
+        layouts = (_SAME, _FIRST) if layout == _UNKNOWN else (layout,)
+        orders = [_order_in(each, shape, moves) for each in layouts]
+        moved = (*shape[1:], shape[0]) if moves else shape
+        return _agreed(
+            orders,
+            f"is flattened from Keras's shape {moved}, and nothing shows whether torch has the "
+            "channels first there",
+        )
 
     def _layout(self, tensor: Any) -> str:
         """Return where torch has the channels of a tensor of more axes than one."""
@@ -168,8 +182,7 @@ class Orders:
         if _is(operation, _RECURRENT):
             return _SAME
         if _is(operation, _CHANNELS):
-            is_first = getattr(operation, "data_format", None) == "channels_first"
-            return _SAME if is_first else _FIRST
+            return _SAME if _has_channels_first(operation) else _FIRST
         found = {self._layout(each) for each in inputs if len(each.shape) > 2}
         if found <= {_SAME}:
             return _SAME
@@ -207,6 +220,10 @@ def _tensors(thing: Any, name: str) -> list[Any]:
     if isinstance(found, Mapping):
         return list(found.values())
     return [] if found is None else list(found)
+
+
+def _has_channels_first(operation: Any) -> bool:
+    return getattr(operation, "data_format", None) == "channels_first"
 
 
 def _name(operation: Any) -> str:

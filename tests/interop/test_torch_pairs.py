@@ -1,5 +1,6 @@
 """Test how the layers of torch and Keras are paired: their order of inputs, shapes and messages."""
 
+import math
 from typing import Any
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_rmsprop import interop
+from tests.conftest import BACKEND
 from tests.tools import models
 from yardsticks import peers
 
@@ -64,11 +66,14 @@ def nested() -> keras.Model:
     return keras.Model(x, head(layers.Flatten()(base(x))))
 
 
-def assert_same_outputs(network: nn.Module, model: keras.Model, pairs: Any) -> None:
+def assert_same_outputs(
+    network: nn.Module, model: keras.Model, pairs: Any, *, is_first: bool = False
+) -> None:
+    """Compare the outputs, of a model with the channels of its input first or last."""
     interop.torch.load_weights(network, pairs)
     x = np.random.default_rng(0).normal(size=(4, *model.input_shape[1:]))
     network.eval()
-    channels_first = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    channels_first = torch.from_numpy(x if is_first else np.moveaxis(x, -1, 1).copy())
     want = network(channels_first).detach().numpy()
     got = keras.ops.convert_to_numpy(keras.ops.stop_gradient(model(x)))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
@@ -84,6 +89,53 @@ def test_weights_after_a_flattened_convolution_are_in_keras_s_order(float64, mak
     interop.torch.export_weights(again, pairs)
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(again.state_dict()[name], value, err_msg=name)
+
+
+FORMATS = ("channels_first", "channels_last")
+
+
+@pytest.fixture(params=FORMATS, ids="global={}".format)
+def image_data_format(request):
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format(request.param)
+    yield request.param
+    keras.config.set_image_data_format(before)
+
+
+@pytest.mark.parametrize("flattening", ["Flatten", "Flatten twice", "Reshape", "pooled"])
+@pytest.mark.parametrize("of_flatten", [None, *FORMATS], ids="flatten={}".format)
+@pytest.mark.parametrize("of_convolution", [None, *FORMATS], ids="convolution={}".format)
+@pytest.mark.parametrize("rank", [1, 2, 3], ids="{}D".format)
+def test_the_data_formats_of_convolution_and_flatten_may_differ(
+    float64, image_data_format, rank, of_convolution, of_flatten, flattening
+):
+    is_first = (of_convolution or image_data_format) == "channels_first"
+    if is_first and BACKEND == "tensorflow":
+        pytest.skip("TensorFlow has no convolution with the channels first on CPUs")
+    sides = (4, 5, 6)[:rank]
+    size = 3 * math.prod(side - 1 for side in sides)
+    pooled = [getattr(layers, f"GlobalAveragePooling{rank}D")(data_format=of_convolution)]
+    head = {
+        "Flatten": [layers.Flatten(data_format=of_flatten)],
+        "Flatten twice": [layers.Flatten(data_format=of_flatten) for _ in range(2)],
+        "Reshape": [layers.Reshape((size,))],
+        "pooled": [*pooled, layers.Flatten(data_format=of_flatten)],
+    }[flattening]
+    kind = getattr(layers, f"Conv{rank}D")
+    model = sequential(
+        kind(3, 2, data_format=of_convolution),
+        *head,
+        layers.Dense(5),
+        shape=(2, *sides) if is_first else (*sides, 2),
+    )
+    pooling = [getattr(nn, f"AdaptiveAvgPool{rank}d")(1)] if flattening == "pooled" else []
+    network = nn.Sequential(
+        getattr(nn, f"Conv{rank}d")(2, 3, 2),
+        *pooling,
+        nn.Flatten(),
+        nn.Linear(3 if pooling else size, 5),
+    ).double()
+    assert_same_outputs(network, model, interop.torch.pairs(network, model), is_first=is_first)
 
 
 def test_layers_that_are_given_one_by_one_know_their_model_s_order(float64):
@@ -205,6 +257,11 @@ def test_a_flattened_image_must_be_given_its_order(float64):
     with pytest.raises(ValueError, match=r"\(6, 6, 2\), and nothing shows whether torch has"):
         interop.torch.pairs(network, model)
     assert_same_outputs(network, model, interop.torch.pairs(network, model, flattened={"1": IMAGE}))
+    first = sequential(layers.Flatten("channels_first"), layers.Dense(5), shape=(2, 6, 6))
+    with pytest.raises(ValueError, match=r"\(6, 6, 2\), and nothing shows whether torch has"):
+        interop.torch.pairs(network, first)
+    pairs = interop.torch.pairs(network, first, flattened={"1": IMAGE})
+    assert_same_outputs(network, first, pairs, is_first=True)
     same = interop.torch.pairs(network, model, flattened={"1": None})
     array = np.arange(5 * 72).reshape(5, 72)
     np.testing.assert_array_equal(same[0].to_keras(array), array.T)
