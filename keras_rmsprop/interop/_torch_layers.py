@@ -19,6 +19,7 @@ import numpy as np
 from keras_rmsprop.interop._pairs import MisfitError, Pair
 from keras_rmsprop.interop._source import Array
 from keras_rmsprop.interop._torch_flatten import Order, Orders, UnknownOrderError, order_of
+from keras_rmsprop.interop._torch_parameters import check_plain
 
 
 class Move(NamedTuple):
@@ -112,14 +113,16 @@ def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None
                 f"{', '.join(map(repr, filter(None, everything)))}."
             )
         chosen = [(name, everything[name], layer) for name, layer in layers.items()]
+        check_plain((name, each) for name, each, _ in chosen)
     else:
-        flat = list(_with_variables([layers] if not isinstance(layers, Sequence) else layers))
+        check_plain(module.named_modules())
+        flat = list(_with_variables(layers))
         if len(flat) != len(modules):
             raise ValueError(
                 f"{len(modules)} torch modules have parameters: {_listed(modules)}; and "
                 f"{len(flat)} Keras layers have variables: "
-                f"{', '.join(layer.name for layer in flat) or 'none'}. Pass a mapping from the "
-                "names of the modules to the layers."
+                f"{', '.join(layer.name for layer in flat) or 'none'}. "
+                f"{_how_to_build(layers) or _MAPPING}"
             )
         partners = [flat[i] for i in _positions(list(modules), flat)]
         chosen = [(n, m, layer) for (n, m), layer in zip(modules.items(), partners, strict=True)]
@@ -300,17 +303,40 @@ def _with_parameters(module: Any) -> Iterator[tuple[str, Any]]:
             yield name, each
 
 
-def _with_variables(layers: Iterable[Any], seen: set[int] | None = None) -> Iterator[Any]:
-    """Yield the layers that are known here or have no layers in them, if they have variables."""
-    seen = set() if seen is None else seen
+def _listed_layers(layers: Any) -> Sequence[Any]:
+    return layers if isinstance(layers, Sequence) else [layers]
+
+
+def _with_variables(layers: Any) -> Iterator[Any]:
+    """Yield the layers that have variables."""
+    return (layer for layer in _innermost(_listed_layers(layers), set()) if layer.weights)
+
+
+def _innermost(layers: Iterable[Any], seen: set[int]) -> Iterator[Any]:
+    """Yield the layers that are known here or have no layers in them."""
     for layer in layers:
         inner = getattr(layer, "layers", None) or getattr(layer, "_layers", ())
         if inner and not _class_of(layer, _KERAS):
-            yield from _with_variables(inner, seen)
-        elif layer.weights and id(layer) not in seen:
+            yield from _innermost(inner, seen)
+        elif id(layer) not in seen:
             # torch, too, has a module that is used twice once.
             seen.add(id(layer))
             yield layer
+
+
+def _how_to_build(layers: Any) -> str:
+    """Return what to do with the first layer that is not built, nothing if all are."""
+    unbuilt = (each for each in _innermost(_listed_layers(layers), set()) if not each.built)
+    first = next(unbuilt, None)
+    if first is None:
+        return ""
+    return (
+        f"{first.name!r} is not built. Build the model first: begin it with `keras.Input(shape)`, "
+        "or call it with a batch."
+    )
+
+
+_MAPPING = "Pass a mapping from the names of the modules to the layers."
 
 
 def _pairs(name: str, module: Any, layer: Any) -> Iterator[Pair]:
@@ -325,8 +351,10 @@ def _pairs(name: str, module: Any, layer: Any) -> Iterator[Pair]:
     if ours not in _TORCH[theirs]:
         raise ValueError(
             f"{name!r} is a {theirs}, and {layer.name!r} a {ours}, which does not correspond. "
-            "Pass a mapping from the names of the modules to the layers."
+            f"{_MAPPING}"
         )
+    if not layer.built and not layer.weights:
+        raise ValueError(f"{layer.name!r} has no variables yet. {_how_to_build(layer)}")
     if getattr(layer, "lora_enabled", False):
         raise ValueError(
             f"{layer.name!r} has LoRA: it computes its {_weight_of(layer)} from three variables, "
