@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_rmsprop.interop._pairs import MisfitError, Pair
-from keras_rmsprop.interop._source import Array
+from keras_rmsprop.interop._source import Array, NotExactError
 from keras_rmsprop.interop._torch_flatten import Order, Orders, UnknownOrderError, order_of
-from keras_rmsprop.interop._torch_parameters import check_plain
+from keras_rmsprop.interop._torch_parameters import check_plain, first_names
 
 
 class Move(NamedTuple):
@@ -91,7 +91,9 @@ LSTM_BIAS_WEIGHT = Move(lambda ih, hh: ih + hh, lambda array: (array, np.zeros_l
 Flattened = Mapping[str, Sequence[int] | None]
 
 
-def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None) -> list[Pair]:
+def pairs_of_layers(
+    module: Any, layers: Any, flattened: Flattened | None = None, *, exact: bool = True
+) -> list[Pair]:
     """Pair the parameters and buffers of a torch module with the variables of Keras layers.
 
     Args:
@@ -100,8 +102,10 @@ def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None
             those of `module`, by name if each module has the name of one layer and otherwise in
             order; or a mapping from the names of submodules to layers.
         flattened: as for `interop.torch.pairs`.
+        exact: as for `interop.torch.pairs`.
 
-    Raises: ValueError that names the first two that do not correspond.
+    Raises: ValueError that names the first two that do not correspond; NotExactError if `exact`
+        and the steps of two that do would differ.
     """
     modules = dict(_with_parameters(module))
     if isinstance(layers, Mapping):
@@ -117,6 +121,8 @@ def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None
     else:
         check_plain(module.named_modules())
         flat = list(_with_variables(layers))
+        if len(flat) < len(modules):
+            modules = _with_their_own(modules)
         if len(flat) != len(modules):
             raise ValueError(
                 f"{len(modules)} torch modules have parameters: {_listed(modules)}; and "
@@ -130,7 +136,7 @@ def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None
     found = _reordered(found, chosen, layers, {} if flattened is None else flattened)
     pairs = [pair for own in found.values() for pair in own]
     _check_shapes(pairs, module)
-    return pairs
+    return _each_once(pairs, module, exact=exact)
 
 
 def _reordered(
@@ -238,8 +244,7 @@ def _in_order(pair: Pair, order: Order) -> Pair:
 
 
 def _check_shapes(pairs: Sequence[Pair], module: Any) -> None:
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
-    shapes |= {name: tuple(b.shape) for name, b in module.named_buffers(remove_duplicate=False)}
+    shapes = _shapes_in(module)
     misfits = []
     for pair in pairs:
         # Views of one number, as weights may be large.
@@ -250,6 +255,61 @@ def _check_shapes(pairs: Sequence[Pair], module: Any) -> None:
             misfits.append(str(error))
     if misfits:
         raise ValueError(f"The layers do not correspond: {'; '.join(misfits[:4])}.")
+
+
+def _shapes_in(module: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    buffers = module.named_buffers(remove_duplicate=False)
+    return shapes | {name: tuple(buffer.shape) for name, buffer in buffers}
+
+
+def _each_once(pairs: Sequence[Pair], module: Any, *, exact: bool) -> list[Pair]:
+    """Return the pairs, with one for a parameter that several modules share.
+
+    It has the name that optimizers know the parameter by.
+
+    Raises: ValueError if only one side shares what it has; NotExactError if this is torch, whose
+        one parameter two variables can start from, but not follow.
+    """
+    first = first_names(module)
+    by_name: dict[str, Pair] = {}
+    by_variable: dict[int, Pair] = {}
+    once = []
+    for pair in pairs:
+        names = tuple(first[name] for name in pair.names)
+        namesake = next((by_name[name] for name in names if name in by_name), None)
+        partner = by_variable.get(id(pair.variable))
+        if namesake is None and partner is None:
+            once.append(pair._replace(names=names))
+        elif partner is None and namesake is not None:
+            if exact:
+                raise NotExactError(
+                    f"{namesake.label} and {pair.label} are one parameter, and their partners "
+                    f"{namesake.path!r} and {pair.path!r} are two variables, which the first step "
+                    "makes unlike. Share the variable, too, as by calling one layer twice; or "
+                    "give torch two parameters; or pass exact=False for the weights alone."
+                )
+            # Each under a name of its own.
+            once.append(pair if pair.names != names else pair._replace(names=namesake.names))
+        elif partner is not None and not _are_one(partner, pair, first, module):
+            raise ValueError(
+                f"{partner.label} and {pair.label} are not the same, but both are paired with "
+                f"{pair.path!r}."
+            )
+        by_name.update(dict.fromkeys(names, pair))
+        by_variable[id(pair.variable)] = pair
+    return once
+
+
+def _are_one(pair: Pair, other: Pair, first: Mapping[str, str], module: Any) -> bool:
+    """Whether two pairs of one variable are of the same parameters, in one layout."""
+    if [first[name] for name in pair.names] != [first[name] for name in other.names]:
+        return False
+    if pair.to_keras is other.to_keras:
+        return True
+    shapes = _shapes_in(module)
+    marks = [np.arange(np.prod(shapes[name])).reshape(shapes[name]) for name in pair.names]
+    return np.array_equal(pair.to_keras(*marks), other.to_keras(*marks))
 
 
 def _positions(names: Sequence[str], layers: Sequence[Any]) -> Sequence[int]:
@@ -298,9 +358,28 @@ def _listed(modules: Mapping[str, Any]) -> str:
 def _with_parameters(module: Any) -> Iterator[tuple[str, Any]]:
     """Yield the modules that have parameters of their own, with their names."""
     for name, each in module.named_modules():
-        own = (*each.parameters(recurse=False), *each.buffers(recurse=False))
-        if own:
+        if _own(each):
             yield name, each
+
+
+def _with_their_own(modules: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the modules without those that only share what others before them have.
+
+    A layer of Keras that computes with another's variable, as in a tied embedding, has none.
+    """
+    seen: set[int] = set()
+    found = {}
+    for name, module in modules.items():
+        own = {id(tensor) for tensor in _own(module)}
+        if not own <= seen:
+            found[name] = module
+        seen |= own
+    return found
+
+
+def _own(module: Any) -> list[Any]:
+    """Return the parameters and buffers that a module has itself."""
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
 
 def _listed_layers(layers: Any) -> Sequence[Any]:

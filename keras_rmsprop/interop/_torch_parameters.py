@@ -1,7 +1,21 @@
 """Find what the parameters of a torch module are: which names are one, and which are computed."""
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
+
+
+def first_names(module: Any) -> dict[str, str]:
+    """Return for each name of a parameter or buffer the first name of the same one.
+
+    It is the name that `named_parameters()` gives, and so the one that optimizers have.
+    """
+    named = chain(
+        module.named_parameters(remove_duplicate=False),
+        module.named_buffers(remove_duplicate=False),
+    )
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def check_plain(modules: Iterable[tuple[str, Any]]) -> None:

@@ -34,6 +34,7 @@ from keras_rmsprop.interop import _carry, _live, _torch_form, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked_to, listed, shortened
 from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array, dtype_of
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
+from keras_rmsprop.interop._torch_parameters import first_names
 
 __all__ = ["Pair", "Pairs", "export_weights", "load", "load_weights", "pairs", "state_dict"]
 
@@ -84,7 +85,11 @@ class Pairs(tuple[Pair, ...]):
 
 
 def pairs(
-    module: Any, layers: Any, *, flattened: Mapping[str, Sequence[int] | None] | None = None
+    module: Any,
+    layers: Any,
+    *,
+    flattened: Mapping[str, Sequence[int] | None] | None = None,
+    exact: bool = True,
 ) -> Pairs:
     """Pair the parameters of a torch module with the variables of a Keras model.
 
@@ -97,6 +102,9 @@ def pairs(
     the next layer are permuted. A Sequential or functional model tells the shapes; where they are
     not known, `flattened` must.
 
+    A parameter that modules of torch share, as in a tied embedding, has one pair, under its first
+    name, if its variable is shared as well.
+
     Args:
         module: a `torch.nn.Module`.
         layers: a built Keras model or layer, or a list of layers, with the same layers. If each
@@ -105,13 +113,15 @@ def pairs(
         flattened: for names of submodules, Keras's shape of what is flattened before them, without
             the batch, such as (height, width, channels); or None if their inputs are in the same
             order in both. Default None: found in the model.
+        exact: whether to refuse layers with which the steps would not be torch's: two variables
+            whose partners are one parameter. Default True.
 
     Returns: pairs for `load`, `load_weights`, `state_dict`, `export_weights` and `interop.like`.
     Raises: ValueError if the layers do not correspond, in class or in shape, or the order of a
-        layer's inputs in torch is not known.
+        layer's inputs in torch is not known; or `exact` and the steps would differ.
     """
     _check_module(module, layers)
-    found = Pairs(pairs_of_layers(module, layers, flattened))
+    found = Pairs(pairs_of_layers(module, layers, flattened, exact=exact))
     found.module = module
     return found
 
@@ -143,10 +153,12 @@ def load_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None
         module: a `torch.nn.Module`, or its `state_dict()`.
         pairs: as for `load`, with names, and with variables rather than paths.
 
-    Raises: ValueError if a parameter is missing or does not fit; nothing has changed then.
+    Raises: ValueError if a parameter is missing or does not fit, or if one variable would get two
+        values; nothing has changed then.
     """
     arrays = _weights_in(module)
     values, misfits = [], []
+    found: dict[int, tuple[Pair, Array]] = {}
     for pair in listed(pairs):
         missing = [name for name in pair.names if name not in arrays]
         if missing:
@@ -158,6 +170,11 @@ def load_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None
         except MisfitError as error:
             misfits.append(str(error))
             continue
+        other, there = found.setdefault(id(pair.variable), (pair, value))
+        if not np.array_equal(there, value, equal_nan=True):
+            misfits.append(
+                f"{other.label} and {pair.label} are both paired with {pair.path!r}, and differ"
+            )
         values.append((pair.variable, value))
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
@@ -182,7 +199,8 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
         module: a `torch.nn.Module`.
         pairs: as for `load_weights`.
 
-    Raises: ValueError if a parameter is missing or does not fit; nothing has changed then.
+    Raises: ValueError if a parameter is missing or does not fit, or if one parameter, which may
+        have two names, would get two values; nothing has changed then.
     """
     import torch
 
@@ -192,6 +210,8 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
         )
     state = dict(_weights_in(module))
     changed = {}
+    first = first_names(module)
+    found: dict[str, tuple[str, Pair, Array]] = {}
     for pair in listed(pairs):
         if isinstance(pair.variable, str):
             raise ValueError(f"Weights need variables, received the path {pair.variable!r}.")
@@ -203,6 +223,12 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
                 raise ValueError(
                     f"{pair.path!r} becomes an array of shape {array.shape} for {name!r}, which "
                     f"is {shape}. Nothing has changed."
+                )
+            other_name, other, same = found.setdefault(first.get(name, name), (name, pair, array))
+            if not np.array_equal(same, array, equal_nan=True):
+                raise ValueError(
+                    f"{other_name!r} and {name!r} are one parameter, and {other.path!r} and "
+                    f"{pair.path!r}, which they are paired with, differ. Nothing has changed."
                 )
             changed[name] = torch.from_numpy(np.array(array))
     # The tensors in a state are the module's own.

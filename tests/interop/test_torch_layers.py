@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_rmsprop import interop
+from keras_rmsprop.interop._source import NotExactError
 from yardsticks import peers
 
 if peers.unavailable("torch"):
@@ -84,3 +85,171 @@ def test_a_model_that_is_not_built_is_told_to_be_built():
         assert "mapping" not in str(raised.value)
     model(np.zeros((1, 4)))
     assert len(interop.torch.pairs(network, model)) == 2
+
+
+# Parameters and variables that are shared.
+
+
+class Tied(nn.Module):
+    """A network whose second layer has the first one's kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs."""
+        return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+def untied_model() -> keras.Model:
+    hidden = [layers.Dense(4, "tanh", name=name) for name in ("a", "b")]
+    return sequential(*hidden, layers.Dense(2, name="c"))
+
+
+def test_one_parameter_of_two_variables_is_refused_with_both_names():
+    network, model = Tied(), untied_model()
+    message = r"'a\.weight' and 'b\.weight' are one parameter, .* '.*a/kernel' and '.*b/kernel'"
+    with pytest.raises(NotExactError, match=message):
+        interop.torch.pairs(network, model)
+    # One of them alone is no concern, and has the name that the optimizer knows.
+    alone = interop.torch.pairs(network, {"b": model.layers[1], "c": model.layers[2]})
+    assert alone[0].names == ("a.weight",)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_one_parameter_of_two_variables_gives_both_its_weights_but_takes_one_value(order):
+    network, model = Tied(), untied_model()
+    by_name = {name: model.get_layer(name) for name in order}
+    pairs = interop.torch.pairs(network, by_name, exact=False)
+    assert {name for pair in pairs for name in pair.names} == {
+        "a.weight", "a.bias", "b.weight", "b.bias",
+    }  # fmt: skip
+    interop.torch.load_weights(network, pairs)
+    kernels = [model.get_layer(name).kernel for name in "ab"]
+    start = network.a.weight.detach().numpy().copy()
+    for kernel in kernels:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(kernel), start.T)
+    interop.torch.export_weights(network, pairs)
+    for kernel in kernels:
+        kernel.assign_add(keras.ops.ones((4, 4)))
+        if kernel is kernels[0]:
+            with pytest.raises(ValueError, match=r"are one parameter, and .*, differ\. Nothing"):
+                interop.torch.export_weights(network, pairs)
+            np.testing.assert_array_equal(network.a.weight.detach(), start)
+    interop.torch.export_weights(network, pairs)
+    np.testing.assert_array_equal(network.b.weight.detach(), start + 1.0)
+
+
+def test_a_mapping_of_one_s_own_cannot_give_one_parameter_two_values():
+    network, model = Tied(), untied_model()
+    start = network.a.weight.detach().clone()
+    moved = [(each.kernel, np.transpose, np.transpose) for each in model.layers]
+    with pytest.raises(ValueError, match=r"'a\.weight' and 'b\.weight' are one parameter"):
+        interop.torch.export_weights(network, {"a.weight": moved[0], "b.weight": moved[1]})
+    assert torch.equal(network.a.weight, start)
+    # Nor one variable.
+    before = keras.ops.convert_to_numpy(model.layers[0].bias).copy()
+    with pytest.raises(ValueError, match=r"'a\.bias' and 'b\.bias' are both paired with .*a/bias"):
+        interop.torch.load_weights(
+            network, {"a.bias": model.layers[0].bias, "b.bias": model.layers[0].bias}
+        )
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model.layers[0].bias), before)
+
+
+def train(network: nn.Module, optimizer: Any, data: Any) -> list[float]:
+    losses = []
+    for x, y in data:
+        optimizer.zero_grad()
+        loss = torch.mean((network(torch.tensor(x)) - torch.tensor(y)) ** 2)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+class SharedKernel(layers.Layer):
+    """A layer that computes with the kernel of another."""
+
+    def __init__(self, other: Any, **options: Any) -> None:
+        super().__init__(**options)
+        # In a function, so that Keras does not take the other for a layer in this one.
+        self.kernel_of = lambda: other.kernel
+
+    def call(self, x: Any) -> Any:
+        """Return the outputs."""
+        return keras.ops.tanh(keras.ops.matmul(x, self.kernel_of()))
+
+
+class Recurring(nn.Module):
+    """A network that has one kernel twice, in two modules or in one that is called twice."""
+
+    def __init__(self, modules: int) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4, bias=False)
+        self.b = self.a if modules == 1 else nn.Linear(4, 4, bias=False)
+        self.b.weight = self.a.weight
+        self.c = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs."""
+        return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+def shared_layer() -> keras.Model:
+    x, own = keras.Input((4,)), layers.Dense(4, "tanh", use_bias=False, name="a")
+    return keras.Model(x, layers.Dense(2, name="c")(own(own(x))))
+
+
+def shared_variable() -> keras.Model:
+    x, own = keras.Input((4,)), layers.Dense(4, "tanh", use_bias=False, name="a")
+    return keras.Model(x, layers.Dense(2, name="c")(SharedKernel(own)(own(x))))
+
+
+@pytest.mark.parametrize("modules", [1, 2], ids="modules={}".format)
+@pytest.mark.parametrize("make", [shared_layer, shared_variable])
+def test_a_training_goes_on_with_one_parameter_and_one_variable(float64, make, modules):
+    torch.manual_seed(0)
+    network, model = Recurring(modules).double(), make()
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(5, 4)), rng.normal(size=(5, 2))) for _ in range(8)]
+    there = torch.optim.RMSprop(network.parameters(), lr=0.01, momentum=0.5)
+    train(network, there, data[:4])
+    pairs = interop.torch.pairs(network, model)
+    assert [pair.names for pair in pairs] == [("a.weight",), ("c.weight",), ("c.bias",)]
+    interop.torch.load_weights(network, pairs)
+    optimizer = interop.like(there, model.trainable_variables, pairs)
+    model.compile(optimizer, loss="mse", run_eagerly=keras.backend.backend() == "torch")
+    ours = [float(model.train_on_batch(x, y)) for x, y in data[4:]]
+    np.testing.assert_allclose(ours, train(network, there, data[4:]), rtol=1e-6)
+    interop.torch.export_weights(network, pairs)
+    there.load_state_dict(interop.torch.state_dict(optimizer, there, pairs))
+
+
+def test_one_variable_in_two_layers_is_paired_once():
+    network, model = Recurring(2), shared_layer()
+    both = {"a": model.get_layer("a"), "b": model.get_layer("a")}
+    assert [pair.names for pair in interop.torch.pairs(network, both)] == [("a.weight",)]
+    network.b.weight = nn.Parameter(network.a.weight.detach().clone())
+    message = r"'a\.weight' and 'b\.weight' are not the same, but both are paired with 'a/kernel'"
+    for exact in (True, False):
+        with pytest.raises(ValueError, match=message):
+            interop.torch.pairs(network, both, exact=exact)
+
+
+def test_one_variable_in_two_layouts_is_refused():
+    network = nn.ModuleDict({"a": nn.Embedding(4, 4), "b": nn.Linear(4, 4, bias=False)})
+    network["b"].weight = network["a"].weight
+    embedding = layers.Embedding(4, 4)
+    embedding.build()
+
+    class Untransposed(layers.Dense):
+        @property
+        def kernel(self) -> Any:
+            return embedding.embeddings
+
+    dense = Untransposed(4, use_bias=False)
+    dense.build((None, 4))
+    with pytest.raises(ValueError, match="are not the same, but both are paired with"):
+        interop.torch.pairs(network, {"a": embedding, "b": dense})
