@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_rmsprop.interop._pairs import MisfitError, Pair
 from keras_rmsprop.interop._source import Array, NotExactError
+from keras_rmsprop.interop._torch_differences import check_alike
 from keras_rmsprop.interop._torch_flatten import Order, Orders, UnknownOrderError, order_of
 from keras_rmsprop.interop._torch_parameters import check_plain, first_names
 
@@ -118,6 +119,7 @@ def pairs_of_layers(
             )
         chosen = [(name, everything[name], layer) for name, layer in layers.items()]
         check_plain((name, each) for name, each, _ in chosen)
+        bare = []
     else:
         check_plain(module.named_modules())
         flat = list(_with_variables(layers))
@@ -132,10 +134,14 @@ def pairs_of_layers(
             )
         partners = [flat[i] for i in _positions(list(modules), flat)]
         chosen = [(n, m, layer) for (n, m), layer in zip(modules.items(), partners, strict=True)]
+        bare = _without_variables(module, layers)
     found = {name: list(_pairs(name, m, layer)) for name, m, layer in chosen}
     found = _reordered(found, chosen, layers, {} if flattened is None else flattened)
     pairs = [pair for own in found.values() for pair in own]
     _check_shapes(pairs, module)
+    if exact:
+        kinds = [(n, m, _class_of(m, _TORCH) or "", layer) for n, m, layer in [*chosen, *bare]]
+        check_alike(kinds, stacklevel=3)
     return _each_once(pairs, module, exact=exact)
 
 
@@ -389,6 +395,24 @@ def _listed_layers(layers: Any) -> Sequence[Any]:
 def _with_variables(layers: Any) -> Iterator[Any]:
     """Yield the layers that have variables."""
     return (layer for layer in _innermost(_listed_layers(layers), set()) if layer.weights)
+
+
+def _without_variables(module: Any, layers: Any) -> list[tuple[str, Any, Any]]:
+    """Return the normalizations that have none, in order, if both sides have the same."""
+    found = [(n, m) for n, m in module.named_modules() if _class_of(m, _BARE) and not _own(m)]
+    kinds = [_BARE[_class_of(each, _BARE) or ""] for _, each in found]
+    ours = [
+        layer
+        for layer in _innermost(_listed_layers(layers), set())
+        if _class_of(layer, _KERAS) in _BARE.values() and not layer.weights
+    ]
+    if [_class_of(layer, _KERAS) for layer in ours] != kinds:
+        return []
+    return [(name, each, layer) for (name, each), layer in zip(found, ours, strict=True)]
+
+
+# The normalizations that can be without scale, offset and running averages.
+_BARE = {"LayerNorm": "LayerNormalization", "GroupNorm": "GroupNormalization"}
 
 
 def _innermost(layers: Iterable[Any], seen: set[int]) -> Iterator[Any]:

@@ -105,6 +105,13 @@ def pairs(
     A parameter that modules of torch share, as in a tied embedding, has one pair, under its first
     name, if its variable is shared as well.
 
+    Where layers of one class compute otherwise, the steps would differ from torch's, so settings
+    are compared: epsilon and groups of normalizations, activations of LSTM and GRU, and options of
+    embeddings that Keras has not (`padding_idx`, `max_norm`, `scale_grad_by_freq`). Other momentum
+    of a BatchNorm, which only moves the running averages otherwise, is a warning. Its running
+    variance cannot be the same: torch divides that of a batch by n - 1, and Keras by n. Activations
+    between layers, strides and padding are not compared.
+
     Args:
         module: a `torch.nn.Module`.
         layers: a built Keras model or layer, or a list of layers, with the same layers. If each
@@ -113,8 +120,8 @@ def pairs(
         flattened: for names of submodules, Keras's shape of what is flattened before them, without
             the batch, such as (height, width, channels); or None if their inputs are in the same
             order in both. Default None: found in the model.
-        exact: whether to refuse layers with which the steps would not be torch's: two variables
-            whose partners are one parameter. Default True.
+        exact: whether to refuse layers with which the steps would not be torch's: other settings,
+            or two variables whose partners are one parameter. Default True.
 
     Returns: pairs for `load`, `load_weights`, `state_dict`, `export_weights` and `interop.like`.
     Raises: ValueError if the layers do not correspond, in class or in shape, or the order of a

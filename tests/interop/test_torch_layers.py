@@ -253,3 +253,116 @@ def test_one_variable_in_two_layouts_is_refused():
     dense.build((None, 4))
     with pytest.raises(ValueError, match="are not the same, but both are paired with"):
         interop.torch.pairs(network, {"a": embedding, "b": dense})
+
+
+# Layers that compute otherwise.
+
+
+def lstm(**options: Any) -> Any:
+    return layers.LSTM(3, **options)
+
+
+def bidirectional(**options: Any) -> Any:
+    return layers.Bidirectional(
+        layers.GRU(3), backward_layer=layers.GRU(3, go_backwards=True, **options)
+    )
+
+
+UNLIKE: dict[str, Any] = {
+    "epsilon of LayerNorm": (
+        nn.LayerNorm(4), layers.LayerNormalization, (4,), {"epsilon": 1e-5},
+        r"`epsilon` is 1e-05 in '0' and 0\.001 in 'layer_normalization",
+    ),
+    "epsilon of BatchNorm": (
+        nn.BatchNorm1d(4, eps=1e-4, momentum=0.01), layers.BatchNormalization, (4,),
+        {"epsilon": 1e-4}, r"`epsilon` is 0\.0001 in '0' and 0\.001 in 'batch_normalization",
+    ),
+    "epsilon of GroupNorm": (
+        nn.GroupNorm(2, 4), lambda **options: layers.GroupNormalization(2, **options), (4,),
+        {"epsilon": 1e-5}, r"`epsilon` is 1e-05 in '0' and 0\.001 in 'group_normalization",
+    ),
+    "epsilon without scale": (
+        nn.Sequential(nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 2)),
+        lambda **options: keras.Sequential(
+            [layers.LayerNormalization(scale=False, center=False, **options), layers.Dense(2)]
+        ),
+        (4,), {"epsilon": 1e-5}, r"`epsilon` is 1e-05 in '0\.0' and 0\.001 in 'layer_normalization",
+    ),
+    "groups": (
+        nn.GroupNorm(4, 4, eps=1e-3), lambda groups=2: layers.GroupNormalization(groups), (4,),
+        {"groups": -1}, "`groups` is 4 in '0' and 2 in 'group_normalization",
+    ),
+    "activation of an LSTM": (
+        nn.LSTM(4, 3), lambda activation="relu": lstm(activation=activation), (5, 4),
+        {"activation": keras.ops.tanh}, "`activation` is tanh in '0' and relu in 'lstm",
+    ),
+    "recurrent activation": (
+        nn.LSTM(4, 3), lambda a="hard_sigmoid": lstm(recurrent_activation=a), (5, 4),
+        {"a": "sigmoid"}, "`recurrent_activation` is sigmoid in '0' and hard_sigmoid in 'lstm",
+    ),
+    "activation of one direction": (
+        nn.GRU(4, 3, bidirectional=True),
+        lambda activation="relu": bidirectional(activation=activation), (5, 4),
+        {"activation": "tanh"}, "`activation` is tanh in '0' and relu in 'gru",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_a_layer_that_computes_otherwise_is_refused_with_both_values(case):
+    module, make, shape, alike, message = UNLIKE[case]
+    network = nn.Sequential(module)
+    model = sequential(make(), shape=shape)
+    with pytest.raises(NotExactError, match=message):
+        interop.torch.pairs(network, model)
+    assert interop.torch.pairs(network, model, exact=False)
+    assert interop.torch.pairs(network, sequential(make(**alike), shape=shape))
+
+
+EMBEDDINGS: dict[str, Any] = {
+    "padding_idx": (0, r"row 0 of 'words' gets no gradient in torch .* docs/migration\.md"),
+    "max_norm": (1.0, r"down to a norm of 1\.0 \(max_norm\), and 'words' does not"),
+    "scale_grad_by_freq": (True, r"how often the batch has it \(scale_grad_by_freq=True\)"),
+}
+
+
+@pytest.mark.parametrize("option", EMBEDDINGS)
+def test_an_embedding_that_keras_has_not_is_refused_unless_other_steps_are_meant(option):
+    value, message = EMBEDDINGS[option]
+    network = nn.ModuleDict({"words": nn.Embedding(7, 3, **{option: value})})
+    layer = layers.Embedding(7, 3, mask_zero=True, name="words")
+    layer.build()
+    with pytest.raises(NotExactError, match=f"{message}.*pass exact=False to pair them all"):
+        interop.torch.pairs(network, layer)
+    (pair,) = interop.torch.pairs(network, layer, exact=False)
+    assert pair.variable is layer.embeddings
+
+
+def test_all_differences_are_said_at_once():
+    network = nn.Sequential(nn.Embedding(7, 4, padding_idx=0, max_norm=1.0), nn.LayerNorm(4))
+    model = sequential(layers.Embedding(7, 4), layers.LayerNormalization(), shape=(3,))
+    with pytest.raises(NotExactError, match=r"padding_idx.*max_norm.*`epsilon` is 1e-05 in '1'"):
+        interop.torch.pairs(network, model)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "message"),
+    [
+        (0.1, r"'0' has momentum=0\.1, which in Keras is 0\.9, and 'batch.*' has 0\.99"),
+        (None, r"those of '0' are of all batches \(momentum=None\), and those of 'batch"),
+    ],
+)
+def test_other_running_averages_are_warned_of_where_pairs_is_called(momentum, message):
+    network = nn.Sequential(nn.BatchNorm1d(4, eps=1e-3, momentum=momentum))
+    model = sequential(layers.BatchNormalization())
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert len(interop.torch.pairs(network, model)) == 4
+    assert caught[0].filename == __file__
+    assert len(interop.torch.pairs(network, model, exact=False)) == 4
+
+
+def test_the_same_momentum_is_written_otherwise_and_does_not_warn():
+    for momentum in (0.1, 0.01, 0.003):
+        network = nn.Sequential(nn.BatchNorm1d(4, eps=1e-3, momentum=momentum))
+        model = sequential(layers.BatchNormalization(momentum=1.0 - momentum))
+        assert len(interop.torch.pairs(network, model)) == 4
