@@ -169,7 +169,11 @@ def load_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None
     for pair in listed(pairs):
         missing = [name for name in pair.names if name not in arrays]
         if missing:
-            raise ValueError(f"The module has no {missing[0]!r}. Nothing has changed.")
+            raise ValueError(
+                "`module` must be a torch.nn.Module, or the state_dict() of one, with "
+                f"{missing[0]!r}; received {shortened([*arrays])}."
+                f"{_hint_to_weights(module, arrays, pairs)} Nothing has changed."
+            )
         _writing.check_variable(pair.variable)
         own = [as_array(arrays[name]) for name in pair.names]
         try:
@@ -197,6 +201,26 @@ def _weights_in(module: Any) -> Mapping[str, Any]:
             f"{_received(module)}. The Keras model is not needed: the pairs hold its variables."
         )
     return module if isinstance(module, Mapping) else module.state_dict()
+
+
+def _hint_to_weights(
+    module: Any, arrays: Mapping[str, Any], pairs: Mapping[str, Any] | Sequence[Pair]
+) -> str:
+    """Return what to do with a module, or what was given for one, that lacks names of pairs."""
+    names = [name for pair in listed(pairs) for name in pair.names]
+    is_live = not isinstance(module, Mapping)
+    if is_state(arrays):
+        return " It is the state_dict of an optimizer, and that of the module is needed."
+    ends = [key for key in arrays if str(key).endswith(f".{names[0]}")]
+    for prefix in (key.removesuffix(names[0]) for key in ends):
+        if all(prefix + name in arrays for name in names):
+            remedy = (
+                f"Pass its submodule {prefix.removesuffix('.')!r}"
+                if is_live
+                else f"Pass {{name.removeprefix({prefix!r}): value for name, value in it.items()}}"
+            )
+            return f" It has the names of the pairs after {prefix!r}. {remedy}."
+    return "" if is_live else _entry_that(arrays, _has_tensors)
 
 
 def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None:
@@ -229,7 +253,7 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
                 shape = "absent" if there is None else f"of shape {tuple(there.shape)}"
                 raise ValueError(
                     f"{pair.path!r} becomes an array of shape {array.shape} for {name!r}, which "
-                    f"is {shape}. Nothing has changed."
+                    f"is {shape}.{_hint_to_weights(module, state, pairs)} Nothing has changed."
                 )
             other_name, other, same = found.setdefault(first.get(name, name), (name, pair, array))
             if not np.array_equal(same, array, equal_nan=True):
@@ -398,14 +422,24 @@ def hint(source: Any) -> str:
         return " Read the file first: with torch.load, or `keras.saving.load_model` if Keras's."
     if not isinstance(source, Mapping):
         return ""
-    for key, value in source.items():
-        if is_state(value):
-            return f" Its entry {key!r} is one."
-        if isinstance(value, list | tuple) and value and is_state(value[0]):
-            return f" The first of its entry {key!r} is one."
-    if any(hasattr(value, "detach") for value in source.values()):
+    entry = _entry_that(source, is_state)
+    if not entry and _has_tensors(source):
         return " It is the state_dict of a module, which `interop.torch.load_weights` takes."
+    return entry
+
+
+def _entry_that(source: Mapping[str, Any], is_one: Callable[[Any], bool]) -> str:
+    """Return which entry of a checkpoint is one of what is needed, nothing if none is."""
+    for key, value in source.items():
+        if is_one(value):
+            return f" Its entry {key!r} is one."
+        if isinstance(value, list | tuple) and value and is_one(value[0]):
+            return f" The first of its entry {key!r} is one."
     return ""
+
+
+def _has_tensors(source: Any) -> bool:
+    return isinstance(source, Mapping) and any(hasattr(v, "detach") for v in source.values())
 
 
 def _listed_names(names: Any) -> Any:

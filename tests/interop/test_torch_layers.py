@@ -366,3 +366,66 @@ def test_the_same_momentum_is_written_otherwise_and_does_not_warn():
         network = nn.Sequential(nn.BatchNorm1d(4, eps=1e-3, momentum=momentum))
         model = sequential(layers.BatchNormalization(momentum=1.0 - momentum))
         assert len(interop.torch.pairs(network, model)) == 4
+
+
+# Weights under other names.
+
+
+def a_pair_of_networks() -> tuple[nn.Module, Any, keras.Model]:
+    network, model = nn.Sequential(nn.Linear(4, 2)), sequential(layers.Dense(2))
+    return network, interop.torch.pairs(network, model), model
+
+
+class Wrapper(nn.Module):
+    """A module around another, as DataParallel and torch.compile make one."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        super().__init__()
+        self.add_module(name, module)
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod"])
+def test_names_with_a_prefix_are_told_to_lose_it(name):
+    network, pairs, model = a_pair_of_networks()
+    around = Wrapper(name, network)
+    message = rf"with '0\.weight'; received '{name}\.0\.weight', .* after '{name}\.'"
+    for carry in (interop.torch.load_weights, interop.torch.export_weights):
+        with pytest.raises(ValueError, match=rf"after '{name}\.'\. Pass its submodule '{name}'\."):
+            carry(around, pairs)
+        carry(getattr(around, name), pairs)
+    with pytest.raises(ValueError, match=rf"{message}.*Pass {{.*}}\. Nothing has") as raised:
+        interop.torch.load_weights(around.state_dict(), pairs)
+    # The remedy is a program.
+    program = str(raised.value).partition("Pass ")[2].rpartition(". Nothing")[0]
+    interop.torch.load_weights(eval(program, {"it": around.state_dict()}), pairs)
+    np.testing.assert_array_equal(model.get_weights()[0].T, network[0].weight.detach())
+
+
+def test_the_wrapper_s_names_are_those_of_torch():
+    network, _, _ = a_pair_of_networks()
+    assert "module.0.weight" in nn.DataParallel(network).state_dict()
+    assert "_orig_mod.0.weight" in torch.compile(network, backend="eager").state_dict()
+
+
+def test_a_whole_checkpoint_is_told_which_entry_has_the_weights():
+    network, pairs, model = a_pair_of_networks()
+    optimizer = torch.optim.RMSprop(network.parameters())
+    network(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    checkpoint = {"epoch": 3, "optimizer": optimizer.state_dict(), "net": network.state_dict()}
+    before = model.get_weights()
+    with pytest.raises(
+        ValueError, match=r"received 'epoch', .*\. Its entry 'net' is one\. Nothing"
+    ):
+        interop.torch.load_weights(checkpoint, pairs)
+    with pytest.raises(ValueError, match=r"first of its entry 'nets' is one"):
+        interop.torch.load_weights({"nets": [network.state_dict()]}, pairs)
+    with pytest.raises(ValueError, match="It is the state_dict of an optimizer"):
+        interop.torch.load_weights(checkpoint["optimizer"], pairs)
+    with pytest.raises(ValueError, match=r"received '1\.weight'\. Nothing has changed"):
+        interop.torch.load_weights({"1.weight": torch.ones(2, 4)}, pairs)
+    with pytest.raises(ValueError, match=r"received 0\. Its entry 0 is one"):
+        interop.torch.load_weights({0: network.state_dict()}, pairs)
+    for got, want in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, want)
+    interop.torch.load_weights(checkpoint["net"], pairs)
