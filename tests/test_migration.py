@@ -179,6 +179,42 @@ def test_a_pair_of_the_page_is_replaced(float64):
         assert torch.equal(value, state[name])
 
 
+def test_the_embedding_of_the_page_goes_on_with_the_steps_of_a_padded_one(float64):
+    skip_unless_available("torch")
+    import torch
+
+    torch.manual_seed(0)
+    steps = [torch.nn.Embedding(5, 3, padding_idx=0), torch.nn.Flatten(), torch.nn.Linear(12, 2)]
+    network = torch.nn.Sequential(*steps).double()
+    with torch.no_grad():
+        network[0].weight[0] = 1.0
+    there = torch.optim.RMSprop(network.parameters(), lr=0.01, momentum=0.5)
+    rng = np.random.default_rng(0)
+    data = [(rng.integers(0, 5, (6, 4)), rng.normal(size=(6, 2))) for _ in range(STEPS)]
+
+    def train() -> None:
+        for x, y in data:
+            there.zero_grad()
+            torch.mean((network(torch.tensor(x)) - torch.tensor(y)) ** 2).backward()
+            there.step()
+
+    train()
+    embedding = run(section("torch")["padding"])["PaddedEmbedding"](5, 3)
+    own = [embedding, keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((4,), dtype="int64"), *own])
+    interop = keras_rmsprop.interop
+    pairs = interop.torch.pairs(network, model, exact=False)
+    interop.torch.load_weights(network, pairs)
+    optimizer = interop.like(there, model.trainable_variables, pairs)
+    model.compile(optimizer, loss="mse", run_eagerly=BACKEND == "torch")
+    for x, y in data:
+        model.train_on_batch(x, y)
+    train()
+    want = network[0].weight.detach().numpy()
+    np.testing.assert_array_equal(want[0], 1.0)
+    assert_close(model.get_weights()[:1], [want], TRAINER)
+
+
 def test_optax(float64):
     skip_unless_available("optax")
     import jax

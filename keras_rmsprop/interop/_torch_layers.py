@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_rmsprop.interop._pairs import MisfitError, Pair
-from keras_rmsprop.interop._source import Array
+from keras_rmsprop.interop._source import Array, NotExactError
+from keras_rmsprop.interop._torch_differences import check_alike
 from keras_rmsprop.interop._torch_flatten import Order, Orders, UnknownOrderError, order_of
+from keras_rmsprop.interop._torch_parameters import check_plain, first_names
 
 
 class Move(NamedTuple):
@@ -90,7 +92,9 @@ LSTM_BIAS_WEIGHT = Move(lambda ih, hh: ih + hh, lambda array: (array, np.zeros_l
 Flattened = Mapping[str, Sequence[int] | None]
 
 
-def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None) -> list[Pair]:
+def pairs_of_layers(
+    module: Any, layers: Any, flattened: Flattened | None = None, *, exact: bool = True
+) -> list[Pair]:
     """Pair the parameters and buffers of a torch module with the variables of Keras layers.
 
     Args:
@@ -99,8 +103,10 @@ def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None
             those of `module`, by name if each module has the name of one layer and otherwise in
             order; or a mapping from the names of submodules to layers.
         flattened: as for `interop.torch.pairs`.
+        exact: as for `interop.torch.pairs`.
 
-    Raises: ValueError that names the first two that do not correspond.
+    Raises: ValueError that names the first two that do not correspond; NotExactError if `exact`
+        and the steps of two that do would differ.
     """
     modules = dict(_with_parameters(module))
     if isinstance(layers, Mapping):
@@ -112,22 +118,31 @@ def pairs_of_layers(module: Any, layers: Any, flattened: Flattened | None = None
                 f"{', '.join(map(repr, filter(None, everything)))}."
             )
         chosen = [(name, everything[name], layer) for name, layer in layers.items()]
+        check_plain((name, each) for name, each, _ in chosen)
+        bare = []
     else:
-        flat = list(_with_variables([layers] if not isinstance(layers, Sequence) else layers))
+        check_plain(module.named_modules())
+        flat = list(_with_variables(layers))
+        if len(flat) < len(modules):
+            modules = _with_their_own(modules)
         if len(flat) != len(modules):
             raise ValueError(
                 f"{len(modules)} torch modules have parameters: {_listed(modules)}; and "
                 f"{len(flat)} Keras layers have variables: "
-                f"{', '.join(layer.name for layer in flat) or 'none'}. Pass a mapping from the "
-                "names of the modules to the layers."
+                f"{', '.join(layer.name for layer in flat) or 'none'}. "
+                f"{_how_to_build(layers) or _MAPPING}"
             )
         partners = [flat[i] for i in _positions(list(modules), flat)]
         chosen = [(n, m, layer) for (n, m), layer in zip(modules.items(), partners, strict=True)]
+        bare = _without_variables(module, layers)
     found = {name: list(_pairs(name, m, layer)) for name, m, layer in chosen}
     found = _reordered(found, chosen, layers, {} if flattened is None else flattened)
     pairs = [pair for own in found.values() for pair in own]
     _check_shapes(pairs, module)
-    return pairs
+    if exact:
+        kinds = [(n, m, _class_of(m, _TORCH) or "", layer) for n, m, layer in [*chosen, *bare]]
+        check_alike(kinds, stacklevel=3)
+    return _each_once(pairs, module, exact=exact)
 
 
 def _reordered(
@@ -235,8 +250,7 @@ def _in_order(pair: Pair, order: Order) -> Pair:
 
 
 def _check_shapes(pairs: Sequence[Pair], module: Any) -> None:
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
-    shapes |= {name: tuple(b.shape) for name, b in module.named_buffers(remove_duplicate=False)}
+    shapes = _shapes_in(module)
     misfits = []
     for pair in pairs:
         # Views of one number, as weights may be large.
@@ -247,6 +261,61 @@ def _check_shapes(pairs: Sequence[Pair], module: Any) -> None:
             misfits.append(str(error))
     if misfits:
         raise ValueError(f"The layers do not correspond: {'; '.join(misfits[:4])}.")
+
+
+def _shapes_in(module: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    buffers = module.named_buffers(remove_duplicate=False)
+    return shapes | {name: tuple(buffer.shape) for name, buffer in buffers}
+
+
+def _each_once(pairs: Sequence[Pair], module: Any, *, exact: bool) -> list[Pair]:
+    """Return the pairs, with one for a parameter that several modules share.
+
+    It has the name that optimizers know the parameter by.
+
+    Raises: ValueError if only one side shares what it has; NotExactError if this is torch, whose
+        one parameter two variables can start from, but not follow.
+    """
+    first = first_names(module)
+    by_name: dict[str, Pair] = {}
+    by_variable: dict[int, Pair] = {}
+    once = []
+    for pair in pairs:
+        names = tuple(first[name] for name in pair.names)
+        namesake = next((by_name[name] for name in names if name in by_name), None)
+        partner = by_variable.get(id(pair.variable))
+        if namesake is None and partner is None:
+            once.append(pair._replace(names=names))
+        elif partner is None and namesake is not None:
+            if exact:
+                raise NotExactError(
+                    f"{namesake.label} and {pair.label} are one parameter, and their partners "
+                    f"{namesake.path!r} and {pair.path!r} are two variables, which the first step "
+                    "makes unlike. Share the variable, too, as by calling one layer twice; or "
+                    "give torch two parameters; or pass exact=False for the weights alone."
+                )
+            # Each under a name of its own.
+            once.append(pair if pair.names != names else pair._replace(names=namesake.names))
+        elif partner is not None and not _are_one(partner, pair, first, module):
+            raise ValueError(
+                f"{partner.label} and {pair.label} are not the same, but both are paired with "
+                f"{pair.path!r}."
+            )
+        by_name.update(dict.fromkeys(names, pair))
+        by_variable[id(pair.variable)] = pair
+    return once
+
+
+def _are_one(pair: Pair, other: Pair, first: Mapping[str, str], module: Any) -> bool:
+    """Whether two pairs of one variable are of the same parameters, in one layout."""
+    if [first[name] for name in pair.names] != [first[name] for name in other.names]:
+        return False
+    if pair.to_keras is other.to_keras:
+        return True
+    shapes = _shapes_in(module)
+    marks = [np.arange(np.prod(shapes[name])).reshape(shapes[name]) for name in pair.names]
+    return np.array_equal(pair.to_keras(*marks), other.to_keras(*marks))
 
 
 def _positions(names: Sequence[str], layers: Sequence[Any]) -> Sequence[int]:
@@ -295,22 +364,82 @@ def _listed(modules: Mapping[str, Any]) -> str:
 def _with_parameters(module: Any) -> Iterator[tuple[str, Any]]:
     """Yield the modules that have parameters of their own, with their names."""
     for name, each in module.named_modules():
-        own = (*each.parameters(recurse=False), *each.buffers(recurse=False))
-        if own:
+        if _own(each):
             yield name, each
 
 
-def _with_variables(layers: Iterable[Any], seen: set[int] | None = None) -> Iterator[Any]:
-    """Yield the layers that are known here or have no layers in them, if they have variables."""
-    seen = set() if seen is None else seen
+def _with_their_own(modules: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the modules without those that only share what others before them have.
+
+    A layer of Keras that computes with another's variable, as in a tied embedding, has none.
+    """
+    seen: set[int] = set()
+    found = {}
+    for name, module in modules.items():
+        own = {id(tensor) for tensor in _own(module)}
+        if not own <= seen:
+            found[name] = module
+        seen |= own
+    return found
+
+
+def _own(module: Any) -> list[Any]:
+    """Return the parameters and buffers that a module has itself."""
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _listed_layers(layers: Any) -> Sequence[Any]:
+    return layers if isinstance(layers, Sequence) else [layers]
+
+
+def _with_variables(layers: Any) -> Iterator[Any]:
+    """Yield the layers that have variables."""
+    return (layer for layer in _innermost(_listed_layers(layers), set()) if layer.weights)
+
+
+def _without_variables(module: Any, layers: Any) -> list[tuple[str, Any, Any]]:
+    """Return the normalizations that have none, in order, if both sides have the same."""
+    found = [(n, m) for n, m in module.named_modules() if _class_of(m, _BARE) and not _own(m)]
+    kinds = [_BARE[_class_of(each, _BARE) or ""] for _, each in found]
+    ours = [
+        layer
+        for layer in _innermost(_listed_layers(layers), set())
+        if _class_of(layer, _KERAS) in _BARE.values() and not layer.weights
+    ]
+    if [_class_of(layer, _KERAS) for layer in ours] != kinds:
+        return []
+    return [(name, each, layer) for (name, each), layer in zip(found, ours, strict=True)]
+
+
+# The normalizations that can be without scale, offset and running averages.
+_BARE = {"LayerNorm": "LayerNormalization", "GroupNorm": "GroupNormalization"}
+
+
+def _innermost(layers: Iterable[Any], seen: set[int]) -> Iterator[Any]:
+    """Yield the layers that are known here or have no layers in them."""
     for layer in layers:
         inner = getattr(layer, "layers", None) or getattr(layer, "_layers", ())
         if inner and not _class_of(layer, _KERAS):
-            yield from _with_variables(inner, seen)
-        elif layer.weights and id(layer) not in seen:
+            yield from _innermost(inner, seen)
+        elif id(layer) not in seen:
             # torch, too, has a module that is used twice once.
             seen.add(id(layer))
             yield layer
+
+
+def _how_to_build(layers: Any) -> str:
+    """Return what to do with the first layer that is not built, nothing if all are."""
+    unbuilt = (each for each in _innermost(_listed_layers(layers), set()) if not each.built)
+    first = next(unbuilt, None)
+    if first is None:
+        return ""
+    return (
+        f"{first.name!r} is not built. Build the model first: begin it with `keras.Input(shape)`, "
+        "or call it with a batch."
+    )
+
+
+_MAPPING = "Pass a mapping from the names of the modules to the layers."
 
 
 def _pairs(name: str, module: Any, layer: Any) -> Iterator[Pair]:
@@ -325,8 +454,10 @@ def _pairs(name: str, module: Any, layer: Any) -> Iterator[Pair]:
     if ours not in _TORCH[theirs]:
         raise ValueError(
             f"{name!r} is a {theirs}, and {layer.name!r} a {ours}, which does not correspond. "
-            "Pass a mapping from the names of the modules to the layers."
+            f"{_MAPPING}"
         )
+    if not layer.built and not layer.weights:
+        raise ValueError(f"{layer.name!r} has no variables yet. {_how_to_build(layer)}")
     if getattr(layer, "lora_enabled", False):
         raise ValueError(
             f"{layer.name!r} has LoRA: it computes its {_weight_of(layer)} from three variables, "

@@ -34,6 +34,7 @@ from keras_rmsprop.interop import _carry, _live, _torch_form, _writing
 from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked_to, listed, shortened
 from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array, dtype_of
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
+from keras_rmsprop.interop._torch_parameters import first_names
 
 __all__ = ["Pair", "Pairs", "export_weights", "load", "load_weights", "pairs", "state_dict"]
 
@@ -84,7 +85,11 @@ class Pairs(tuple[Pair, ...]):
 
 
 def pairs(
-    module: Any, layers: Any, *, flattened: Mapping[str, Sequence[int] | None] | None = None
+    module: Any,
+    layers: Any,
+    *,
+    flattened: Mapping[str, Sequence[int] | None] | None = None,
+    exact: bool = True,
 ) -> Pairs:
     """Pair the parameters of a torch module with the variables of a Keras model.
 
@@ -97,6 +102,16 @@ def pairs(
     the next layer are permuted. A Sequential or functional model tells the shapes; where they are
     not known, `flattened` must.
 
+    A parameter that modules of torch share, as in a tied embedding, has one pair, under its first
+    name, if its variable is shared as well.
+
+    Where layers of one class compute otherwise, the steps would differ from torch's, so settings
+    are compared: epsilon and groups of normalizations, activations of LSTM and GRU, and options of
+    embeddings that Keras has not (`padding_idx`, `max_norm`, `scale_grad_by_freq`). Other momentum
+    of a BatchNorm, which only moves the running averages otherwise, is a warning. Its running
+    variance cannot be the same: torch divides that of a batch by n - 1, and Keras by n. Activations
+    between layers, strides and padding are not compared.
+
     Args:
         module: a `torch.nn.Module`.
         layers: a built Keras model or layer, or a list of layers, with the same layers. If each
@@ -105,13 +120,15 @@ def pairs(
         flattened: for names of submodules, Keras's shape of what is flattened before them, without
             the batch, such as (height, width, channels); or None if their inputs are in the same
             order in both. Default None: found in the model.
+        exact: whether to refuse layers with which the steps would not be torch's: other settings,
+            or two variables whose partners are one parameter. Default True.
 
     Returns: pairs for `load`, `load_weights`, `state_dict`, `export_weights` and `interop.like`.
     Raises: ValueError if the layers do not correspond, in class or in shape, or the order of a
-        layer's inputs in torch is not known.
+        layer's inputs in torch is not known; or `exact` and the steps would differ.
     """
     _check_module(module, layers)
-    found = Pairs(pairs_of_layers(module, layers, flattened))
+    found = Pairs(pairs_of_layers(module, layers, flattened, exact=exact))
     found.module = module
     return found
 
@@ -143,14 +160,20 @@ def load_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None
         module: a `torch.nn.Module`, or its `state_dict()`.
         pairs: as for `load`, with names, and with variables rather than paths.
 
-    Raises: ValueError if a parameter is missing or does not fit; nothing has changed then.
+    Raises: ValueError if a parameter is missing or does not fit, or if one variable would get two
+        values; nothing has changed then.
     """
     arrays = _weights_in(module)
     values, misfits = [], []
+    found: dict[int, tuple[Pair, Array]] = {}
     for pair in listed(pairs):
         missing = [name for name in pair.names if name not in arrays]
         if missing:
-            raise ValueError(f"The module has no {missing[0]!r}. Nothing has changed.")
+            raise ValueError(
+                "`module` must be a torch.nn.Module, or the state_dict() of one, with "
+                f"{missing[0]!r}; received {shortened([*arrays])}."
+                f"{_hint_to_weights(module, arrays, pairs)} Nothing has changed."
+            )
         _writing.check_variable(pair.variable)
         own = [as_array(arrays[name]) for name in pair.names]
         try:
@@ -158,6 +181,11 @@ def load_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None
         except MisfitError as error:
             misfits.append(str(error))
             continue
+        other, there = found.setdefault(id(pair.variable), (pair, value))
+        if not np.array_equal(there, value, equal_nan=True):
+            misfits.append(
+                f"{other.label} and {pair.label} are both paired with {pair.path!r}, and differ"
+            )
         values.append((pair.variable, value))
     if misfits:
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
@@ -175,6 +203,26 @@ def _weights_in(module: Any) -> Mapping[str, Any]:
     return module if isinstance(module, Mapping) else module.state_dict()
 
 
+def _hint_to_weights(
+    module: Any, arrays: Mapping[str, Any], pairs: Mapping[str, Any] | Sequence[Pair]
+) -> str:
+    """Return what to do with a module, or what was given for one, that lacks names of pairs."""
+    names = [name for pair in listed(pairs) for name in pair.names]
+    is_live = not isinstance(module, Mapping)
+    if is_state(arrays):
+        return " It is the state_dict of an optimizer, and that of the module is needed."
+    ends = [key for key in arrays if str(key).endswith(f".{names[0]}")]
+    for prefix in (key.removesuffix(names[0]) for key in ends):
+        if all(prefix + name in arrays for name in names):
+            remedy = (
+                f"Pass its submodule {prefix.removesuffix('.')!r}"
+                if is_live
+                else f"Pass {{name.removeprefix({prefix!r}): value for name, value in it.items()}}"
+            )
+            return f" It has the names of the pairs after {prefix!r}. {remedy}."
+    return "" if is_live else _entry_that(arrays, _has_tensors)
+
+
 def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> None:
     """Copy the weights of a Keras model to a torch module, all or none.
 
@@ -182,8 +230,9 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
         module: a `torch.nn.Module`.
         pairs: as for `load_weights`.
 
-    Raises: ValueError if a parameter is missing or does not fit, or a weight is too large for the
-        dtype it has there; nothing has changed then.
+    Raises: ValueError if a parameter is missing or does not fit, a weight is too large for the
+        dtype it has there, or one parameter, which may have two names, would get two values;
+        nothing has changed then.
     """
     import torch
 
@@ -193,6 +242,8 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
         )
     state = dict(_weights_in(module))
     changed = {}
+    first = first_names(module)
+    found: dict[str, tuple[str, Pair, Array]] = {}
     for pair in listed(pairs):
         if isinstance(pair.variable, str):
             raise ValueError(f"Weights need variables, received the path {pair.variable!r}.")
@@ -203,7 +254,13 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
                 shape = "absent" if there is None else f"of shape {tuple(there.shape)}"
                 raise ValueError(
                     f"{pair.path!r} becomes an array of shape {array.shape} for {name!r}, which "
-                    f"is {shape}. Nothing has changed."
+                    f"is {shape}.{_hint_to_weights(module, state, pairs)} Nothing has changed."
+                )
+            other_name, other, same = found.setdefault(first.get(name, name), (name, pair, array))
+            if not np.array_equal(same, array, equal_nan=True):
+                raise ValueError(
+                    f"{other_name!r} and {name!r} are one parameter, and {other.path!r} and "
+                    f"{pair.path!r}, which they are paired with, differ. Nothing has changed."
                 )
             _writing.check_range(array, dtype_of(there), name)
             changed[name] = torch.from_numpy(np.array(array))
@@ -367,14 +424,24 @@ def hint(source: Any) -> str:
         return " Read the file first: with torch.load, or `keras.saving.load_model` if Keras's."
     if not isinstance(source, Mapping):
         return ""
-    for key, value in source.items():
-        if is_state(value):
-            return f" Its entry {key!r} is one."
-        if isinstance(value, list | tuple) and value and is_state(value[0]):
-            return f" The first of its entry {key!r} is one."
-    if any(hasattr(value, "detach") for value in source.values()):
+    entry = _entry_that(source, is_state)
+    if not entry and _has_tensors(source):
         return " It is the state_dict of a module, which `interop.torch.load_weights` takes."
+    return entry
+
+
+def _entry_that(source: Mapping[str, Any], is_one: Callable[[Any], bool]) -> str:
+    """Return which entry of a checkpoint is one of what is needed, nothing if none is."""
+    for key, value in source.items():
+        if is_one(value):
+            return f" Its entry {key!r} is one."
+        if isinstance(value, list | tuple) and value and is_one(value[0]):
+            return f" The first of its entry {key!r} is one."
     return ""
+
+
+def _has_tensors(source: Any) -> bool:
+    return isinstance(source, Mapping) and any(hasattr(v, "detach") for v in source.values())
 
 
 def _listed_names(names: Any) -> Any:

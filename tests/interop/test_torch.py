@@ -537,7 +537,7 @@ LAYERS: dict[str, Any] = {
         torch.nn.LayerNorm(4, eps=1e-3), keras.layers.LayerNormalization(epsilon=1e-3), (5, 4),
     ),
     "BatchNormalization": lambda: (
-        torch.nn.BatchNorm2d(3, eps=1e-3), keras.layers.BatchNormalization(epsilon=1e-3),
+        torch.nn.BatchNorm2d(3), keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5),
         (5, 4, 4, 3),
     ),
     "GRU": lambda: (

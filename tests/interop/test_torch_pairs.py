@@ -146,7 +146,7 @@ def test_layers_that_are_given_one_by_one_know_their_model_s_order(float64):
 
 @pytest.mark.parametrize("kind", ["batch", "layer"])
 def test_normalizations_of_a_flattened_tensor_are_permuted_too(float64, kind):
-    norm = nn.BatchNorm1d(48, eps=1e-3) if kind == "batch" else nn.LayerNorm(48, eps=1e-3)
+    norm = nn.BatchNorm1d(48, 1e-3, 0.01) if kind == "batch" else nn.LayerNorm(48, eps=1e-3)
     ours = layers.BatchNormalization() if kind == "batch" else layers.LayerNormalization()
     network = convolutions(nn.Flatten(), norm, nn.Linear(48, 5))
     network.load_state_dict(
