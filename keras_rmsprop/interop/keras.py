@@ -369,7 +369,7 @@ def _differences(optimizer: RMSprop, config: Mapping[str, Any], calls: int) -> l
         lr_in_momentum=settings["lr_in_momentum"],
         bias_correction=settings["bias_correction"],
         moves=None if rate is None else isinstance(rate, Mapping),
-        schedule=_schedule_in(rate) if isinstance(rate, Mapping) else None,
+        schedule=_schedules.from_file(rate) if isinstance(rate, Mapping) else None,
         counts=counts,
     )
     return found + _carry.differences(optimizer, there, {i: pairs[i] for i in ungrouped})
@@ -385,18 +385,3 @@ def _settings_there(
         # Files do not tell which variables are excluded from weight decay.
         del found["weight_decay"]
     return found
-
-
-def _schedule_in(serialized: Mapping[str, Any]) -> Any:
-    """Return the schedule or the function in a config, without running code from the file."""
-    name = str(serialized.get("registered_name") or serialized.get("class_name"))
-    if serialized.get("module") == "keras.optimizers.schedules":
-        known = getattr(schedules, str(serialized.get("class_name")), None)
-    else:
-        known = saving.get_registered_object(name)
-    if not isinstance(known, type):
-        return _schedules.Unknown(name) if known is None else known
-    try:
-        return known.from_config(serialized["config"])  # type: ignore[attr-defined]
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return _schedules.Unknown(name)
