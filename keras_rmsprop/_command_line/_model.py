@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_rmsprop import interop
+from keras_rmsprop import _state, interop
 from keras_rmsprop._command_line._program import Failure
 from keras_rmsprop._command_line._screen import framework
 from keras_rmsprop._optimizer import RMSprop
@@ -24,6 +24,8 @@ def loaded(path: Path) -> tuple[Any, RMSprop]:
         # Keras imports it to load a model, whichever backend is active.
         framework("tensorflow")
     try:
+        # Not every release of Keras refuses such files.
+        _state.check_no_entry_leads_out(path)
         model = keras.saving.load_model(path)
     except Exception as error:
         # A damaged file makes Keras, h5py and the backend raise many kinds of errors.

@@ -269,8 +269,6 @@ _GROUPS = ("optimizer/inner_optimizer/vars", "optimizer/vars")
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, Any] | None]]:
     """Open the optimizer's group in a file, with its config if there is one."""
-    import h5py  # type: ignore[import-untyped]
-
     if not path.exists():
         raise ValueError(f"There is no file {str(path)!r}.")
     content: Any = path
@@ -283,7 +281,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, Any] | None]]:
                     raise _NoStateError(f"{str(path)!r} has no {_WEIGHTS}, as a .keras file has.")
                 config = _config_in(archive)
                 content = io.BytesIO(archive.read(_WEIGHTS))
-            file = stack.enter_context(h5py.File(content, "r"))
+            file = stack.enter_context(_state.opened_hdf5(content))
             groups = [file[name] for name in _GROUPS if name in file]
             if not groups or not len(groups[0]):
                 raise _NoStateError(f"{str(path)!r} holds no optimizer's state.")

@@ -13,7 +13,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop._command_line import _screen
-from tests.tools import commands, models
+from tests.tools import commands, hdf5, models
 from tests.tools.commands import HALF, PATHS, RATE
 
 OPTIONS: dict[str, Any] = {"momentum": 0.5, "centered": True}
@@ -231,6 +231,19 @@ def test_a_function_that_a_file_names_as_learning_rate_is_not_called(tmp_path, f
     # Where the function is only compared with the rate of the model.
     commands.run("convert", old, tmp_path / "new.keras", "--model", model)
     assert not commands.MARKS
+
+
+@pytest.mark.parametrize("way", hdf5.WAYS_OUT)
+def test_a_model_that_leads_to_another_file_is_refused_before_it_is_loaded(
+    tmp_path, monkeypatch, way
+):
+    commands.save_model(tmp_path / "old.keras", keras.optimizers.RMSprop(RATE), trained=True)
+    entry = hdf5.lead_out(tmp_path / "old.keras", way)
+    # As a release of Keras does that reads what is in other files.
+    monkeypatch.setattr(keras.saving, "load_model", lambda _: pytest.fail("It is loaded."))
+    words = commands.fails("convert", tmp_path / "old.keras", tmp_path / "new.npz")
+    assert f"old.keras cannot be loaded as a Keras model: its entry '{entry}' leads" in words
+    assert not (tmp_path / "new.npz").exists()
 
 
 @pytest.mark.parametrize("schedule", commands.SCHEDULES, ids=lambda it: type(it).__name__)

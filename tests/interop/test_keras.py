@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import conventions, interop, recipes
 from keras_rmsprop.interop import NotExactError
-from tests.tools import halfway, models
+from tests.tools import halfway, hdf5, models
 from tests.tools.models import Array, WithPath
 from yardsticks import peers
 
@@ -806,6 +807,30 @@ def test_a_damaged_file_is_refused_whole(tmp_path, suffix):
         with pytest.raises(ValueError, match=r"not a file that Keras saves|damaged|holds no"):
             interop.keras.load(optimizer, path)
         models.assert_identical(optimizer.state_dict().values(), before.values())
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("way", hdf5.WAYS_OUT)
+def test_a_file_that_leads_to_another_is_refused_and_the_entry_named(tmp_path, way, suffix):
+    _, path = write(tmp_path, keras.optimizers.RMSprop(0.01), suffix)
+    optimizer = built(models.model().trainable_variables)
+    before = optimizer.state_dict()
+    entry = hdf5.lead_out(path, way)
+    for exact in (True, False):
+        with pytest.raises(ValueError, match=f"'{entry}' leads to another file"):
+            interop.keras.load(optimizer, path, exact=exact)
+    models.assert_identical(optimizer.state_dict().values(), before.values())
+
+
+def test_a_link_within_a_file_is_followed(tmp_path):
+    theirs, path = write(tmp_path, keras.optimizers.RMSprop(0.01), ".weights.h5")
+    with h5py.File(path, "a") as file:
+        file.move("optimizer/vars/2", "elsewhere")
+        file["optimizer/vars/2"] = h5py.SoftLink("/elsewhere")
+    optimizer = built(models.model().trainable_variables)
+    interop.keras.load(optimizer, path)
+    averages = [parameter.square_average for parameter in optimizer._roster.parameters]
+    models.assert_identical(models.values(averages), models.values(theirs.optimizer._velocities))
 
 
 def flipped(content: bytes) -> bytes:
