@@ -212,10 +212,12 @@ class CountSchedule(schedules.LearningRateSchedule):
     ) -> "CountSchedule":
         """Create a schedule from its config; the function must be registered."""
         function = saving.get_registered_object(config["function"], custom_objects=custom_objects)
-        if function is None:
+        # Classes are registered too, and calling one makes an object.
+        if function is None or isinstance(function, type):
             raise ValueError(
-                f"The schedule's function {config['function']!r} is not registered here. "
-                "Register it with `keras.saving.register_keras_serializable` before loading."
+                f"The schedule's function {config['function']!r} is not registered here as a "
+                "function. Register it with `keras.saving.register_keras_serializable` before "
+                "loading."
             )
         return cls(**{**config, "function": function})
 

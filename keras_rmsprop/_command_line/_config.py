@@ -2,14 +2,13 @@
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from keras_rmsprop._command_line._program import Failure
 from keras_rmsprop._optimizer import RMSprop
+from keras_rmsprop.interop import _schedules
 
 Config = Mapping[str, Any]
 
@@ -24,7 +23,7 @@ def optimizer_in(path: Path) -> RMSprop:
     """
     found = _in_model(path) if path.suffix == ".keras" else _in_json(path)
     settings = _settings(found, path)
-    _check_classes(settings, path)
+    _check_schedules(settings, path)
     try:
         # Keras's own config is accepted as well.
         return RMSprop.from_config(dict(settings))
@@ -85,26 +84,19 @@ def _class_of(serialized: Config) -> str:
     return str(registered or name)
 
 
-def _check_classes(settings: Config, path: Path) -> None:
-    """Refuse classes that are neither Keras's nor registered, before Keras looks for them."""
-    for each in _serialized(settings):
-        module, registered = str(each.get("module")), each.get("registered_name")
-        is_known = isinstance(registered, str) and keras.saving.get_registered_object(registered)
-        if not is_known and module.partition(".")[0] != "keras":
+def _check_schedules(settings: Config, path: Path) -> None:
+    """Refuse objects that are no schedules, before Keras looks for them, or calls them."""
+    for each in _schedules.serialized_in(settings):
+        if _schedules.class_named_in(each) is None:
             raise Failure(
-                f"The config in {path} needs the class {each['class_name']!r} of the module "
-                f"{module!r}, which is neither Keras's nor registered with "
+                f"The config in {path} names {_name_of(each)!r} of the module "
+                f"{each.get('module')!r:.60}, which is not called: a config may hold no objects "
+                "but learning rate schedules, of keras.optimizers.schedules or registered with "
                 "keras.saving.register_keras_serializable."
             )
 
 
-def _serialized(value: Any) -> Iterator[Config]:
-    """Yield the objects in a config, at any depth."""
-    if isinstance(value, Mapping):
-        if "class_name" in value:
-            yield value
-        for each in value.values():
-            yield from _serialized(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _serialized(each)
+def _name_of(serialized: Config) -> str:
+    """Return the name of an object in a config, for messages."""
+    name = serialized["class_name"]
+    return str(serialized.get("config") if name == "function" else name)[:60]

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_rmsprop import interop
+from keras_rmsprop import _state, interop
 from keras_rmsprop._command_line._program import Failure
 from keras_rmsprop._command_line._screen import framework
 from keras_rmsprop._optimizer import RMSprop
@@ -24,6 +24,8 @@ def loaded(path: Path) -> tuple[Any, RMSprop]:
         # Keras imports it to load a model, whichever backend is active.
         framework("tensorflow")
     try:
+        # Not every release of Keras refuses such files.
+        _state.check_no_entry_leads_out(path)
         model = keras.saving.load_model(path)
     except Exception as error:
         # A damaged file makes Keras, h5py and the backend raise many kinds of errors.
@@ -45,6 +47,7 @@ def _optimizer_of(model: Any, path: Path) -> RMSprop:
     held = getattr(model, "optimizer", None)
     # With mixed precision Keras wraps the optimizer.
     optimizer = getattr(held, "inner_optimizer", held)
+    _check_rate(optimizer, path)
     if isinstance(optimizer, RMSprop):
         return optimizer
     if optimizer is held and _live.is_of(optimizer, "keras.RMSprop"):
@@ -54,6 +57,19 @@ def _optimizer_of(model: Any, path: Path) -> RMSprop:
         f"The model in {path} was saved with {name}; compile it with keras_rmsprop.RMSprop or with "
         "keras.optimizers.RMSprop, and save it again."
     )
+
+
+def _check_rate(optimizer: Any, path: Path) -> None:
+    """Refuse a function as learning rate: the file may name any of Keras's, such as a download."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    if callable(rate) and not is_schedule:
+        raise Failure(
+            f"The learning rate of the optimizer in {path} is the function "
+            f"{getattr(rate, '__name__', type(rate).__name__)!r}, which is not called: it must be "
+            "a number or a schedule of keras.optimizers.schedules. Compile the model with one, and "
+            "save it again."
+        )
 
 
 def _replaced(model: Any, before: Any) -> RMSprop:

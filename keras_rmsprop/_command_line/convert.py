@@ -109,7 +109,8 @@ def convert(
     .keras        Keras; .weights.h5 only as SOURCE
 
     One of the two is a .keras file, or both. Nothing in SOURCE is run: no pickled object is made
-    but tensors and plain values. TARGET is written whole or not at all.
+    but tensors and plain values, and a function as learning rate is refused. Keras itself loads
+    models, in its safe mode. TARGET is written whole or not at all.
     """  # noqa: D301 - "\b" tells Click to keep lines as they are
     source = _prefix_of(source)
     _check_paths(source, target, force)

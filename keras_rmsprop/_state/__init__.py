@@ -11,6 +11,7 @@ reported. Only damaged state is refused.
 
 from keras_rmsprop._state._file import SkippedFile, read_file, write_state
 from keras_rmsprop._state._form import State
+from keras_rmsprop._state._hdf5 import check_no_entry_leads_out, opened_hdf5
 from keras_rmsprop._state._load import LastLoad, LoadReport, message, plan_load
 from keras_rmsprop._state._names import from_dict, to_dict
 from keras_rmsprop._state._read import (
@@ -29,8 +30,10 @@ __all__ = [
     "SkippedFile",
     "State",
     "array_of",
+    "check_no_entry_leads_out",
     "from_dict",
     "message",
+    "opened_hdf5",
     "plan_load",
     "read_file",
     "slots_of",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
+from keras import ops, saving
 from keras.optimizers import schedules
 
 from keras_rmsprop import _state, conventions
@@ -30,6 +30,48 @@ class Unknown(NamedTuple):
     """A schedule that cannot be evaluated here."""
 
     name: str
+
+
+def from_file(serialized: Mapping[str, Any]) -> Any:
+    """Return the schedule in a config from a file, or `Unknown` if it names anything else.
+
+    A file may name any function of Keras as a learning rate, and any class. None of them is called.
+    """
+    name = str(serialized.get("registered_name") or serialized.get("class_name"))
+    known = [class_named_in(each) for each in serialized_in(serialized)]
+    if not known or known[0] is None or None in known:
+        return Unknown(name)
+    try:
+        return known[0].from_config(serialized["config"])
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return Unknown(name)
+
+
+def class_named_in(serialized: Mapping[str, Any]) -> Any:
+    """Return the class of schedules that a serialized object is of, as Keras looks it up.
+
+    Returns: None if the class is not known here, or not one of schedules.
+    """
+    name, registered = serialized.get("class_name"), serialized.get("registered_name")
+    known = saving.get_registered_object(registered) if isinstance(registered, str) else None
+    if known is None and serialized.get("module") == "keras.optimizers.schedules":
+        known = getattr(schedules, str(name), None)
+    if not isinstance(known, type) or not issubclass(known, schedules.LearningRateSchedule):
+        return None
+    # By other names, such as "function", Keras looks for something else.
+    return known if known.__name__ == name else None
+
+
+def serialized_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the serialized objects in a config, at any depth."""
+    if isinstance(value, Mapping):
+        if "class_name" in value:
+            yield value
+        for each in value.values():
+            yield from serialized_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from serialized_in(each)
 
 
 class Moving(NamedTuple):

@@ -269,8 +269,6 @@ _GROUPS = ("optimizer/inner_optimizer/vars", "optimizer/vars")
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, Any] | None]]:
     """Open the optimizer's group in a file, with its config if there is one."""
-    import h5py  # type: ignore[import-untyped]
-
     if not path.exists():
         raise ValueError(f"There is no file {str(path)!r}.")
     content: Any = path
@@ -283,7 +281,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, Any] | None]]:
                     raise _NoStateError(f"{str(path)!r} has no {_WEIGHTS}, as a .keras file has.")
                 config = _config_in(archive)
                 content = io.BytesIO(archive.read(_WEIGHTS))
-            file = stack.enter_context(h5py.File(content, "r"))
+            file = stack.enter_context(_state.opened_hdf5(content))
             groups = [file[name] for name in _GROUPS if name in file]
             if not groups or not len(groups[0]):
                 raise _NoStateError(f"{str(path)!r} holds no optimizer's state.")
@@ -369,7 +367,7 @@ def _differences(optimizer: RMSprop, config: Mapping[str, Any], calls: int) -> l
         lr_in_momentum=settings["lr_in_momentum"],
         bias_correction=settings["bias_correction"],
         moves=None if rate is None else isinstance(rate, Mapping),
-        schedule=_schedule_in(rate) if isinstance(rate, Mapping) else None,
+        schedule=_schedules.from_file(rate) if isinstance(rate, Mapping) else None,
         counts=counts,
     )
     return found + _carry.differences(optimizer, there, {i: pairs[i] for i in ungrouped})
@@ -385,18 +383,3 @@ def _settings_there(
         # Files do not tell which variables are excluded from weight decay.
         del found["weight_decay"]
     return found
-
-
-def _schedule_in(serialized: Mapping[str, Any]) -> Any:
-    """Return the schedule or the function in a config, without running code from the file."""
-    name = str(serialized.get("registered_name") or serialized.get("class_name"))
-    if serialized.get("module") == "keras.optimizers.schedules":
-        known = getattr(schedules, str(serialized.get("class_name")), None)
-    else:
-        known = saving.get_registered_object(name)
-    if not isinstance(known, type):
-        return _schedules.Unknown(name) if known is None else known
-    try:
-        return known.from_config(serialized["config"])  # type: ignore[attr-defined]
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return _schedules.Unknown(name)

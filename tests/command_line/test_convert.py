@@ -13,7 +13,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop._command_line import _screen
-from tests.tools import commands, models
+from tests.tools import commands, hdf5, models
 from tests.tools.commands import HALF, PATHS, RATE
 
 OPTIONS: dict[str, Any] = {"momentum": 0.5, "centered": True}
@@ -183,7 +183,10 @@ def edited(path: Path, **settings: Any) -> Path:
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(contents["config.json"])
-    config["compile_config"]["optimizer"]["config"].update(settings)
+    settings_there = config["compile_config"]["optimizer"]["config"]
+    # With mixed precision Keras wraps the optimizer.
+    inner = settings_there.get("inner_optimizer")
+    (settings_there if inner is None else inner["config"]).update(settings)
     contents["config.json"] = json.dumps(config).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in contents.items():
@@ -209,6 +212,46 @@ def test_a_name_that_no_file_can_hold_is_refused(tmp_path):
     words = commands.fails("convert", old, tmp_path / "new.keras")
     assert "old.keras" in words
     assert "NUL" in words
+
+
+@pytest.mark.parametrize("family", [keras.optimizers.RMSprop, keras_rmsprop.RMSprop])
+@pytest.mark.parametrize("scaled", [False, True], ids="scaled={}".format)
+def test_a_function_that_a_file_names_as_learning_rate_is_not_called(tmp_path, family, scaled):
+    optimizer = family(RATE)
+    held = keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
+    commands.save_model(tmp_path / "old.keras", held)
+    rate = keras.saving.serialize_keras_object(commands.leave_a_mark)
+    old = edited(tmp_path / "old.keras", learning_rate=rate)
+    model = tmp_path / "model.keras"
+    commands.save_model(model, keras_rmsprop.RMSprop(RATE))
+    for target, *options in (["new.npz"], ["new.keras"]):
+        words = commands.fails("convert", old, tmp_path / target, "--inexact", *options)
+        assert "is the function 'leave_a_mark', which is not called" in words
+        assert not (tmp_path / target).exists()
+    # Where the function is only compared with the rate of the model.
+    commands.run("convert", old, tmp_path / "new.keras", "--model", model)
+    assert not commands.MARKS
+
+
+@pytest.mark.parametrize("way", hdf5.WAYS_OUT)
+def test_a_model_that_leads_to_another_file_is_refused_before_it_is_loaded(
+    tmp_path, monkeypatch, way
+):
+    commands.save_model(tmp_path / "old.keras", keras.optimizers.RMSprop(RATE), trained=True)
+    entry = hdf5.lead_out(tmp_path / "old.keras", way)
+    # As a release of Keras does that reads what is in other files.
+    monkeypatch.setattr(keras.saving, "load_model", lambda _: pytest.fail("It is loaded."))
+    words = commands.fails("convert", tmp_path / "old.keras", tmp_path / "new.npz")
+    assert f"old.keras cannot be loaded as a Keras model: its entry '{entry}' leads" in words
+    assert not (tmp_path / "new.npz").exists()
+
+
+@pytest.mark.parametrize("schedule", commands.SCHEDULES, ids=lambda it: type(it).__name__)
+def test_a_schedule_in_a_file_is_used(tmp_path, schedule):
+    optimizer = keras_rmsprop.RMSprop(schedule)
+    commands.save_model(tmp_path / "old.keras", optimizer, trained=True)
+    said = commands.succeeds("convert", tmp_path / "old.keras", tmp_path / "new.npz")
+    assert f"learning rate {float(schedule(HALF)):.7g}" in said
 
 
 def test_a_map_is_of_no_use_for_files_of_keras(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop import conventions
+from keras_rmsprop.recipes import AtLeast, StaircaseDecay
 from tests.tools import commands
 
 
@@ -109,6 +110,23 @@ REFUSED = {
         },
         "'system' of the module 'os'",
     ),
+    "a class of Keras that is no schedule": (
+        {
+            **keras_rmsprop.RMSprop().get_config(),
+            "learning_rate": SERIALIZED(keras.layers.Dense(1)),
+        },
+        "'Dense' of the module 'keras.layers', which is not called",
+    ),
+    "a class in a schedule": (
+        {
+            **keras_rmsprop.RMSprop().get_config(),
+            "learning_rate": {
+                **SERIALIZED(AtLeast(StaircaseDecay(0.5, 0.5, 1), 0.25)),
+                "config": {"schedule": SERIALIZED(keras.layers.Dense(1)), "minimum": 0.25},
+            },
+        },
+        "'Dense' of the module 'keras.layers', which is not called",
+    ),
 }
 
 
@@ -117,6 +135,20 @@ def test_anything_else_is_refused_in_a_sentence(tmp_path, case):
     config, words = REFUSED[case]
     file = commands.write_json(tmp_path / "config.json", config)
     assert words in commands.fails("describe", file)
+
+
+@pytest.mark.parametrize("schedule", commands.SCHEDULES, ids=lambda it: type(it).__name__)
+def test_a_schedule_in_a_config_is_described(tmp_path, schedule):
+    optimizer = keras_rmsprop.RMSprop(schedule)
+    file = commands.write_json(tmp_path / "config.json", optimizer.get_config())
+    assert commands.succeeds("describe", file) == described(optimizer)
+
+
+def test_a_function_that_a_config_names_is_not_called(tmp_path):
+    config = keras_rmsprop.RMSprop(commands.leave_a_mark).get_config()
+    file = commands.write_json(tmp_path / "config.json", config)
+    assert "'tests>leave_a_mark' of the module 'builtins'" in commands.fails("describe", file)
+    assert not commands.MARKS
 
 
 def test_damaged_files_are_refused_in_a_sentence(tmp_path):

@@ -1,19 +1,21 @@
 """Test carrying state between `keras.optimizers.RMSprop`, live or in files, and this package's."""
 
 import functools
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
 import keras_rmsprop
-from keras_rmsprop import conventions, interop
+from keras_rmsprop import conventions, interop, recipes
 from keras_rmsprop.interop import NotExactError
-from tests.tools import halfway, models
+from tests.tools import halfway, hdf5, models
 from tests.tools.models import Array, WithPath
 from yardsticks import peers
 
@@ -665,6 +667,76 @@ def test_a_schedule_that_is_not_known_where_the_file_is_loaded_is_refused(tmp_pa
         interop.keras.load(optimizer, path)
 
 
+@keras.saving.register_keras_serializable(package="tests_interop")
+class Marking:
+    """No schedule, but it can be called as one, and shows that it was."""
+
+    marks: ClassVar[list[str]] = []
+
+    @classmethod
+    def from_config(cls, _: dict[str, Any]) -> Any:
+        """Show that an object is made."""
+        cls.marks.append("made")
+        return SCHEDULES.ExponentialDecay(0.25, 1, 0.5)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return no arguments."""
+        return {}
+
+
+def marking(_: Any = None) -> float:
+    """Return a rate, and show that it is called."""
+    Marking.marks.append("called")
+    return 0.25
+
+
+def test_what_a_file_names_in_place_of_a_schedule_is_neither_made_nor_called(tmp_path):
+    register = keras.saving.register_keras_serializable("tests_interop")
+    theirs = keras.optimizers.RMSprop(SCHEDULES.ExponentialDecay(0.25, 1, 0.5))
+    _, path = write(tmp_path, theirs)
+    optimizer = built(models.model().trainable_variables, learning_rate=theirs._learning_rate)
+    interop.keras.load(optimizer, path)
+    kind = "tests_interop>Marking"
+    serialized = keras.saving.serialize_keras_object
+    for rate in (
+        {"module": None, "class_name": "Marking", "config": {}, "registered_name": kind},
+        serialized(register(marking)),
+        {
+            **serialized(conventions.CountSchedule(register(marking))),
+            "config": {"function": kind},
+        },
+        {
+            **serialized(recipes.AtLeast(Steady(), 0.25)),
+            "config": {
+                "minimum": 0.25,
+                "schedule": {
+                    "module": None,
+                    "class_name": "Marking",
+                    "config": {},
+                    "registered_name": kind,
+                },
+            },
+        },
+    ):
+        rename_rate(path, rate)
+        with pytest.raises(NotExactError, match="which is not known here"):
+            interop.keras.load(optimizer, path)
+        interop.keras.load(optimizer, path, exact=False)
+    assert not Marking.marks
+
+
+def rename_rate(path: Path, rate: dict[str, Any]) -> None:
+    """Write another learning rate into the config of a model's file."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(contents["config.json"])
+    config["compile_config"]["optimizer"]["config"]["learning_rate"] = rate
+    contents["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours", "message"),
     [
@@ -740,6 +812,30 @@ def test_a_damaged_file_is_refused_whole(tmp_path, suffix):
         with pytest.raises(ValueError, match=r"not a file that Keras saves|damaged|holds no"):
             interop.keras.load(optimizer, path)
         models.assert_identical(optimizer.state_dict().values(), before.values())
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("way", hdf5.WAYS_OUT)
+def test_a_file_that_leads_to_another_is_refused_and_the_entry_named(tmp_path, way, suffix):
+    _, path = write(tmp_path, keras.optimizers.RMSprop(0.01), suffix)
+    optimizer = built(models.model().trainable_variables)
+    before = optimizer.state_dict()
+    entry = hdf5.lead_out(path, way)
+    for exact in (True, False):
+        with pytest.raises(ValueError, match=f"'{entry}' leads to another file"):
+            interop.keras.load(optimizer, path, exact=exact)
+    models.assert_identical(optimizer.state_dict().values(), before.values())
+
+
+def test_a_link_within_a_file_is_followed(tmp_path):
+    theirs, path = write(tmp_path, keras.optimizers.RMSprop(0.01), ".weights.h5")
+    with h5py.File(path, "a") as file:
+        file.move("optimizer/vars/2", "elsewhere")
+        file["optimizer/vars/2"] = h5py.SoftLink("/elsewhere")
+    optimizer = built(models.model().trainable_variables)
+    interop.keras.load(optimizer, path)
+    averages = [parameter.square_average for parameter in optimizer._roster.parameters]
+    models.assert_identical(models.values(averages), models.values(theirs.optimizer._velocities))
 
 
 def flipped(content: bytes) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 from click.testing import CliRunner
 
 from keras_rmsprop._command_line import program
+from keras_rmsprop.recipes import AtLeast, StaircaseDecay, WarmUp
 from tests.tools import models
 from tests.tools.environment import as_of_a_user
 from tests.tools.models import Array
@@ -26,6 +27,24 @@ RATE = 2.0**-6
 
 # The variables of `models.model`, by their paths without the model's name.
 PATHS = ("hidden/kernel", "hidden/bias", "last/kernel", "last/bias")
+
+
+# A schedule of Keras's, and ones of this package with another inside.
+SCHEDULES = (
+    keras.optimizers.schedules.ExponentialDecay(0.25, 4, 0.5),
+    AtLeast(keras.optimizers.schedules.ExponentialDecay(0.25, 4, 0.5), 0.125),
+    WarmUp(StaircaseDecay(0.25, 0.5, 4), 2),
+)
+
+# What `leave_a_mark` leaves.
+MARKS: list[str] = []
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def leave_a_mark() -> float:
+    """Return a learning rate, and show that it was called."""
+    MARKS.append("called")
+    return RATE
 
 
 class Run(NamedTuple):
