@@ -49,8 +49,16 @@ def read(path: Path, options: Options) -> Load:
                 "the parameters in the optimizer's order."
             )
         names = None if has_names else list(entries or ())
-        pairs = None if entries is None else _map.pairs_of(entries, optimizer)
         kind = KINDS.get(options.kind or "")
+        with in_file(path):
+            count = len(interop.torch.read(state, None, kind).names)
+        if names is not None and len(names) != count:
+            raise Failure(
+                f"{path} has the state of {count} parameters without names, and the map has "
+                f"{len(names)}: {shortened(names, 8)}. It must have all of the optimizer's "
+                "parameters, in their order."
+            )
+        pairs = None if entries is None else _map.pairs_of(entries, optimizer)
         with in_file(path):
             slots = interop.torch.read(state, names, kind).slots
         _check_shapes(slots, weights, path)
@@ -78,11 +86,13 @@ def _content(path: Path) -> Mapping[Any, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises a dozen kinds of errors for what is not a file of its own.
-        named = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:class|global):? (\S+)", str(error))
+        named = re.search(
+            r"(?:GLOBAL|[Uu]nsupported (?:class|global):?) (?!GLOBAL)(\S+)", str(error)
+        )
         if named is not None:
             raise Failure(
                 f"{path} is refused, because unpickling it would run code: it names "
-                f"{named[1] or named[2]}; save nothing but the optimizer's state_dict(), with "
+                f"{named[1]}; save nothing but the optimizer's state_dict(), with "
                 "plain numbers."
             ) from error
         raise Failure(

@@ -271,6 +271,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, Any] | None]]:
     """Open the optimizer's group in a file, with its config if there is one."""
     if not path.exists():
         raise ValueError(f"There is no file {str(path)!r}.")
+    if path.is_dir():
+        raise ValueError(
+            f"{str(path)!r} is a folder, and the file must be a .keras or .weights.h5 file; load a "
+            "SavedModel by its framework, and pass its optimizer."
+        )
     content: Any = path
     config = None
     with contextlib.ExitStack() as stack:

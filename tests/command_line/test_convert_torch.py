@@ -225,6 +225,23 @@ def test_without_names_and_a_map_nothing_is_matched(tmp_path):
     assert "--map" in words
 
 
+def test_a_map_that_lacks_parameters_of_a_file_without_names_is_refused(tmp_path):
+    peer = there()
+    step_there(peer, 0, HALF)
+    torch.save(peer.optimizer.state_dict(), tmp_path / "state.pt")
+    options = files(tmp_path, peer, conventions.torch(lr=RATE))
+    commands.write_json(tmp_path / "map.json", dict([*MAP.items()][:3]))
+    words = commands.fails("convert", tmp_path / "state.pt", tmp_path / "out.keras", *options)
+    assert "the state of 4 parameters without names, and the map has 3: fc1.weight" in words
+
+
+def test_the_class_of_a_pickled_object_is_named(tmp_path):
+    torch.save(torch.nn.Linear(2, 1), tmp_path / "network.pt")
+    options = files(tmp_path, there(), conventions.torch(lr=RATE))
+    words = commands.fails("convert", tmp_path / "network.pt", tmp_path / "out.keras", *options)
+    assert "it names torch.nn.modules.linear.Linear;" in words
+
+
 MALICIOUS = {
     "torch.save": (lambda thing, path: torch.save({"optimizer": thing}, path), "mkdir"),
     "torch.save as before 1.6": (

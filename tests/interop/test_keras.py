@@ -788,7 +788,7 @@ def test_files_that_hold_no_state_of_an_rmsprop_are_refused(tmp_path):
         content.writestr("readme", "nothing")
     for path, message in (
         (tmp_path / "none.keras", "There is no file"),
-        (tmp_path, "is not a file that Keras saves"),
+        (tmp_path, "is a folder"),
         (text, "is not a file that Keras saves"),
         (archive, r"has no model\.weights\.h5"),
         (uncompiled, "holds no optimizer's state"),
