@@ -10,6 +10,7 @@ from keras import backend
 from keras_rmsprop import _state
 from keras_rmsprop._execution import _op_by_op
 from keras_rmsprop._variables import _pairing
+from keras_rmsprop.interop._source import Array
 
 
 def write(assignments: Iterable[tuple[Any, Any]]) -> None:
@@ -35,21 +36,33 @@ def check_variable(variable: Any) -> None:
         raise ValueError(f"Weights need variables, received a {type(variable).__name__}.")
 
 
-def _converted(variable: Any, value: Any) -> Any:
-    array = np.array(value)
-    name = _dtype_of(variable)
-    if name.startswith(("int", "uint")):
-        is_too_large = bool(np.any(array > np.iinfo(name).max))
+def check_range(array: Array, dtype: str, path: str) -> None:
+    """Refuse numbers that a dtype cannot hold.
+
+    Args:
+        array: what is to be written.
+        dtype: the name of the dtype of what it is written to.
+        path: the name of that, for the message.
+
+    Raises: ValueError if a finite number would become infinite, or an integer is above the range.
+    """
+    if dtype.startswith(("int", "uint")):
+        is_too_large = bool(np.any(array > np.iinfo(dtype).max))
     else:
         # What becomes infinite; where it is infinite already, it stays so.
         with np.errstate(over="ignore"):
-            narrow = array.astype(_narrow(name))
+            narrow = array.astype(_narrow(dtype))
         is_too_large = bool(np.any(np.isfinite(array) & ~np.isfinite(narrow)))
     if is_too_large:
         raise ValueError(
-            f"{np.max(np.abs(array)):.7g} is too large for {_pairing.path_of(variable)!r}, a "
-            f"variable of dtype {name}. Nothing has changed."
+            f"{np.max(np.abs(array)):.7g} is too large for {path!r}, which has the dtype {dtype}. "
+            "Nothing has changed."
         )
+
+
+def _converted(variable: Any, value: Any) -> Any:
+    array = np.array(value)
+    check_range(array, _dtype_of(variable), _pairing.path_of(variable))
     # Variables of TensorFlow take only arrays of their own dtype.
     dtype = getattr(variable.dtype, "as_numpy_dtype", None)
     return array if dtype is None else array.astype(dtype)

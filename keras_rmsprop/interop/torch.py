@@ -182,7 +182,8 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
         module: a `torch.nn.Module`.
         pairs: as for `load_weights`.
 
-    Raises: ValueError if a parameter is missing or does not fit; nothing has changed then.
+    Raises: ValueError if a parameter is missing or does not fit, or a weight is too large for the
+        dtype it has there; nothing has changed then.
     """
     import torch
 
@@ -204,6 +205,7 @@ def export_weights(module: Any, pairs: Mapping[str, Any] | Sequence[Pair]) -> No
                     f"{pair.path!r} becomes an array of shape {array.shape} for {name!r}, which "
                     f"is {shape}. Nothing has changed."
                 )
+            _writing.check_range(array, dtype_of(there), name)
             changed[name] = torch.from_numpy(np.array(array))
     # The tensors in a state are the module's own.
     before = {name: state[name].clone() for name in changed}

@@ -183,3 +183,25 @@ def test_a_weight_that_would_become_infinite_is_refused():
     # What is infinite there may be so here.
     interop.torch.load_weights(network | {"b": np.full(3, np.inf)}, pairs)
     assert np.all(np.isinf(models.values([own["b"]])[0]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weight"), [("float16", 1e10), ("float32", 1e300), ("bfloat16", 1e300)]
+)
+def test_a_weight_that_would_become_infinite_in_torch_is_refused(dtype, weight):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(2, 1).to(getattr(torch, dtype))
+    before = [p.detach().clone() for p in module.parameters()]
+    bias = keras.Variable(np.ones(1), dtype="float64", name="bias")
+    kernel = keras.Variable(np.full((2, 1), weight), dtype="float64", name="kernel")
+    pairs = {"bias": bias, "weight": (kernel, np.transpose, np.transpose)}
+    with pytest.raises(
+        ValueError,
+        match=rf"1e\+\d+ is too large for 'weight', which has the dtype {dtype}\. Nothing",
+    ):
+        interop.torch.export_weights(module, pairs)
+    assert all(map(torch.equal, module.parameters(), before))
+    # What is infinite here may be so there.
+    kernel.assign(np.full((2, 1), np.inf))
+    interop.torch.export_weights(module, pairs)
+    assert bool(torch.all(torch.isinf(module.weight)))
