@@ -97,6 +97,8 @@ class Told(NamedTuple):
     others: tuple[str, ...] = ()
     # After how many gradients `MultiSteps` makes a step, None without it.
     accumulation_steps: int | None = None
+    # The dtype in which it holds their mean, None without it.
+    accumulator_dtype: str | None = None
     # How many gradients in a row `apply_if_finite` skips at most, None without it.
     skips: float | None = None
 
@@ -223,7 +225,7 @@ class _Reader:
 
     def told_by(self, init: Any, update: Any, state: Any) -> Told:
         """Return what a whole transformation tells about itself."""
-        skips = accumulation_steps = None
+        skips = accumulation_steps = accumulator_dtype = None
         kind, inside = _taken_apart(update)
         while True:
             if kind == "with_extra_args_support":
@@ -234,6 +236,7 @@ class _Reader:
                 state = _field(state, "inner_state")
             elif kind == "MultiSteps" and accumulation_steps is None:
                 accumulation_steps = _accumulation_steps_of(update.__self__)
+                accumulator_dtype = str(update.__self__._accumulator_dtype)
                 inner = update.__self__.inner_opt
                 state = _field(state, "inner_opt_state")
             else:
@@ -245,7 +248,7 @@ class _Reader:
         if self._parameters is not None:
             leaves = named_leaves(self._parameters, _is_masked)
             others = tuple(name for name, leaf in leaves.items() if _is_masked(leaf))
-        return Told(parts, others, accumulation_steps, skips)
+        return Told(parts, others, accumulation_steps, accumulator_dtype, skips)
 
     def _parts_of(
         self, init: Any, update: Any, state: Any, selections: tuple[Selection, ...]

@@ -44,7 +44,7 @@ def check_range(array: Array, dtype: str, path: str) -> None:
         dtype: the name of the dtype of what it is written to.
         path: the name of that, for the message.
 
-    Raises: ValueError if a finite number would become infinite, or an integer is larger than any there.
+    Raises: ValueError if a finite number would become infinite, or an integer is above the range.
     """
     if dtype.startswith(("int", "uint")):
         is_too_large = bool(np.any(array > np.iinfo(dtype).max))

@@ -70,7 +70,7 @@ def load(
     optimizer = _carry.built(optimizer)
     source = read(state, steps, transformation, exact=exact)
     if exact:
-        _check_wrappers(optimizer, state, transformation)
+        _check_wrappers(optimizer, source, state, transformation)
     if exact and transformation is None:
         _check_order(optimizer, source)
     pairs = pairing_of(pairs, source, optimizer._roster.weights)
@@ -102,7 +102,7 @@ def state(
     optimizer = _carry.built(optimizer)
     target = read(template, None, transformation, exact=exact)
     if exact:
-        _check_wrappers(optimizer, template, transformation)
+        _check_wrappers(optimizer, target, template, transformation)
     if exact and transformation is None:
         _check_order(optimizer, target)
     pairs = pairing_of(pairs, target, optimizer._roster.weights)
@@ -430,7 +430,7 @@ def _check_slots(slots: Mapping[str, Slots], told: Mapping[str, Arguments]) -> N
                 )
 
 
-def _check_wrappers(optimizer: RMSprop, state: Any, transformation: Any) -> None:
+def _check_wrappers(optimizer: RMSprop, source: Source, state: Any, transformation: Any) -> None:
     """Refuse gradients that are accumulated or skipped otherwise here than there."""
     accumulates = any(type(node).__name__ == "MultiStepsState" for node in _nodes(state))
     if transformation is None:
@@ -453,6 +453,15 @@ def _check_wrappers(optimizer: RMSprop, state: Any, transformation: Any) -> None
             f"`gradient_accumulation_steps` is {optimizer.gradient_accumulation_steps} here, and "
             f"MultiSteps makes a step of {told.accumulation_steps} gradients there"
         )
+    narrow = told.accumulator_dtype
+    # The mean of a single gradient is not stored.
+    if narrow is not None and (told.accumulation_steps or 1) > 1:
+        wide = {each for each in source.dtypes.values() if narrowest(each, narrow) != each}
+        found += [
+            f"MultiSteps accumulates the gradients of {dtype} parameters in {narrow} there; make "
+            f"it with accumulator_dtype={dtype!r}"
+            for dtype in sorted(wide)
+        ]
     if told.skips is not None and not optimizer.skip_nonfinite:
         found.append("`skip_nonfinite` is False here, and there is apply_if_finite there")
     if found:

@@ -248,7 +248,9 @@ WRAPPED: dict[str, Any] = {
         learning_rate=0.01, momentum=0.5
     ),
     "apply_if_finite": lambda: optax.apply_if_finite(optax.rmsprop(0.01, momentum=0.5), 3),
-    "MultiSteps": lambda: optax.MultiSteps(optax.rmsprop(0.01, momentum=0.5), 2),
+    "MultiSteps": lambda: optax.MultiSteps(
+        optax.rmsprop(0.01, momentum=0.5), 2, accumulator_dtype="float64"
+    ),
 }
 
 
@@ -267,13 +269,11 @@ def test_a_state_is_found_in_wrappers(float64, wrapped):
     interop.optax.load(optimizer, training.state, variables, **told)
     go_on(optimizer, variables, training.gradients[4:8])
     training.run(4, 8)
-    # MultiSteps accumulates in float32.
-    rtol = 1e-6 if wrapped == "MultiSteps" else 1e-12
-    assert_close(variables, training.parameters, rtol)
+    assert_close(variables, training.parameters)
     with jax.enable_x64(True):
         state = interop.optax.state(optimizer, training.state, variables, **told)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(training.state), strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=1e-2 * rtol)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-12, atol=1e-14)
 
 
 def test_masked_parameters_start_afresh_only_if_wanted(float64):
@@ -725,15 +725,50 @@ def test_another_number_of_accumulated_gradients_is_refused(steps):
 
 
 def test_accumulated_training_goes_on_with_the_same_steps(float64):
-    training = Training(optax.MultiSteps(optax.rmsprop(0.01, momentum=0.5), 2))
+    inner = optax.rmsprop(0.01, momentum=0.5)
+    training = Training(optax.MultiSteps(inner, 2, accumulator_dtype="float64"))
     training.run(0, 4)
+    start = jax.tree.map(np.asarray, training.parameters)
     variables = variables_of(training.parameters)
     optimizer = interop.like(
         training.transformation, list(variables.values()), variables, state=training.state
     )
     go_on(optimizer, variables, training.gradients[4:8])
     training.run(4, 8)
-    assert_close(variables, training.parameters, 1e-6)  # It accumulates in float32.
+    own = [variables_of(each) for each in (training.parameters, start)]
+    want, before = (models.values([each[name] for name in variables]) for each in own)
+    models.assert_same(models.values(variables.values()), want, before, steps=2)
+
+
+def test_gradients_that_are_accumulated_with_fewer_digits_are_refused(float64):
+    transformation = optax.MultiSteps(optax.rmsprop(0.01), 2)
+    variable = keras.Variable(np.ones(3))
+    own = conventions.optax(0.01)
+    own.gradient_accumulation_steps = 2
+    own.build([variable])
+    with jax.enable_x64(True):
+        state = transformation.init([np.ones(3)])
+    words = r"gradients of float64 parameters in float32 there; make .* accumulator_dtype='float64'"
+    for carry in (
+        lambda **options: interop.like(transformation, [variable], state=state, **options),
+        lambda **options: interop.optax.load(own, state, transformation=transformation, **options),
+        lambda **options: interop.optax.state(own, state, transformation=transformation, **options),
+    ):
+        with pytest.raises(NotExactError, match=words):
+            carry()
+        carry(exact=False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "steps", "accumulator"), [("float32", 2, "float32"), ("float64", 1, "float32")]
+)
+def test_gradients_that_are_accumulated_without_rounding_are_carried_over(
+    dtype, steps, accumulator
+):
+    transformation = optax.MultiSteps(optax.rmsprop(0.01), steps, accumulator_dtype=accumulator)
+    with jax.enable_x64(True):
+        state = transformation.init([np.ones(3, dtype)])
+    interop.like(transformation, [keras.Variable(np.ones(3), dtype=dtype)], state=state)
 
 
 @pytest.mark.parametrize("has_state", [False, True], ids="has_state={}".format)
