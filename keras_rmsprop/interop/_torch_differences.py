@@ -50,19 +50,19 @@ def _embedding(name: str, module: Any, layer: Any) -> Iterator[str]:
     row = module.padding_idx
     if row is not None:
         yield (
-            f"row {row} of {name!r} gets no gradient in torch (padding_idx={row}), and in "
-            f"{layer.name!r} it gets one, also with mask_zero, unless it is of a class that stops "
-            "it, such as that in docs/migration.md, for which exact=False is right"
+            f"row {row} of {name!r} gets no gradient in torch (padding_idx={row}), but one in "
+            f"Keras's {layer.name!r}, also with mask_zero (docs/migration.md has a layer that "
+            "stops it, for which exact=False is right)"
         )
     if module.max_norm is not None:
         yield (
             f"torch scales the rows of {name!r} that it looks up down to a norm of "
-            f"{module.max_norm} (max_norm), and {layer.name!r} does not"
+            f"{module.max_norm} (max_norm), and Keras's {layer.name!r} does not"
         )
     if module.scale_grad_by_freq:
         yield (
             f"torch divides the gradient of a row of {name!r} by how often the batch has it "
-            f"(scale_grad_by_freq=True), and that of {layer.name!r} is not divided"
+            f"(scale_grad_by_freq=True), and Keras's {layer.name!r} does not"
         )
 
 
@@ -83,15 +83,15 @@ def _averages(name: str, module: Any, layer: Any) -> Iterator[str]:
         return
     if module.momentum is None:
         yield (
-            f"those of {name!r} are of all batches (momentum=None), and those of {layer.name!r} "
-            "forget the first ones"
+            f"those of torch's {name!r} are of all batches (momentum=None), and those of Keras's "
+            f"{layer.name!r} forget the first ones"
         )
     elif not math.isclose(module.momentum, 1.0 - layer.momentum, rel_tol=_SAME):
         # torch's is the share of the new batch, and Keras's that of the old average.
         kept = round(1.0 - module.momentum, 12)
         yield (
-            f"{name!r} has momentum={module.momentum}, which in Keras is {kept}, and "
-            f"{layer.name!r} has {layer.momentum}"
+            f"torch's {name!r} has momentum={module.momentum}, which in Keras is {kept}, and "
+            f"Keras's {layer.name!r} has {layer.momentum}"
         )
 
 
@@ -106,7 +106,7 @@ def _recurrent(name: str, _: Any, layers: Any) -> Iterator[str]:
 
 
 def _unlike(setting: str, name: str, theirs: Any, layer: Any, ours: Any) -> str:
-    return f"`{setting}` is {theirs} in {name!r} and {ours} in {layer.name!r}"
+    return f"`{setting}` is {theirs} in torch's {name!r} and {ours} in Keras's {layer.name!r}"
 
 
 # Numbers may have been rounded to float32 on their way.

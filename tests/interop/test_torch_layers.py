@@ -271,39 +271,44 @@ def bidirectional(**options: Any) -> Any:
 UNLIKE: dict[str, Any] = {
     "epsilon of LayerNorm": (
         nn.LayerNorm(4), layers.LayerNormalization, (4,), {"epsilon": 1e-5},
-        r"`epsilon` is 1e-05 in '0' and 0\.001 in 'layer_normalization",
+        r"`epsilon` is 1e-05 in torch's '0' and 0\.001 in Keras's 'layer",
     ),
     "epsilon of BatchNorm": (
         nn.BatchNorm1d(4, eps=1e-4, momentum=0.01), layers.BatchNormalization, (4,),
-        {"epsilon": 1e-4}, r"`epsilon` is 0\.0001 in '0' and 0\.001 in 'batch_normalization",
+        {"epsilon": 1e-4},
+        r"`epsilon` is 0\.0001 in torch's '0' and 0\.001 in Keras's 'batch",
     ),
     "epsilon of GroupNorm": (
         nn.GroupNorm(2, 4), lambda **options: layers.GroupNormalization(2, **options), (4,),
-        {"epsilon": 1e-5}, r"`epsilon` is 1e-05 in '0' and 0\.001 in 'group_normalization",
+        {"epsilon": 1e-5},
+        r"`epsilon` is 1e-05 in torch's '0' and 0\.001 in Keras's 'group",
     ),
     "epsilon without scale": (
         nn.Sequential(nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 2)),
         lambda **options: keras.Sequential(
             [layers.LayerNormalization(scale=False, center=False, **options), layers.Dense(2)]
         ),
-        (4,), {"epsilon": 1e-5}, r"`epsilon` is 1e-05 in '0\.0' and 0\.001 in 'layer_normalization",
+        (4,), {"epsilon": 1e-5},
+        r"`epsilon` is 1e-05 in torch's '0\.0' and 0\.001 in Keras's 'layer",
     ),
     "groups": (
         nn.GroupNorm(4, 4, eps=1e-3), lambda groups=2: layers.GroupNormalization(groups), (4,),
-        {"groups": -1}, "`groups` is 4 in '0' and 2 in 'group_normalization",
+        {"groups": -1}, "`groups` is 4 in torch's '0' and 2 in Keras's 'group",
     ),
     "activation of an LSTM": (
         nn.LSTM(4, 3), lambda activation="relu": lstm(activation=activation), (5, 4),
-        {"activation": keras.ops.tanh}, "`activation` is tanh in '0' and relu in 'lstm",
+        {"activation": keras.ops.tanh},
+        "`activation` is tanh in torch's '0' and relu in Keras's 'lstm",
     ),
     "recurrent activation": (
         nn.LSTM(4, 3), lambda a="hard_sigmoid": lstm(recurrent_activation=a), (5, 4),
-        {"a": "sigmoid"}, "`recurrent_activation` is sigmoid in '0' and hard_sigmoid in 'lstm",
+        {"a": "sigmoid"},
+        "`recurrent_activation` is sigmoid in torch's '0' and hard_sigmoid in Keras's 'lstm",
     ),
     "activation of one direction": (
         nn.GRU(4, 3, bidirectional=True),
         lambda activation="relu": bidirectional(activation=activation), (5, 4),
-        {"activation": "tanh"}, "`activation` is tanh in '0' and relu in 'gru",
+        {"activation": "tanh"}, "`activation` is tanh in torch's '0' and relu in Keras's 'gru",
     ),
 }  # fmt: skip
 
@@ -320,8 +325,11 @@ def test_a_layer_that_computes_otherwise_is_refused_with_both_values(case):
 
 
 EMBEDDINGS: dict[str, Any] = {
-    "padding_idx": (0, r"row 0 of 'words' gets no gradient in torch .* docs/migration\.md"),
-    "max_norm": (1.0, r"down to a norm of 1\.0 \(max_norm\), and 'words' does not"),
+    "padding_idx": (
+        0,
+        r"row 0 of 'words' gets no gradient in torch .* Keras's 'words'.*docs/migration\.md",
+    ),
+    "max_norm": (1.0, r"down to a norm of 1\.0 \(max_norm\), and Keras's 'words' does not"),
     "scale_grad_by_freq": (True, r"how often the batch has it \(scale_grad_by_freq=True\)"),
 }
 
@@ -341,15 +349,15 @@ def test_an_embedding_that_keras_has_not_is_refused_unless_other_steps_are_meant
 def test_all_differences_are_said_at_once():
     network = nn.Sequential(nn.Embedding(7, 4, padding_idx=0, max_norm=1.0), nn.LayerNorm(4))
     model = sequential(layers.Embedding(7, 4), layers.LayerNormalization(), shape=(3,))
-    with pytest.raises(NotExactError, match=r"padding_idx.*max_norm.*`epsilon` is 1e-05 in '1'"):
+    with pytest.raises(NotExactError, match=r"padding_idx.*max_norm.*`epsilon` is 1e-05 in"):
         interop.torch.pairs(network, model)
 
 
 @pytest.mark.parametrize(
     ("momentum", "message"),
     [
-        (0.1, r"'0' has momentum=0\.1, which in Keras is 0\.9, and 'batch.*' has 0\.99"),
-        (None, r"those of '0' are of all batches \(momentum=None\), and those of 'batch"),
+        (0.1, r"'0' has momentum=0\.1, which in Keras is 0\.9, and Keras's 'batch.*' has 0\.99"),
+        (None, r"those of torch's '0' are of all batches \(momentum=None\), and those of Keras's"),
     ],
 )
 def test_other_running_averages_are_warned_of_where_pairs_is_called(momentum, message):
