@@ -46,6 +46,16 @@ def check_alike(found: Iterable[tuple[str, Any, str, Any]], stacklevel: int) -> 
         )
 
 
+def _convolution(name: str, module: Any, layer: Any) -> Iterator[str]:
+    settings = (
+        ("strides", module.stride, layer.strides),
+        ("dilation_rate", module.dilation, layer.dilation_rate),
+    )
+    for setting, theirs, ours in settings:
+        if tuple(theirs) != tuple(ours):
+            yield _unlike(setting, name, tuple(theirs), layer, tuple(ours))
+
+
 def _embedding(name: str, module: Any, layer: Any) -> Iterator[str]:
     row = module.padding_idx
     if row is not None:
@@ -114,6 +124,9 @@ _SAME = 1e-6
 
 # For the classes of torch modules, what may differ.
 _KINDS: Mapping[str, Callable[[str, Any, Any], Iterator[str]]] = {
+    "Conv1d": _convolution,
+    "Conv2d": _convolution,
+    "Conv3d": _convolution,
     "Embedding": _embedding,
     "LayerNorm": _normalization,
     "GroupNorm": _group_normalization,
