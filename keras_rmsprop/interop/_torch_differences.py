@@ -46,13 +46,23 @@ def check_alike(found: Iterable[tuple[str, Any, str, Any]], stacklevel: int) -> 
         )
 
 
+def _convolution(name: str, module: Any, layer: Any) -> Iterator[str]:
+    settings = (
+        ("strides", module.stride, layer.strides),
+        ("dilation_rate", module.dilation, layer.dilation_rate),
+    )
+    for setting, theirs, ours in settings:
+        if tuple(theirs) != tuple(ours):
+            yield _unlike(setting, name, tuple(theirs), layer, tuple(ours))
+
+
 def _embedding(name: str, module: Any, layer: Any) -> Iterator[str]:
     row = module.padding_idx
     if row is not None:
         yield (
             f"row {row} of {name!r} gets no gradient in torch (padding_idx={row}), but one in "
-            f"Keras's {layer.name!r}, also with mask_zero (docs/migration.md has a layer that stops it, "
-            "for which exact=False is right)"
+            f"Keras's {layer.name!r}, also with mask_zero (docs/migration.md has a layer that "
+            "stops it, for which exact=False is right)"
         )
     if module.max_norm is not None:
         yield (
@@ -90,8 +100,8 @@ def _averages(name: str, module: Any, layer: Any) -> Iterator[str]:
         # torch's is the share of the new batch, and Keras's that of the old average.
         kept = round(1.0 - module.momentum, 12)
         yield (
-            f"torch's {name!r} has momentum={module.momentum}, which in Keras is {kept}, and Keras's "
-            f"{layer.name!r} has {layer.momentum}"
+            f"torch's {name!r} has momentum={module.momentum}, which in Keras is {kept}, and "
+            f"Keras's {layer.name!r} has {layer.momentum}"
         )
 
 
@@ -114,6 +124,9 @@ _SAME = 1e-6
 
 # For the classes of torch modules, what may differ.
 _KINDS: Mapping[str, Callable[[str, Any, Any], Iterator[str]]] = {
+    "Conv1d": _convolution,
+    "Conv2d": _convolution,
+    "Conv3d": _convolution,
     "Embedding": _embedding,
     "LayerNorm": _normalization,
     "GroupNorm": _group_normalization,

@@ -106,11 +106,11 @@ def pairs(
     name, if its variable is shared as well.
 
     Where layers of one class compute otherwise, the steps would differ from torch's, so settings
-    are compared: epsilon and groups of normalizations, activations of LSTM and GRU, and options of
-    embeddings that Keras has not (`padding_idx`, `max_norm`, `scale_grad_by_freq`). Other momentum
-    of a BatchNorm, which only moves the running averages otherwise, is a warning. Its running
-    variance cannot be the same: torch divides that of a batch by n - 1, and Keras by n. Activations
-    between layers, strides and padding are not compared.
+    are compared: epsilon and groups of normalizations, strides and dilations of convolutions,
+    activations of LSTM and GRU, and options of embeddings that Keras has not (`padding_idx`,
+    `max_norm`, `scale_grad_by_freq`). Other momentum of a BatchNorm, which only moves the running
+    averages otherwise, is a warning. Its running variance cannot be the same: torch divides that of
+    a batch by n - 1, and Keras by n. Activations between layers and padding are not compared.
 
     Args:
         module: a `torch.nn.Module`.

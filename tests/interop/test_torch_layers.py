@@ -269,6 +269,21 @@ def bidirectional(**options: Any) -> Any:
 
 
 UNLIKE: dict[str, Any] = {
+    "strides": (
+        nn.Conv2d(3, 4, 3, stride=(2, 1)),
+        lambda strides=1: layers.Conv2D(4, 3, strides=strides), (8, 8, 3), {"strides": (2, 1)},
+        r"`strides` is \(2, 1\) in torch's '0' and \(1, 1\) in Keras's 'conv2d",
+    ),
+    "strides in depth": (
+        nn.Conv1d(3, 3, 3, stride=2, groups=3),
+        lambda strides=1: layers.DepthwiseConv1D(3, strides), (8, 3), {"strides": 2},
+        r"`strides` is \(2,\) in torch's '0' and \(1,\) in Keras's 'depthwise_conv1d",
+    ),
+    "dilation": (
+        nn.Conv1d(3, 4, 3, dilation=2),
+        lambda dilation=1: layers.Conv1D(4, 3, dilation_rate=dilation), (8, 3), {"dilation": 2},
+        r"`dilation_rate` is \(2,\) in torch's '0' and \(1,\) in Keras's 'conv1d",
+    ),
     "epsilon of LayerNorm": (
         nn.LayerNorm(4), layers.LayerNormalization, (4,), {"epsilon": 1e-5},
         r"`epsilon` is 1e-05 in torch's '0' and 0\.001 in Keras's 'layer",
