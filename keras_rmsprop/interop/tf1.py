@@ -14,6 +14,7 @@ begin with it. A checkpoint does not hold the settings or the learning rate. The
 its `global_step`, if it has one. Reading and writing need TensorFlow, under any backend.
 """
 
+import errno
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -131,7 +132,8 @@ def save(
             there, and clipping before `apply_gradients`.) Default True.
 
     Returns: the path.
-    Raises: ValueError if something does not fit; nothing is written then.
+    Raises: ValueError if something does not fit; nothing is written then. OSError if the files
+        cannot be written, as on a full disk; those of before stay.
     """
     optimizer = _carry.built(optimizer)
     path = Path(checkpoint)
@@ -365,4 +367,20 @@ def _write(path: Path, tensors: Mapping[str, Array]) -> None:
             shape_and_slices=[""] * len(tensors),
             tensors=places,
         )
-        session.run(save_all, dict(zip(places, tensors.values(), strict=True)))
+        try:
+            session.run(save_all, dict(zip(places, tensors.values(), strict=True)))
+        except tf.errors.OpError as error:
+            raise _os_error(path, error.message) from error
+
+
+def _os_error(path: Path, words: str) -> OSError:
+    """Return Python's error for a file that TensorFlow could not write.
+
+    Args:
+        path: the file.
+        words: TensorFlow's message, in which a line ends in the reason, after a semicolon.
+    """
+    found = re.search(r"; ([^;\n]+)$", words, re.MULTILINE)
+    reason = "TensorFlow cannot write it" if found is None else found[1]
+    numbers = {os.strerror(number): number for number in errno.errorcode}
+    return OSError(numbers.get(reason, errno.EIO), reason, str(path))

@@ -17,7 +17,7 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import conventions, interop
 from keras_rmsprop.interop import NotExactError, Pair
-from tests.tools import halfway, models
+from tests.tools import disk, halfway, models
 from tests.tools.models import Array, WithPath
 from yardsticks import peers
 
@@ -397,6 +397,17 @@ def test_a_state_that_tf1_cannot_go_on_with_is_not_written(float64, tmp_path, se
     assert list(tmp_path.iterdir()) == []
     interop.tf1.save(optimizer, tmp_path / "back", None, exact=False)
     assert tf.train.load_checkpoint(str(tmp_path / "back")).has_tensor("b/RMSProp")
+
+
+def test_a_full_disk_is_an_error_of_python_and_the_old_checkpoint_stays(float64, tmp_path):
+    weights = [keras.Variable(np.zeros(500), name="a")]
+    optimizer = built(weights)
+    interop.tf1.save(optimizer, tmp_path / "c", {"a": weights[0]})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with disk.full(), pytest.raises(OSError, match=r"File too large: '.*c'") as raised:
+        interop.tf1.save(optimizer, tmp_path / "c", {"a": weights[0]})
+    assert "\n" not in str(raised.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_l2_belongs_into_the_loss_there(float64, tmp_path):
