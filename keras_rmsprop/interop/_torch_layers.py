@@ -250,7 +250,7 @@ def _in_order(pair: Pair, order: Order) -> Pair:
 
 
 def _check_shapes(pairs: Sequence[Pair], module: Any) -> None:
-    shapes = _shapes_in(module)
+    shapes = _shapes_in(module, pairs)
     misfits = []
     for pair in pairs:
         # Views of one number, as weights may be large.
@@ -263,10 +263,11 @@ def _check_shapes(pairs: Sequence[Pair], module: Any) -> None:
         raise ValueError(f"The layers do not correspond: {'; '.join(misfits[:4])}.")
 
 
-def _shapes_in(module: Any) -> dict[str, tuple[int, ...]]:
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
-    buffers = module.named_buffers(remove_duplicate=False)
-    return shapes | {name: tuple(buffer.shape) for name, buffer in buffers}
+def _shapes_in(module: Any, pairs: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the pairs' parameters; others may have none yet."""
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
+    return {name: tuple(tensors[name].shape) for pair in pairs for name in pair.names}
 
 
 def _each_once(pairs: Sequence[Pair], module: Any, *, exact: bool) -> list[Pair]:
@@ -313,7 +314,7 @@ def _are_one(pair: Pair, other: Pair, first: Mapping[str, str], module: Any) -> 
         return False
     if pair.to_keras is other.to_keras:
         return True
-    shapes = _shapes_in(module)
+    shapes = _shapes_in(module, [pair])
     marks = [np.arange(np.prod(shapes[name])).reshape(shapes[name]) for name in pair.names]
     return np.array_equal(pair.to_keras(*marks), other.to_keras(*marks))
 

@@ -70,6 +70,9 @@ def test_a_lazy_module_must_be_called_before_it_is_paired():
     network, model = nn.Sequential(nn.LazyLinear(2)), sequential(layers.Dense(2))
     with pytest.raises(ValueError, match=r"'0' is a LazyLinear, .* Call the network with a batch"):
         interop.torch.pairs(network, model)
+    # Others are paired without it.
+    both = nn.Sequential(nn.Linear(4, 2), nn.LazyLinear(2))
+    assert len(interop.torch.pairs(both, {"0": model.layers[0]})) == 2
     network(torch.ones(1, 4))
     assert len(interop.torch.pairs(network, model)) == 2
 
