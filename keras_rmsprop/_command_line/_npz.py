@@ -11,8 +11,9 @@ These lines of JAX write one, and read one:
     opt_state = jax.tree_util.tree_unflatten(tree, [arrays[key(path)] for path, _ in leaves])
 
 Where the terms of optax need more digits than its dtype has, such as E[g²] for a variance, an array
-in float64 is kept under "float64/" and the path, so that the way back gives the same bytes. Nothing
-of optax reads it; it counts only while the array at the path is what it rounds to.
+in float64 is kept under "float64/" and the path, so that a float32 average comes back with the same
+bytes, unless it is a variance of less than 1e-7 of E[g²]. Nothing of optax reads the array; it
+counts only while that at the path is what it rounds to.
 
 A path is taken apart as `keras_rmsprop.interop.optax` takes a state apart: what follows "nu", "mu"
 or "trace" is the name of a parameter. Only NumPy is needed, neither JAX nor optax.

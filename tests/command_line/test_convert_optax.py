@@ -14,7 +14,8 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import conventions
 from keras_rmsprop._command_line import _npz
-from tests.tools import commands
+from keras_rmsprop._command_line._form import Options
+from tests.tools import commands, models
 from tests.tools.commands import HALF, PATHS, RATE
 from yardsticks import peers
 
@@ -284,6 +285,59 @@ def test_there_and_back_gives_the_same_bytes_until_optax_makes_a_step(tmp_path, 
     assert np.all(
         changed["hidden/kernel/square_average"] > 3.0 * want["hidden/kernel/square_average"]
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*makes the first variance exactly")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("centered", [False, True], ids="centered={}".format)
+@pytest.mark.parametrize("bias_correction", [False, True], ids="bias_correction={}".format)
+def test_averages_in_other_terms_than_optax_s_come_back_within_roundings(
+    tmp_path, dtype, centered, bias_correction
+):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "state.npz"
+    size = 10_000
+    variable = keras.Variable(np.ones(size), dtype=dtype, name="x")
+    averages = {
+        "square_average": 10.0 ** rng.uniform(-8, 4, size) * (rng.random(size) > 0.1),
+        "gradient_average": rng.normal(size=size) * 10.0 ** rng.uniform(-3, 3, size),
+    }
+
+    def build() -> Any:
+        optimizer = conventions.optax(
+            RATE, decay=0.7, centered=centered, bias_correction=bias_correction
+        )
+        optimizer.build([variable])
+        return optimizer
+
+    def held(optimizer: Any) -> dict[str, Any]:
+        return {kind: v for v in optimizer.variables for kind in averages if kind in v.path}
+
+    here, back = build(), build()
+    here.iterations.assign(3)
+    for kind, slot in held(here).items():
+        slot.assign(averages[kind])
+    _npz.write(here, file, None, Options())
+    _npz.read(file, Options())(back, None)
+    want, got = (
+        {kind: np.array(keras.ops.convert_to_numpy(slot)) for kind, slot in held(each).items()}
+        for each in (here, back)
+    )
+    if not centered and not bias_correction:
+        models.assert_identical(got.values(), want.values())
+        return
+    squares = want["square_average"].astype(np.float64)
+    mean = want.get("gradient_average", np.zeros(size)).astype(np.float64)
+    moment = squares + mean**2
+    assert np.all(np.abs(got["square_average"] - squares) <= 2e-15 * moment)
+    if centered:
+        assert np.all(np.abs(got["gradient_average"] - mean) <= 2e-15 * np.abs(mean))
+    if dtype == "float32":
+        large = squares > 1e-7 * moment
+        assert np.any(large)
+        for kind in want:
+            chosen = large if kind == "square_average" else slice(None)
+            np.testing.assert_array_equal(got[kind][chosen], want[kind][chosen])
 
 
 @pytest.mark.parametrize("count", [np.nan, np.inf, -1, 2.5])
