@@ -1,6 +1,7 @@
 """Forms of files that hold the state of an optimizer: how they are recognized, read and written."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -46,16 +47,20 @@ class Form(NamedTuple):
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield the path of a new file beside a target, which replaces that if the block succeeds."""
+    """Yield the path of a new file beside a target, which replaces that if the block succeeds.
+
+    Raises: OSError that names the target if it cannot be written.
+    """
     temporary = _beside(target)
-    try:
-        yield temporary
-        with _interrupts.deferred():
-            temporary.replace(target)
-    except BaseException:
-        with _interrupts.deferred():
-            temporary.unlink(missing_ok=True)
-        raise
+    with _naming(target):
+        try:
+            yield temporary
+            with _interrupts.deferred():
+                temporary.replace(target)
+        except BaseException:
+            with _interrupts.deferred():
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -63,18 +68,31 @@ def replacing_all(target: Path) -> Iterator[Path]:
     """Yield a new folder beside a target, whose files move there if the block succeeds.
 
     They all do or none, also at Ctrl-C. The last by name is there only when the others are.
+
+    Raises: OSError that names the target if a file cannot be written.
     """
     folder = _beside(target)
+    with _naming(target):
+        try:
+            folder.mkdir()
+            yield folder
+            with _interrupts.deferred():
+                _move_out(folder)
+                shutil.rmtree(folder)
+        except BaseException:
+            with _interrupts.deferred():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Name a target that cannot be written, rather than the new file beside it, or none."""
     try:
-        folder.mkdir()
-        yield folder
-        with _interrupts.deferred():
-            _move_out(folder)
-            shutil.rmtree(folder)
-    except BaseException:
-        with _interrupts.deferred():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno or errno.EIO, reason, str(target)) from error
 
 
 def _beside(target: Path) -> Path:

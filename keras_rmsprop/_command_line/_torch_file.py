@@ -4,6 +4,7 @@ They are read without unpickling anything but tensors and plain values. Looked a
 own content, which may be the optimizer's `state_dict()`, and its keys in `_KEYS`.
 """
 
+import io
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,8 +134,11 @@ def write(
     template = _template(optimizer, pairs, options)
     kind = KINDS.get(options.kind or "")
     state = interop.torch.state_dict(optimizer, template, pairs, kind=kind, exact=options.exact)
+    # torch tells a file that it cannot write in an error of its own, without the reason.
+    content = io.BytesIO()
+    torch.save(state, content)
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getbuffer())
     groups = state["param_groups"]
     names = tuple(name for group in groups for name in group["param_names"])
     return Written(names, _in_words(groups))

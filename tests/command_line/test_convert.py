@@ -13,7 +13,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop._command_line import _screen
-from tests.tools import commands, hdf5, models
+from tests.tools import commands, disk, hdf5, models
 from tests.tools.commands import HALF, PATHS, RATE
 
 OPTIONS: dict[str, Any] = {"momentum": 0.5, "centered": True}
@@ -330,6 +330,18 @@ def test_a_failure_while_writing_leaves_the_old_target_and_nothing_else(
     before = set(tmp_path.iterdir())
     assert "No space left on device" in commands.fails("convert", *arrays, "--force")
     assert arrays[1].read_bytes() == b"precious"
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("target", ["out.keras", "out.npz"])
+def test_a_full_disk_is_told_with_the_name_of_the_target(tmp_path, target):
+    commands.save_model(tmp_path / "old.keras", keras_rmsprop.RMSprop(RATE), trained=True)
+    (tmp_path / target).write_bytes(b"precious")
+    before = set(tmp_path.iterdir())
+    with disk.full():
+        words = commands.fails("convert", tmp_path / "old.keras", tmp_path / target, "--force")
+    assert words == f"File too large ({tmp_path / target})."
+    assert (tmp_path / target).read_bytes() == b"precious"
     assert set(tmp_path.iterdir()) == before
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_rmsprop import conventions
-from tests.tools import commands
+from tests.tools import commands, disk
 from tests.tools.commands import HALF, PATHS, RATE
 from yardsticks import peers
 
@@ -167,3 +167,14 @@ def test_a_checkpoint_that_cannot_be_replaced_stays_as_it_is(tmp_path, monkeypat
     words = commands.fails("convert", tmp_path / "new.keras", tmp_path / "back.ckpt", "--force")
     assert "as planned" in words
     assert files_in(tmp_path) == before
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_target_and_the_old_files_stay(tmp_path):
+    commands.save_model(tmp_path / "old.keras", conventions.tf1(RATE), trained=True)
+    arguments = ("convert", tmp_path / "old.keras", tmp_path / "model.ckpt-1", "--force")
+    commands.succeeds(*arguments)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with disk.full():
+        words = commands.fails(*arguments)
+    assert words == f"File too large ({tmp_path / 'model.ckpt-1'})."
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

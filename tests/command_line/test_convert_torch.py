@@ -14,7 +14,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop import conventions
-from tests.tools import commands, models
+from tests.tools import commands, disk, models
 from tests.tools.commands import HALF, RATE
 from yardsticks import peers
 
@@ -401,3 +401,16 @@ def test_every_transform_of_the_map_goes_over_and_back(tmp_path):
     for name, number in zip(names, numbers, strict=True):
         want = before["state"][list(paths).index(name)]["square_avg"]
         torch.testing.assert_close(after["state"][number]["square_avg"], want, rtol=1e-6, atol=0.0)
+
+
+def test_a_target_that_cannot_be_written_is_named_with_the_reason(tmp_path):
+    commands.save_model(tmp_path / "old.keras", conventions.torch(RATE), trained=True)
+    arguments = ("--map", commands.write_json(tmp_path / "map.json", MAP), "--force")
+    target = tmp_path / "out.pt"
+    target.write_bytes(b"precious")
+    before = set(tmp_path.iterdir())
+    with disk.full():
+        words = commands.fails("convert", tmp_path / "old.keras", target, *arguments)
+    assert words == f"File too large ({target})."
+    assert target.read_bytes() == b"precious"
+    assert set(tmp_path.iterdir()) == before
