@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from keras import backend
 
 from keras_rmsprop import _assignment, _state, _subclasses
+from keras_rmsprop._diagnostics._format import printable
 from keras_rmsprop._execution import engine
 from keras_rmsprop._execution._interface import Execution, Step
 from keras_rmsprop._math import _step
@@ -38,9 +39,10 @@ class Description(NamedTuple):
 
     def as_text(self) -> str:
         """Return plain text."""
-        text = _describe.as_text(self.name, self.blocks)
+        text = _describe.as_text(printable(self.name), self.blocks)
         if self.groups is not None:
-            text += "\n" + _describe.table_as_text(GROUPS_HEADING, self.groups)
+            rows = [list(map(printable, row)) for row in self.groups]
+            text += "\n" + _describe.table_as_text(GROUPS_HEADING, rows)
         state = self.state if isinstance(self.state, str) else self.state.in_words()
         lines = [
             f"Convention: {self.convention.in_words(self.convention.call())}",

@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from keras_rmsprop._diagnostics._format import printable
+
 PROGRAM = "python -m keras_rmsprop"
 
 # A longer sentence is one that quotes something.
@@ -84,7 +86,8 @@ def debug_option(function: Decorated) -> Decorated:
 
 def in_one_sentence(error: BaseException) -> str:
     """Say in one line what failed."""
-    words = " ".join(_in_words(error).split())
+    # It may quote a file.
+    words = printable(" ".join(_in_words(error).split()))
     return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 2]} …"
 
 

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import click
+
 from keras_rmsprop import _startup
+from keras_rmsprop._diagnostics._format import printable
 
 
 @contextlib.contextmanager
@@ -43,9 +46,14 @@ def framework(name: str) -> Any:
         return importlib.import_module(name)
 
 
+def show(text: str) -> None:
+    """Print lines in which words of a file may be, without what would act on a terminal."""
+    click.echo("\n".join(map(printable, text.split("\n"))))
+
+
 def table(rows: Sequence[Sequence[object]]) -> str:
     """Return rows as lines, with numbers aligned to the right and words to the left."""
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     lines = []
     for row, text in zip(rows, texts, strict=True):

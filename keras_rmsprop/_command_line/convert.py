@@ -13,7 +13,8 @@ from keras_rmsprop._command_line import _checkpoint, _map, _model, _npz, _torch_
 from keras_rmsprop._command_line._form import Form, Options, replacing
 from keras_rmsprop._command_line._map import Entry
 from keras_rmsprop._command_line._program import PROGRAM, Failure, File, debug_option, is_ours
-from keras_rmsprop._command_line._screen import progress, shortened, table
+from keras_rmsprop._command_line._screen import progress, shortened, show, table
+from keras_rmsprop._diagnostics._format import printable
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop.interop import _carry
 
@@ -119,7 +120,7 @@ def convert(
     carry = _into_keras if target.suffix == KERAS else _from_keras
     with progress() as now, _in_terms_of_options():
         summary = carry(source, target, model_file, entries, options, now)
-    click.echo(f"{summary}\nwritten to {target}")
+    show(f"{summary}\nwritten to {target}")
 
 
 def _into_keras(
@@ -189,7 +190,7 @@ def _summary(
     rate = float(ops.convert_to_numpy(optimizer.learning_rate))
     steps = _carry.steps_of(optimizer)
     made = f"{steps} step{'' if steps == 1 else 's'} made"
-    return "\n".join([lines, *remarks, f"{made}, learning rate {rate:.7g}"])
+    return "\n".join([lines, *map(printable, remarks), f"{made}, learning rate {rate:.7g}"])
 
 
 def _prefix_of(path: Path) -> Path:

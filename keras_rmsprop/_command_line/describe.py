@@ -7,6 +7,7 @@ import click
 
 from keras_rmsprop._command_line import _config
 from keras_rmsprop._command_line._program import PROGRAM, File, debug_option
+from keras_rmsprop._command_line._screen import show
 
 
 @click.command(
@@ -32,4 +33,4 @@ def describe(file: Path, layout: Literal["text", "markdown", "latex"]) -> None:
     `optimizer.get_config()` or `keras.saving.serialize_keras_object(optimizer)` returns. The
     optimizer may be this package's or Keras's own. No code in the file is run.
     """
-    _config.optimizer_in(file).describe(click.echo, format=layout)
+    _config.optimizer_in(file).describe(show, format=layout)

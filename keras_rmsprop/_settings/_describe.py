@@ -266,10 +266,10 @@ def table_as_markdown(rows: Rows) -> str:
 
 def in_markdown(text: str) -> str:
     """Return text that Markdown shows as it is: as code if it has special characters."""
-    return as_code(text) if _MARKUP.search(text) else text
+    return as_code(text) if _MARKUP.search(text) or not text.isprintable() else text
 
 
-_MARKUP = re.compile(r"[*_`|<>\[\]\\#~&$\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MARKUP = re.compile(r"[*_`|<>\[\]\\#~&$]")
 
 
 def as_code(text: str) -> str:

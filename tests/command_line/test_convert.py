@@ -345,7 +345,16 @@ def test_a_full_disk_is_told_with_the_name_of_the_target(tmp_path, target):
     assert set(tmp_path.iterdir()) == before
 
 
-# Progress.
+# What is said.
+
+
+def test_a_variable_s_name_does_not_act_on_the_terminal(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="a\x1b[2Jb\nc")])
+    model.compile(keras_rmsprop.RMSprop(RATE), loss="mse")
+    model.save(tmp_path / "old.keras")
+    said = commands.succeeds("convert", tmp_path / "old.keras", tmp_path / "new.npz")
+    assert all(line.isprintable() for line in said.split("\n"))
+    assert r"a\x1b[2Jb\nc/kernel" in said
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):

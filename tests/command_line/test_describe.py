@@ -10,6 +10,7 @@ import pytest
 import keras_rmsprop
 from keras_rmsprop import conventions
 from keras_rmsprop.recipes import AtLeast, StaircaseDecay
+from tests.conftest import BACKEND
 from tests.tools import commands
 
 
@@ -149,6 +150,38 @@ def test_a_function_that_a_config_names_is_not_called(tmp_path):
     file = commands.write_json(tmp_path / "config.json", config)
     assert "'tests>leave_a_mark' of the module 'builtins'" in commands.fails("describe", file)
     assert not commands.MARKS
+
+
+# Clears a terminal, begins a line, and reverses what follows.
+ACTING = "a\x1b[2Jb\nc\u202ed"
+
+
+@pytest.mark.parametrize("layout", ["text", "markdown", "latex"])
+def test_a_name_in_a_file_does_not_act_on_the_terminal(tmp_path, layout):
+    config = {**keras_rmsprop.RMSprop(groups={"w": {"rho": 0.5}}).get_config(), "name": ACTING}
+    file = commands.write_json(tmp_path / "config.json", config)
+    said = commands.succeeds("describe", file, "--format", layout)
+    assert all(line.isprintable() for line in said.split("\n"))
+    if layout == "text":
+        assert said.startswith(r"a\x1b[2Jb\nc\u202ed: RMSprop" + "\n")
+
+
+def test_a_name_with_half_a_character_is_described_or_refused(tmp_path):
+    config = {**keras_rmsprop.RMSprop().get_config(), "name": "a\ud800"}
+    file = commands.write_json(tmp_path / "config.json", config)
+    if BACKEND == "tensorflow":
+        # Its variables cannot have such a name.
+        assert "config.json cannot be made: 'utf-8' codec" in commands.fails("describe", file)
+    else:
+        assert commands.succeeds("describe", file).startswith(r"a\ud800: RMSprop")
+
+
+def test_a_failure_that_quotes_a_file_does_not_act_on_the_terminal(tmp_path):
+    # Keras refuses the "/", and quotes the name as it is.
+    config = {**keras_rmsprop.RMSprop().get_config(), "name": f"/{ACTING}"}
+    words = commands.fails("describe", commands.write_json(tmp_path / "config.json", config))
+    assert r"name=/a\x1b[2Jb" in words
+    assert words.isprintable()
 
 
 def test_damaged_files_are_refused_in_a_sentence(tmp_path):

@@ -144,6 +144,16 @@ def test_markdown_shows_names_and_patterns_as_they_are(text: str) -> None:
     assert "<" not in "".join(token.content for token in inline if token.type == "text")
 
 
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "a\u202eb"], ids=ascii)
+def test_names_do_not_act_on_a_terminal(text: str) -> None:
+    page = described(rmsprop(name=text))
+    assert page.startswith(f"{text.encode('unicode_escape').decode()}: RMSprop\n")
+    assert all(line.isprintable() for line in page.split("\n"))
+    assert all(
+        line.isprintable() for line in described(rmsprop(name=text), format="markdown").split("\n")
+    )
+
+
 def test_a_notebook_shows_markdown() -> None:
     optimizer = rmsprop(name="mine")
     assert optimizer._repr_markdown_() == described(optimizer, format="markdown")
