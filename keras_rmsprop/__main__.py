@@ -1,6 +1,7 @@
 """The command line: `python -m keras_rmsprop --help`."""
 
 import logging
+import signal
 
 from keras_rmsprop import _startup
 
@@ -19,7 +20,12 @@ def main() -> None:
             raise ImportError(
                 'The command line needs click: pip install "keras_rmsprop[cli]".'
             ) from error
-    program()
+    try:
+        program()
+    finally:
+        # What frameworks do at the end takes a moment, in which Ctrl-C has nothing left to stop:
+        # it would write a traceback after the result, or end the process by the signal.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -154,3 +154,15 @@ def test_ctrl_c_between_start_and_command_ends_with_status_130_and_one_line(tmp_
     )
     done = commands.process("--version", instead=tmp_path)
     assert done == (130, "", "Interrupted.\n")
+
+
+@once
+def test_ctrl_c_after_the_answer_changes_nothing(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)\n"
+    )
+    done = commands.process("--version", instead=tmp_path)
+    assert done == commands.process("--version")
+    assert (done.status, done.err) == (0, "")
