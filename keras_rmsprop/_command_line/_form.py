@@ -1,6 +1,7 @@
 """Forms of files that hold the state of an optimizer: how they are recognized, read and written."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +50,7 @@ class Form(NamedTuple):
 def replacing(target: Path) -> Iterator[Path]:
     """Yield the path of a new file beside a target, which replaces that if the block succeeds.
 
-    Raises: Failure that names the target if it cannot be written.
+    Raises: OSError that names the target if it cannot be written.
     """
     temporary = _beside(target)
     with _naming(target):
@@ -69,7 +70,7 @@ def replacing_all(target: Path) -> Iterator[Path]:
 
     They all do or none, also at Ctrl-C. The last by name is there only when the others are.
 
-    Raises: Failure that names the target if a file cannot be written.
+    Raises: OSError that names the target if a file cannot be written.
     """
     folder = _beside(target)
     with _naming(target):
@@ -91,7 +92,8 @@ def _naming(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(f"{target} cannot be written: {error.strerror or error}.") from error
+        reason = error.strerror or str(error)
+        raise OSError(error.errno or errno.EIO, reason, str(target)) from error
 
 
 def _beside(target: Path) -> Path:

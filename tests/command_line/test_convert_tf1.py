@@ -176,5 +176,5 @@ def test_a_full_disk_is_told_with_the_name_of_the_target_and_the_old_files_stay(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with disk.full():
         words = commands.fails(*arguments)
-    assert words == f"{tmp_path / 'model.ckpt-1'} cannot be written: File too large."
+    assert words == f"File too large ({tmp_path / 'model.ckpt-1'})."
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -428,6 +428,6 @@ def test_a_target_that_cannot_be_written_is_named_with_the_reason(tmp_path):
     before = set(tmp_path.iterdir())
     with disk.full():
         words = commands.fails("convert", tmp_path / "old.keras", target, *arguments)
-    assert words == f"{target} cannot be written: File too large."
+    assert words == f"File too large ({target})."
     assert target.read_bytes() == b"precious"
     assert set(tmp_path.iterdir()) == before
