@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from keras_rmsprop._command_line._map import Entry
-from keras_rmsprop._command_line._program import Failure
 from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 
