@@ -86,17 +86,16 @@ def _class_of(serialized: Config) -> str:
 
 def _check_schedules(settings: Config, path: Path) -> None:
     """Refuse objects that are no schedules, before Keras looks for them, or calls them."""
-    for each in _schedules.serialized_in(settings):
-        if _schedules.class_named_in(each) is None:
-            raise Failure(
-                f"The config in {path} names {_name_of(each)!r} of the module "
-                f"{each.get('module')!r:.60}, which is not called: a config may hold no objects "
-                "but learning rate schedules, of keras.optimizers.schedules or registered with "
-                "keras.saving.register_keras_serializable."
-            )
+    for each in _schedules.unknown_in(settings):
+        raise Failure(
+            f"The config in {path} names {name_of(each)!r} of the module "
+            f"{each.get('module')!r:.60}, which is not called: a config may hold no objects but "
+            "learning rate schedules, of keras.optimizers.schedules or registered with "
+            "keras.saving.register_keras_serializable."
+        )
 
 
-def _name_of(serialized: Config) -> str:
+def name_of(serialized: Config) -> str:
     """Return the name of an object in a config, for messages."""
     name = serialized["class_name"]
     return str(serialized.get("config") if name == "function" else name)[:60]

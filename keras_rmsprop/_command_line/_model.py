@@ -7,10 +7,11 @@ from typing import Any
 import keras
 
 from keras_rmsprop import _state, interop
+from keras_rmsprop._command_line._config import name_of
 from keras_rmsprop._command_line._program import Failure
 from keras_rmsprop._command_line._screen import framework
 from keras_rmsprop._optimizer import RMSprop
-from keras_rmsprop.interop import _live
+from keras_rmsprop.interop import _live, _schedules
 
 
 def loaded(path: Path) -> tuple[Any, RMSprop]:
@@ -52,6 +53,12 @@ def _optimizer_of(model: Any, path: Path) -> RMSprop:
         return optimizer
     if optimizer is held and _live.is_of(optimizer, "keras.RMSprop"):
         return _replaced(model, optimizer)
+    if _live.is_of(optimizer, "keras.RMSprop"):
+        raise Failure(
+            f"The model in {path} was saved with Keras's RMSprop in a {type(held).__name__}, which "
+            "has a state of its own. In a program, `interop.like(model.optimizer, "
+            "model.trainable_variables)` makes the optimizer to compile the model with."
+        )
     name = "no optimizer" if held is None else f"the optimizer {type(optimizer).__name__}"
     raise Failure(
         f"The model in {path} was saved with {name}; compile it with keras_rmsprop.RMSprop or with "
@@ -62,13 +69,18 @@ def _optimizer_of(model: Any, path: Path) -> RMSprop:
 def _check_rate(optimizer: Any, path: Path) -> None:
     """Refuse a function as learning rate: the file may name any of Keras's, such as a download."""
     rate = getattr(optimizer, "_learning_rate", None)
-    is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
-    if callable(rate) and not is_schedule:
+    name = None
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        # A schedule of a user's may have anything in it that is registered.
+        others = _schedules.unknown_in(keras.saving.serialize_keras_object(rate))
+        name = next(map(name_of, others), None)
+    elif callable(rate):
+        name = getattr(rate, "__name__", type(rate).__name__)
+    if name is not None:
         raise Failure(
-            f"The learning rate of the optimizer in {path} is the function "
-            f"{getattr(rate, '__name__', type(rate).__name__)!r}, which is not called: it must be "
-            "a number or a schedule of keras.optimizers.schedules. Compile the model with one, and "
-            "save it again."
+            f"The learning rate of the optimizer in {path} is, or has in it, {name!r}, which is "
+            "not called: it must be a number or a schedule of keras.optimizers.schedules. Compile "
+            "the model with one, and save it again."
         )
 
 

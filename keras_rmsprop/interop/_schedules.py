@@ -38,11 +38,11 @@ def from_file(serialized: Mapping[str, Any]) -> Any:
     A file may name any function of Keras as a learning rate, and any class. None of them is called.
     """
     name = str(serialized.get("registered_name") or serialized.get("class_name"))
-    known = [class_named_in(each) for each in serialized_in(serialized)]
-    if not known or known[0] is None or None in known:
+    known = class_named_in(serialized)
+    if known is None or any(unknown_in(serialized)):
         return Unknown(name)
     try:
-        return known[0].from_config(serialized["config"])
+        return known.from_config(serialized["config"])
     except (LookupError, TypeError, ValueError, AttributeError):
         return Unknown(name)
 
@@ -56,22 +56,43 @@ def class_named_in(serialized: Mapping[str, Any]) -> Any:
     known = saving.get_registered_object(registered) if isinstance(registered, str) else None
     if known is None and serialized.get("module") == "keras.optimizers.schedules":
         known = getattr(schedules, str(name), None)
-    if not isinstance(known, type) or not issubclass(known, schedules.LearningRateSchedule):
+    base = schedules.LearningRateSchedule
+    if not isinstance(known, type) or not issubclass(known, base) or known is base:
         return None
     # By other names, such as "function", Keras looks for something else.
     return known if known.__name__ == name else None
 
 
-def serialized_in(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the serialized objects in a config, at any depth."""
+def unknown_in(value: Any, inside: bool = False) -> Iterator[Mapping[str, Any]]:
+    """Yield the serialized objects in a config that are no schedules, at any depth.
+
+    Args:
+        value: the config, or a part of it.
+        inside: whether it is a part of a schedule of a user's class, which may have whatever is
+            registered.
+    """
     if isinstance(value, Mapping):
-        if "class_name" in value:
+        schedule = class_named_in(value) if "class_name" in value else None
+        is_known = schedule is not None or (inside and _is_registered(value))
+        if "class_name" in value and not is_known:
             yield value
+        package = getattr(schedule, "__module__", "keras").partition(".")[0]
+        inside = inside or package not in ("keras", "keras_rmsprop")
         for each in value.values():
-            yield from serialized_in(each)
+            yield from unknown_in(each, inside)
     elif isinstance(value, list):
         for each in value:
-            yield from serialized_in(each)
+            yield from unknown_in(each, inside)
+
+
+def _is_registered(serialized: Mapping[str, Any]) -> bool:
+    """Whether an object is of a registered class, or is a registered function."""
+    is_function = serialized.get("class_name") == "function"
+    name = serialized.get("config" if is_function else "registered_name")
+    known = saving.get_registered_object(name) if isinstance(name, str) else None
+    if is_function:
+        return known is not None and not isinstance(known, type)
+    return isinstance(known, type) and known.__name__ == serialized.get("class_name")
 
 
 class Moving(NamedTuple):

@@ -81,6 +81,15 @@ def test_what_was_restored_started_afresh_and_dropped_is_told(tmp_path):
     ]
 
 
+def test_a_wrapped_optimizer_of_keras_is_refused_with_what_to_do(tmp_path, arrays):
+    model = models.model()
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop()), loss="mse")
+    model.save(tmp_path / "model.keras")
+    words = commands.fails("convert", *arrays)
+    assert "Keras's RMSprop in a LossScaleOptimizer" in words
+    assert "interop.like(model.optimizer" in words
+
+
 @pytest.mark.parametrize("optimizer", [None, "adam"])
 def test_a_model_with_another_optimizer_is_refused(tmp_path, arrays, optimizer):
     model = models.model()
@@ -226,7 +235,7 @@ def test_a_function_that_a_file_names_as_learning_rate_is_not_called(tmp_path, f
     commands.save_model(model, keras_rmsprop.RMSprop(RATE))
     for target, *options in (["new.npz"], ["new.keras"]):
         words = commands.fails("convert", old, tmp_path / target, "--inexact", *options)
-        assert "is the function 'leave_a_mark', which is not called" in words
+        assert "is, or has in it, 'leave_a_mark', which is not called" in words
         assert not (tmp_path / target).exists()
     # Where the function is only compared with the rate of the model.
     commands.run("convert", old, tmp_path / "new.keras", "--model", model)
