@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+from keras import activations, ops
+
 from keras_rmsprop.interop._source import NotExactError
 
 
@@ -58,7 +61,8 @@ def _convolution(name: str, module: Any, layer: Any) -> Iterator[str]:
 
 def _embedding(name: str, module: Any, layer: Any) -> Iterator[str]:
     row = module.padding_idx
-    if row is not None:
+    is_trained = module.weight.requires_grad or layer.trainable
+    if row is not None and is_trained:
         yield (
             f"row {row} of {name!r} gets no gradient in torch (padding_idx={row}), but one in "
             f"Keras's {layer.name!r}, also with mask_zero (docs/migration.md has a layer that "
@@ -69,7 +73,7 @@ def _embedding(name: str, module: Any, layer: Any) -> Iterator[str]:
             f"torch scales the rows of {name!r} that it looks up down to a norm of "
             f"{module.max_norm} (max_norm), and Keras's {layer.name!r} does not"
         )
-    if module.scale_grad_by_freq:
+    if module.scale_grad_by_freq and is_trained:
         yield (
             f"torch divides the gradient of a row of {name!r} by how often the batch has it "
             f"(scale_grad_by_freq=True), and Keras's {layer.name!r} does not"
@@ -91,6 +95,8 @@ def _averages(name: str, module: Any, layer: Any) -> Iterator[str]:
     """Say how a batch normalization's running averages move otherwise."""
     if getattr(module, "running_mean", None) is None:
         return
+    if not (module.training or layer.trainable):
+        return  # They do not move.
     if module.momentum is None:
         yield (
             f"those of torch's {name!r} are of all batches (momentum=None), and those of Keras's "
@@ -111,8 +117,21 @@ def _recurrent(name: str, _: Any, layers: Any) -> Iterator[str]:
         for setting, theirs in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
             own = getattr(layer.cell, setting)
             ours = getattr(own, "__name__", type(own).__name__)
-            if ours.lower() != theirs:
+            if ours.lower() != theirs and not _computes(own, theirs):
                 yield _unlike(setting, name, theirs, layer, ours)
+
+
+def _computes(function: Callable[[Any], Any], name: str) -> bool:
+    """Whether a function, of another name, returns what one of Keras's activations does."""
+    points = np.linspace(-4.0, 4.0, 33, dtype=np.float32)
+    try:
+        got, want = (
+            ops.convert_to_numpy(each(ops.convert_to_tensor(points)))
+            for each in (function, activations.get(name))
+        )
+    except Exception:  # a function of the user's
+        return False
+    return got.shape == want.shape and bool(np.allclose(got, want, rtol=1e-5, atol=1e-6))
 
 
 def _unlike(setting: str, name: str, theirs: Any, layer: Any, ours: Any) -> str:

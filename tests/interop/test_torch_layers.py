@@ -371,6 +371,31 @@ def test_all_differences_are_said_at_once():
         interop.torch.pairs(network, model)
 
 
+def test_what_is_trained_on_neither_side_may_have_other_gradients():
+    network = nn.Sequential(
+        nn.Embedding.from_pretrained(torch.randn(7, 4), padding_idx=0),
+        nn.BatchNorm1d(4, eps=1e-3).requires_grad_(False).eval(),
+    )
+    model = sequential(
+        layers.Embedding(7, 4, trainable=False),
+        layers.BatchNormalization(trainable=False),
+        shape=(3,),
+    )
+    assert len(interop.torch.pairs(network, model)) == 5
+    model.layers[0].trainable = True
+    with pytest.raises(NotExactError, match="padding_idx=0"):
+        interop.torch.pairs(network, model)
+
+
+@pytest.mark.parametrize("activation", [layers.Activation("tanh"), lambda x: keras.ops.tanh(x)])
+def test_activations_are_compared_by_what_they_compute(activation):
+    model = sequential(layers.LSTM(3, activation=activation), shape=(5, 4))
+    assert len(interop.torch.pairs(nn.Sequential(nn.LSTM(4, 3)), model)) == 3
+    model = sequential(layers.LSTM(3, activation=lambda x: x / 2.0), shape=(5, 4))
+    with pytest.raises(NotExactError, match="`activation` is tanh in torch's '0' and <lambda> in"):
+        interop.torch.pairs(nn.Sequential(nn.LSTM(4, 3)), model)
+
+
 @pytest.mark.parametrize(
     ("momentum", "message"),
     [
