@@ -164,7 +164,7 @@ class CountSchedule(schedules.LearningRateSchedule):
         count = ops.convert_to_tensor(step)
         try:
             known = np.int32(int(count))
-        except (TypeError, NotImplementedError):
+        except (TypeError, NotImplementedError, AttributeError):  # the last in `fit` on TensorFlow
             return self._traced(count)
         rate = self.function(self.argument(known))
         # Convert NumPy scalars, and jax.Arrays if JAX is not the backend, to plain numbers.

@@ -20,6 +20,7 @@ import pytest
 
 import keras_rmsprop
 from keras_rmsprop import conventions
+from tests.tools import models
 from yardsticks import peers
 from yardsticks.agreement import TOLERANCE, compare_runs
 from yardsticks.peers import Array, Snapshot
@@ -513,6 +514,24 @@ def test_a_count_may_be_that_of_steps_of_several_batches(float64):
     config = schedule.get_config()
     assert config == {"function": "tests>halving", "gradient_accumulation_steps": 3}
     assert conventions.CountSchedule.from_config(config)(5) == halving(1)
+
+
+@pytest.mark.parametrize("jit_compile", [False, "auto"], ids="jit_compile={}".format)
+def test_a_schedule_of_the_count_goes_through_fit(jit_compile):
+    def half(count):
+        return 0.5 * keras.ops.power(0.5, keras.ops.cast(count, "float32"))
+
+    schedules = (
+        conventions.CountSchedule(half),
+        keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5),
+    )
+    networks = [models.model() for _ in schedules]
+    start = models.values(networks[0].trainable_variables)
+    for network, schedule in zip(networks, schedules, strict=True):
+        optimizer = keras_rmsprop.RMSprop(schedule)
+        models.fit(network, optimizer, jit_compile=jit_compile)
+    got, want = (models.values(each.trainable_variables) for each in networks)
+    models.assert_same(got, want, start, steps=10)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True, None])
