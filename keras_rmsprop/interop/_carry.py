@@ -79,6 +79,8 @@ class Unloaded(NamedTuple):
     rates: tuple[float, ...]
     # How many gradients of that step are summed.
     begun: int
+    # The rate of variables in no group, of which the others are multiples.
+    base: float
 
 
 def unload(
@@ -150,7 +152,7 @@ def unload(
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
     if exact:
         refuse(lost, target.framework, incoming=False)
-    return Unloaded(found, steps, own_rates, begun)
+    return Unloaded(found, steps, own_rates, begun, base)
 
 
 def built(optimizer: Any) -> RMSprop:
@@ -260,7 +262,7 @@ def differences(
             words if len(paths) == len(links) else f"{words} (of {shortened(paths, 4)})"
             for words, paths in found.items()
         ),
-        *other.own_code,
+        *other.besides,
         *in_words(other.changing),
         *_rates_that_differ(
             optimizer, other, links, keeps_rate, other.steps if steps is None else steps
@@ -400,7 +402,7 @@ def _rates_that_differ(
     if not wanted:
         return []
     if moves:
-        base = _rate_at(optimizer, other.steps)
+        base = _rate_at(optimizer, other.steps, other.begun)
         if base is None:
             return []
     else:
@@ -473,19 +475,25 @@ def _rate_in(optimizer: RMSprop, state: _state.State) -> float:
         return _base_rate(optimizer)
     if state.learning_rate is not None:
         return state.learning_rate
-    rate = _rate_at(optimizer, (state.calls or 0) // state.accumulation_steps)
+    rate = _rate_at(optimizer, *divmod(state.calls or 0, state.accumulation_steps))
     assert rate is not None
     return rate
 
 
-def _rate_at(optimizer: RMSprop, steps: int | None) -> float | None:
-    """Return a schedule's rate after a number of steps, or a callable's now; None if unknown."""
+def _rate_at(optimizer: RMSprop, steps: int | None, begun: int = 0) -> float | None:
+    """Return a schedule's rate after a number of steps, or a callable's now; None if unknown.
+
+    Args:
+        optimizer: whose schedule it is.
+        steps: how many were made, None if unknown.
+        begun: how many gradients of the next step are summed.
+    """
     rate = optimizer._learning_rate
     if not isinstance(rate, schedules.LearningRateSchedule):
         return _base_rate(optimizer)
     if steps is None:
         return None
-    calls = steps * (optimizer.gradient_accumulation_steps or 1)
+    calls = steps * (optimizer.gradient_accumulation_steps or 1) + begun
     return float(_state.array_of(rate(calls)))
 
 

@@ -101,9 +101,11 @@ def like(
         pairs = keras_state.pairs_of(source, weights, pairs)
     found = _read(source, pairs, state, names, kind, options)
     if exact:
-        changing = () if found.source is None else _carry.in_words(found.source.changing)
-        unknown = [*_live.own_code_in(source), *changing]
-        _carry.refuse(unknown, f"{type(source).__module__}.{type(source).__qualname__}")
+        known, name = found.source, f"{type(source).__module__}.{type(source).__qualname__}"
+        if known is None:
+            _carry.refuse(_live.own_code_in(source), name)
+        else:
+            _carry.refuse([*known.besides, *_carry.in_words(known.changing)], name)
     if weights is not None and found.source is not None and found.source.framework == "optax":
         pairs = optax.pairing_of(pairs, found.source, weights)
     arguments = {**_arguments(found, pairs, weights, exact), **options}

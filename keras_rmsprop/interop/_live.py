@@ -1,8 +1,9 @@
 """Read and write the RMSprops of Keras 3 and tf_keras, which hold their slots in variables."""
 
-import inspect
 import math
-from collections.abc import Collection, Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -187,10 +188,16 @@ _LOSS_SCALING = (
 
 # The methods that make a step, by the class that a user's may derive from.
 _STEPS = {
-    "torch.RMSprop": ("step",),
+    "torch.RMSprop": ("step", "_init_group"),
     "timm.RMSpropTF": ("step",),
     "stable_baselines3.RMSpropTFLike": ("step",),
-    "keras.RMSprop": (*_subclasses.METHODS, "apply", "apply_gradients"),
+    "keras.RMSprop": (
+        *_subclasses.METHODS,
+        "apply",
+        "apply_gradients",
+        "_clip_by_norm",
+        "_overwrite_model_variables_with_average_value",
+    ),
     "tf_keras.RMSprop": (
         "apply_gradients",
         "update_step",
@@ -207,21 +214,45 @@ def own_code_in(optimizer: Any) -> tuple[str, ...]:
     for base in cls.__mro__:
         names = _STEPS.get(f"{base.__module__.partition('.')[0]}.{base.__name__}")
         if names is not None:
-            replaced = [name for name in names if _method(cls, name) is not _method(base, name)]
-            hooks = [each for each in _HOOKS if getattr(optimizer, f"_optimizer_{each}s", None)]
+            own = [name for name in names if _method(optimizer, name) is not _method(base, name)]
             return (
-                *(f"`{name}` is that of {cls.__qualname__} there" for name in replaced),
-                *(f"hooks are registered there (register_{each})" for each in hooks),
+                *(f"`{name}` is that of {cls.__qualname__} there" for name in own),
+                *(f"hooks are registered there (register_{each})" for each in _hooks(optimizer)),
             )
     return ()
 
 
-_HOOKS = ("step_pre_hook", "step_post_hook")
+def _method(owner: Any, name: str) -> Any:
+    """Return a method of a class or an object, without what torch has put around it.
+
+    torch wraps `step` of a class when it makes the first object of it, and a scheduler that of its
+    object.
+    """
+    method: Any = getattr(owner, name, None) if isinstance(owner, type) else _found(owner, name)
+    while "/torch/optim/" in _file_of(method) and hasattr(method, "__wrapped__"):
+        method = method.__wrapped__
+    return method
 
 
-def _method(cls: type, name: str) -> Any:
-    # torch wraps `step` anew for the first class of which there is an object.
-    return inspect.unwrap(getattr(cls, name, None))  # type: ignore[arg-type]
+def _found(owner: Any, name: str) -> Any:
+    """Return what an object has under a name, not bound to it."""
+    own = vars(owner).get(name, getattr(type(owner), name, None))
+    return getattr(own, "__func__", own)
+
+
+def _file_of(method: Any) -> str:
+    return Path(getattr(getattr(method, "__code__", None), "co_filename", "")).as_posix()
+
+
+def _hooks(optimizer: Any) -> Iterator[str]:
+    """Yield the kinds of hooks that torch calls around each step."""
+    everywhere = sys.modules.get("torch.optim.optimizer")
+    for kind in ("pre", "post"):
+        if getattr(optimizer, f"_optimizer_step_{kind}_hooks", None):
+            yield f"step_{kind}_hook"
+        is_torch_s = hasattr(optimizer, f"_optimizer_step_{kind}_hooks")
+        if is_torch_s and getattr(everywhere, f"_global_optimizer_{kind}_hooks", None):
+            yield f"optimizer_step_{kind}_hook"
 
 
 def has_float64(variables: Iterable[Any]) -> bool:

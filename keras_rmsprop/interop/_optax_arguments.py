@@ -453,7 +453,7 @@ def _assembled(parts: Sequence[Part], name: str | None = None) -> Arguments:
             "bias_correction": bool(given["bias_correction"]),
             "centered": average.kind == "scale_by_stddev",
         }
-        if len(left) > 1 and left[-2].kind == _DECAY:
+        if len(left) > 1 and left[-2].kind == _DECAY and left[-1].kind in _RATES:
             settings["weight_decay"] = float(left.pop(-2).arguments["weight_decay"])
         traces = [part for part in left if part.kind == "trace"]
         rates = [part for part in left if part.kind in _RATES]

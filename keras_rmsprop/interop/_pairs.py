@@ -109,7 +109,7 @@ def linked_to(
             raise NotExactError(
                 f"{pair.label} is frozen there, and its partner {pair.path!r} is trained here. Set "
                 "`trainable = False` of its layer, and build the optimizer with the model's "
-                "trainable variables; or pass exact=False."
+                "trainable variables; or thaw it there; or pass exact=False."
             )
     return links
 

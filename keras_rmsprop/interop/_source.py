@@ -59,8 +59,8 @@ class Source(NamedTuple):
     begun: int = 0
     # The settings other than the rate that change by themselves.
     changing: tuple[str, ...] = ()
-    # What of a user's own code takes part in its steps, in words.
-    own_code: tuple[str, ...] = ()
+    # What else takes part in its steps, such as code of a user's, in words.
+    besides: tuple[str, ...] = ()
     # The dtype of the slots by parameter, that of the narrowest if they differ, where known.
     dtypes: Mapping[str, str] = _NOTHING
     lr_in_momentum: bool = True

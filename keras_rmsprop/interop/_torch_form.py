@@ -41,10 +41,14 @@ def check_fields(contents: Mapping[str, Any]) -> None:
         numbers += own
     if len(set(numbers)) < len(numbers):
         raise _refusal("param_groups", numbers, "of different parameters")
-    strangers = [number for number in contents["state"] if number not in numbers]
+    # torch keeps entries of other names, but numbers in another form would be lost.
+    others = [each for each in contents["state"] if each not in numbers]
+    strangers = [each for each in others if str(each).isdecimal()]
     if strangers:
         raise _refusal("state", strangers[:8], f"of the parameters in param_groups, {numbers[:8]}")
     for number, own in contents["state"].items():
+        if number in others:
+            continue
         for key, value, accepted in _misfits(own):
             raise _refusal(f"state[{number!r}][{key!r}]", value, accepted)
 

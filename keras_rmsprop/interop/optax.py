@@ -108,7 +108,7 @@ def state(
     pairs = pairing_of(pairs, target, optimizer._roster.weights)
     # An injected rate is replaced; others are part of the transformation.
     rates: Any = "one" if _is_injected(template) else "kept"
-    slots, steps, own_rates, _ = _carry.unload(optimizer, target, pairs, exact=exact, rates=rates)
+    slots, steps, own_rates, *_ = _carry.unload(optimizer, target, pairs, exact=exact, rates=rates)
     if target.lr_in_momentum:
         slots = {name: _negated(own) for name, own in slots.items()}
     return _rebuilt(template, slots, steps, own_rates[0])

@@ -60,7 +60,7 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     """
     optimizer, target = _carry.built(optimizer), _live.unwrapped(target)
     source = read(target, argument="target")
-    slots, steps, rates, _ = _carry.unload(optimizer, source, pairs, exact=exact)
+    slots, steps, rates, *_ = _carry.unload(optimizer, source, pairs, exact=exact)
     held = _held(target)
     if held.rate is None and exact:
         _live.check_rate(rates[0], _rate_after(target, steps), source.framework)
@@ -130,7 +130,7 @@ def read(source: Any, *, argument: str = "source") -> Source:
         moves=_moves(source),
         schedule=schedule_of(source),
         changing=changing_of(source),
-        own_code=_live.own_code_in(source),
+        besides=_live.own_code_in(source),
     )
 
 

@@ -19,7 +19,6 @@ A torch optimizer has no schedule: a scheduler changes its rate. So `state_dict`
 present rate, also where that comes from a schedule here.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -110,7 +109,8 @@ def pairs(
     activations of LSTM and GRU, and options of embeddings that Keras has not (`padding_idx`,
     `max_norm`, `scale_grad_by_freq`). Other momentum of a BatchNorm, which only moves the running
     averages otherwise, is a warning. Its running variance cannot be the same: torch divides that of
-    a batch by n - 1, and Keras by n. Activations between layers and padding are not compared.
+    a batch by n - 1, and Keras by n. Activations between layers, padding and
+    regularizers are not compared.
 
     Args:
         module: a `torch.nn.Module`.
@@ -335,7 +335,9 @@ def state_dict(
     """
     optimizer = _carry.built(optimizer)
     there = read(target, pairs if names is None else names, kind, argument="target")
-    slots, steps, own_rates, _ = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
+    slots, steps, own_rates, _, base = _carry.unload(
+        optimizer, there, pairs, exact=exact, rates="each"
+    )
     links = linked_to(there, pairs, optimizer._roster.weights, exact=exact)
     rates = {
         name: own_rates[position] / pair.rate
@@ -354,7 +356,9 @@ def state_dict(
     state, groups = {}, []
     for group in template["param_groups"]:
         own = dict(zip(group["params"], names_left, strict=False))
-        rate = _rate_of_group(own.values(), rates, group["lr"], exact, optimizer)
+        rate = _rate_of_group(own.values(), rates, group["lr"], exact)
+        if _carry.is_rounded(optimizer) and _rounds_to(group["lr"], rate, base):
+            rate = group["lr"]
         groups.append({**group, "lr": rate})
         for number, name in own.items():
             if name in slots and name not in resting:
@@ -363,13 +367,7 @@ def state_dict(
     return {"state": state, "param_groups": groups}
 
 
-def _rate_of_group(
-    names: Iterable[str],
-    rates: Mapping[str, float],
-    now: Any,
-    exact: bool,
-    optimizer: RMSprop,
-) -> Any:
+def _rate_of_group(names: Iterable[str], rates: Mapping[str, float], now: Any, exact: bool) -> Any:
     """Return the rate of a param group: a number, or a tensor if it is one now."""
     found = {name: rates[name] for name in names if name in rates}
     if exact and len(set(found.values())) > 1:
@@ -380,13 +378,19 @@ def _rate_of_group(
     if not found:
         return now
     rate = next(iter(found.values()))
-    if _carry.is_rounded(optimizer) and math.isclose(rate, float(now), rel_tol=_ROUNDING):
-        return now
     return now.detach().clone().fill_(rate) if hasattr(now, "detach") else rate
 
 
-# Two roundings to float32: of the rate, and of a group's factor of it.
-_ROUNDING = 2.0**-23
+def _rounds_to(given: Any, rate: Any, base: float) -> bool:
+    """Whether float32 rounds a given rate to the present one.
+
+    Args:
+        given: the rate of a param group.
+        rate: the present one, a multiple of `base`.
+        base: the optimizer's rate, which is what is rounded.
+    """
+    given, rate = float(given), float(rate)
+    return bool(rate and np.float32(base * (given / rate)) == np.float32(base))
 
 
 def _complete(slots: Slots, settings: Settings) -> Slots:
@@ -521,8 +525,7 @@ def read(
         # A frozen one may have state from before, which must not be lost.
         still=_without(slots, own_names) | (frozen - slots.keys()),
         frozen=frozen,
-        own_code=_live.own_code_in(source),
-        changing=_cycled(groups),
+        besides=(*_live.own_code_in(source), *_cycling(groups)),
         arguments={"initial_square_average": 0.0 if kind == _KINDS[0] else 1.0},
     )
 
@@ -532,9 +535,17 @@ def _frozen(optimizer: Any, names: Sequence[str]) -> frozenset[str]:
     return frozenset(name for name, p in zip(names, parameters, strict=True) if not p.requires_grad)
 
 
-def _cycled(groups: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the settings that a scheduler changes besides the rate, by what it left in groups."""
-    return ("momentum",) if any("max_momentum" in group for group in groups) else ()
+def _cycling(groups: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Say that a scheduler changes the momentum, too, by what OneCycleLR and CyclicLR leave."""
+    for group in groups:
+        lowest, highest = (group.get(f"{word}_momentum") for word in ("base", "max"))
+        if lowest != highest:
+            return (
+                f"a scheduler cycles the momentum there, between {lowest} and {highest} (pass "
+                "cycle_momentum=False to it; if it has ended, delete `max_momentum` and "
+                "`base_momentum` of the param groups)",
+            )
+    return ()
 
 
 def _without(slots: Mapping[str, Slots], names: Sequence[str]) -> frozenset[str]:

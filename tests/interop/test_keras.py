@@ -120,6 +120,21 @@ def test_gradients_are_accumulated_on(float64):
     assert int(optimizer._iterations) == 4
 
 
+def test_gradients_are_accumulated_on_by_a_schedule(float64):
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, 100)
+    settings = {"learning_rate": schedule, "gradient_accumulation_steps": 3}
+    variables, copies = zeros("a"), zeros("a")
+    source = trained(variables, steps=4, **settings)
+    copies[0].assign(variables[0])
+    start = models.values(variables)
+    optimizer = interop.like(source, copies, jit_compile=False)
+    for each, own in ((source, variables), (optimizer, copies)):
+        apply(each, own, range(4, 8))
+    models.assert_same(models.values(copies), models.values(variables), start, steps=1)
+    interop.keras.assign(optimizer, source)
+    assert int(source._iterations) == 8
+
+
 def built(variables: Sequence[Any], **settings: Any) -> keras_rmsprop.RMSprop:
     optimizer = keras_rmsprop.RMSprop(**({"jit_compile": False} | settings))
     optimizer.build(list(variables))
@@ -664,6 +679,45 @@ def test_a_schedule_that_is_not_known_where_the_file_is_loaded_is_refused(tmp_pa
     interop.keras.load(optimizer, path)
     monkeypatch.setattr(keras.saving, "get_registered_object", lambda *_: None)
     with pytest.raises(NotExactError, match="'tests_interop>Steady', which is not known here"):
+        interop.keras.load(optimizer, path)
+
+
+@keras.saving.register_keras_serializable(package="tests_interop")
+def half(number: float) -> float:
+    """Return a half."""
+    return number / 2.0
+
+
+@keras.saving.register_keras_serializable(package="tests_interop")
+class Composed(SCHEDULES.LearningRateSchedule):
+    """A schedule of the user's that has a function of the user's."""
+
+    def __init__(self, function: Any = half) -> None:
+        self.function = function
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate after `step` steps."""
+        return self.function(0.5) + 0.0 * step
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the function."""
+        return {"function": keras.saving.serialize_keras_object(self.function)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Return a schedule with the function."""
+        return cls(keras.saving.deserialize_keras_object(config["function"]))
+
+
+def test_a_schedule_of_the_user_s_may_have_what_is_registered(tmp_path):
+    _, path = write(tmp_path, keras.optimizers.RMSprop(Composed()))
+    optimizer = built(models.model().trainable_variables, learning_rate=Composed())
+    interop.keras.load(optimizer, path)
+    assert optimizer.load_report is not None
+    other = keras.saving.serialize_keras_object(Composed())
+    other["config"]["function"] |= {"config": "load_data", "module": "keras.datasets.mnist"}
+    rename_rate(path, other)
+    with pytest.raises(NotExactError, match="'tests_interop>Composed', which is not known here"):
         interop.keras.load(optimizer, path)
 
 

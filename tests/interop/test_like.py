@@ -85,6 +85,13 @@ def test_a_subclass_of_keras_s_class_with_steps_of_its_own_is_refused():
         interop.keras.load(optimizer, source)
 
 
+def test_a_method_of_an_optimizer_of_keras_that_was_replaced_is_refused():
+    source = keras.optimizers.RMSprop(0.5)
+    source.apply = lambda *_: None
+    with pytest.raises(NotExactError, match=r"`apply` is that of RMSprop there"):
+        interop.like(source)
+
+
 @pytest.mark.parametrize("source", [keras.optimizers.Adam(), "rmsprop", None, 3, RMSprop])
 def test_anything_else_is_refused(source):
     with pytest.raises(ValueError, match=r"`interop\.like` knows the RMSprops of"):

@@ -376,6 +376,12 @@ def test_the_transformation_tells_what_a_state_does_not(float64):
         lambda: optax.chain(optax.rmsprop(0.01), optax.add_decayed_weights(-0.1)),
         lambda: optax.chain(
             optax.scale_by_rms(),
+            optax.scale(-1.0),
+            optax.add_decayed_weights(0.1),
+            optax.trace(0.5),
+        ),
+        lambda: optax.chain(
+            optax.scale_by_rms(),
             optax.add_decayed_weights(0.1),
             optax.trace(0.5),
             optax.scale(-1.0),

@@ -1,6 +1,8 @@
 """Test carrying state between torch's RMSprop and this package's."""
 
 import contextlib
+import functools
+import importlib
 import itertools
 from typing import Any
 from unittest import mock
@@ -823,9 +825,27 @@ class OwnStep(torch.optim.RMSprop):
         return super().step(closure)
 
 
+class WrappedStep(torch.optim.RMSprop):
+    """As OwnStep, but it looks like torch's."""
+
+    @functools.wraps(torch.optim.RMSprop.step)
+    def step(self, closure: Any = None) -> Any:
+        """Make a step."""
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad /= 2.0
+        return super().step(closure)
+
+
 def with_hook(own: list[torch.nn.Parameter]) -> Any:
     optimizer = torch.optim.RMSprop(own)
     optimizer.register_step_pre_hook(lambda *_: None)
+    return optimizer
+
+
+def with_own_step(own: list[torch.nn.Parameter]) -> Any:
+    optimizer = torch.optim.RMSprop(own)
+    step = optimizer.step
+    optimizer.step = lambda: step()
     return optimizer
 
 
@@ -833,6 +853,8 @@ def with_hook(own: list[torch.nn.Parameter]) -> Any:
     ("make", "words"),
     [
         (OwnStep, r"`step` is that of OwnStep there"),
+        (WrappedStep, r"`step` is that of WrappedStep there"),
+        (with_own_step, r"`step` is that of RMSprop there"),
         (with_hook, r"hooks are registered there \(register_step_pre_hook\)"),
     ],
 )
@@ -849,6 +871,18 @@ def test_code_of_a_user_s_in_the_steps_is_refused(float64, make, words):
             call(optimizer, source, "order")
 
 
+def test_hooks_of_all_optimizers_are_refused(float64):
+    module = importlib.import_module("torch.optim.optimizer")  # hidden by another name
+    hook = module.register_optimizer_step_pre_hook(lambda *_: None)
+    source = torch.optim.RMSprop(parameters(3))
+    try:
+        with pytest.raises(NotExactError, match=r"\(register_optimizer_step_pre_hook\)"):
+            interop.like(source)
+    finally:
+        hook.remove()
+    interop.like(source)
+
+
 def test_a_subclass_with_torch_s_own_steps_is_accepted(float64):
     named = type("Named", (torch.optim.RMSprop,), {"name": "mine"})
     source = stepped_once(named(parameters(3)))
@@ -859,15 +893,21 @@ def test_a_subclass_with_torch_s_own_steps_is_accepted(float64):
 
 def test_a_momentum_that_a_scheduler_cycles_is_refused(float64):
     source = stepped_once(torch.optim.RMSprop(parameters(3), momentum=0.9))
-    torch.optim.lr_scheduler.OneCycleLR(source, 0.1, total_steps=20, cycle_momentum=False)
-    variable = keras.Variable(np.ones(3))
+    one_cycle, variable = torch.optim.lr_scheduler.OneCycleLR, keras.Variable(np.ones(3))
+    one_cycle(source, 0.1, total_steps=20, cycle_momentum=False)
     interop.like(source, [variable], "order")
-    torch.optim.lr_scheduler.OneCycleLR(source, 0.1, total_steps=20)
+    one_cycle(source, 0.1, total_steps=20, base_momentum=0.9, max_momentum=0.9)
+    interop.like(source, [variable], "order")
+    one_cycle(source, 0.1, total_steps=20)
     for each in (source, source.state_dict()):
         with pytest.raises(
-            NotExactError, match="`momentum` changes by a schedule or a callable there"
+            NotExactError, match=r"a scheduler cycles the momentum .* 0\.85 and 0\.95"
         ):
             interop.like(each, [variable], "order")
+    # It has ended.
+    for group in source.param_groups:
+        del group["max_momentum"], group["base_momentum"]
+    interop.like(source, [variable], "order")
 
 
 def test_groups_of_variables_that_have_the_same_path_are_refused(float64):
@@ -933,6 +973,13 @@ def edited(change: Any) -> dict[str, Any]:
 def test_a_state_dict_that_lacks_something_is_refused(float64, change, words):
     with pytest.raises(ValueError, match=words):
         interop.like(edited(change), [keras.Variable(np.ones(3))], "order")
+
+
+def test_entries_of_a_state_that_are_of_no_parameter_stay_with_torch(float64):
+    source = stepped_once(torch.optim.RMSprop(parameters(3)))
+    source.state["amp"] = {"step": "none"}
+    for each in (source, source.state_dict()):
+        assert int(interop.like(each, [keras.Variable(np.ones(3))], "order").iterations) == 1
 
 
 def test_the_variance_about_an_infinite_mean_is_not_zero(float64):
@@ -1012,8 +1059,9 @@ def test_rates_that_float32_rounds_come_back_with_their_own_digits():
         return [group["lr"] for group in state["param_groups"]]
 
     assert rates() == [3e-4, 0.07]
-    optimizer.learning_rate = np.nextafter(np.float32(3e-4), np.float32(1.0))
-    assert rates()[0] == float(optimizer.learning_rate) != 3e-4
+    for other in (0.0, 1.0):
+        optimizer.learning_rate = np.nextafter(np.float32(3e-4), np.float32(other))
+        assert rates()[0] == float(optimizer.learning_rate) != 3e-4
 
 
 def test_stable_baselines3_s_state_dict_is_named_by_the_caller(float64):
