@@ -1064,6 +1064,33 @@ def test_a_function_of_the_count_is_saved_under_its_registered_name() -> None:
     assert given.function is an_eighth_less
 
 
+def test_a_count_of_steps_of_several_batches() -> None:
+    schedule = conventions.CountSchedule(an_eighth_less, gradient_accumulation_steps=3)
+    assert [schedule(t) for t in range(7)] == [an_eighth_less(t // 3) for t in range(7)]
+    assert type(schedule.argument(np.int32(4))) is np.int32
+    counted = schedule._traced(7)
+    assert counted == an_eighth_less(2)
+    # The type of a traced count stays where each batch makes a step.
+    assert type(conventions.CountSchedule(lambda x: x)._traced(True)) is bool
+    config = schedule.get_config()
+    assert config == {"function": "tests>an_eighth_less", "gradient_accumulation_steps": 3}
+    assert conventions.CountSchedule.from_config(config).gradient_accumulation_steps == 3
+    assert conventions.CountSchedule(an_eighth_less).gradient_accumulation_steps == 1
+    for_jax = conventions.CountSchedule(an_eighth_less, True)
+    assert for_jax.get_config() == {"function": "tests>an_eighth_less", "jax": True}
+    assert conventions.CountSchedule.from_config(for_jax.get_config()).jax is True
+
+
+@pytest.mark.parametrize("steps", [0, 1.5, True])
+def test_a_step_is_of_one_batch_or_more(steps: Any) -> None:
+    with pytest.raises(ValueError, match="accumulation") as error:
+        conventions.CountSchedule(an_eighth_less, gradient_accumulation_steps=steps)
+    assert str(error.value) == (
+        "`gradient_accumulation_steps` must be an integer >= 1, received "
+        f"gradient_accumulation_steps={steps!r}."
+    )
+
+
 class Traced:
     """A count without a value, as in a trace."""
 
@@ -1074,7 +1101,7 @@ class Traced:
         raise self.error
 
 
-@pytest.mark.parametrize("error", [TypeError, NotImplementedError])
+@pytest.mark.parametrize("error", [TypeError, NotImplementedError, AttributeError])
 def test_a_traced_count_is_passed_on_and_a_failure_is_explained(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
@@ -1104,9 +1131,12 @@ def test_a_function_that_cannot_be_saved_or_found_or_called_is_refused_with_the_
     with pytest.raises(ValueError, match="registered") as error:
         conventions.CountSchedule.from_config({"function": "mine>lost"})
     assert str(error.value) == (
-        "The schedule's function 'mine>lost' is not registered here. "
+        "The schedule's function 'mine>lost' is not registered here as a function. "
         "Register it with `keras.saving.register_keras_serializable` before loading."
     )
+    # Calling a class would make an object.
+    with pytest.raises(ValueError, match="not registered here as a function"):
+        conventions.CountSchedule.from_config({"function": "f"}, {"f": Traced})
     with pytest.raises(ValueError, match="count") as error:
         conventions.CountSchedule(0.1)
     assert str(error.value) == (
