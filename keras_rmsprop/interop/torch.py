@@ -109,8 +109,8 @@ def pairs(
     activations of LSTM and GRU, and options of embeddings that Keras has not (`padding_idx`,
     `max_norm`, `scale_grad_by_freq`). Other momentum of a BatchNorm, which only moves the running
     averages otherwise, is a warning. Its running variance cannot be the same: torch divides that of
-    a batch by n - 1, and Keras by n. Activations between layers, padding and
-    regularizers are not compared.
+    a batch by n - 1, and Keras by n. Activations between layers, padding and regularizers are not
+    compared.
 
     Args:
         module: a `torch.nn.Module`.

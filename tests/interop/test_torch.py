@@ -16,6 +16,7 @@ from keras_rmsprop import conventions, interop
 from keras_rmsprop.interop import NotExactError, Pair, _carry
 from tests.conftest import BACKEND
 from tests.tools import halfway, models
+from tests.tools.torch_training import train
 from yardsticks import peers
 
 if peers.unavailable("torch"):
@@ -183,19 +184,6 @@ def batches(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(rng.normal(size=(5, 3)), rng.normal(size=(5, 2))) for _ in range(count)]
 
 
-def train_torch(network: Network, optimizer: Any, data: Any, schedule: Any = None) -> list[float]:
-    losses = []
-    for x, y in data:
-        optimizer.zero_grad()
-        loss = torch.mean((network(torch.tensor(x)) - torch.tensor(y)) ** 2)
-        loss.backward()
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
 def train_keras(model: keras.Model, optimizer: Any, data: Any) -> list[float]:
     model.compile(optimizer, loss="mse", run_eagerly=keras.backend.backend() == "torch")
     return [float(model.train_on_batch(x, y)) for x, y in data]
@@ -224,19 +212,19 @@ def test_param_groups_become_groups_and_come_back(float64, groups, centered):
     network, _, _ = twins()
     there = torch_optimizer(network, groups, centered=centered)
     data = batches(30)
-    train_torch(network, there, data[:10])
+    train(network, there, data[:10])
     _, model, pairs = twins(network)
     optimizer = interop.like(there, model.trainable_variables, pairs)
     train_keras(model, optimizer, data[10:20])
-    train_torch(network, there, data[10:20])
+    train(network, there, data[10:20])
     assert_close(model, network)
     # And back, to a torch optimizer that knows nothing yet.
     back = Network().double()
     interop.torch.export_weights(back, pairs)
     again = torch_optimizer(back, groups, centered=centered)
     again.load_state_dict(interop.torch.state_dict(optimizer, again, pairs, names=back))
-    train_torch(network, there, data[20:])
-    train_torch(back, again, data[20:])
+    train(network, there, data[20:])
+    train(back, again, data[20:])
     for (name, a), b in zip(network.named_parameters(), back.parameters(), strict=True):
         np.testing.assert_allclose(
             b.detach(), a.detach(), rtol=TRAINER, atol=1e-2 * TRAINER, err_msg=name
@@ -258,13 +246,13 @@ def test_a_scheduler_s_rate_is_that_of_the_next_step(float64):
     there = torch.optim.RMSprop(network.parameters(), lr=0.01, momentum=0.5)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(there, 0.9)
     data = batches(20)
-    train_torch(network, there, data[:10], scheduler)
+    train(network, there, data[:10], scheduler)
     _, model, pairs = twins(network)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 1, 0.9)
     optimizer = interop.like(there, model.trainable_variables, pairs, learning_rate=schedule)
     assert int(optimizer.iterations) == 10
     train_keras(model, optimizer, data[10:])
-    train_torch(network, there, data[10:], scheduler)
+    train(network, there, data[10:], scheduler)
     want = [p.detach().numpy().T for p in network.parameters()]
     for ours, theirs in zip(model.get_weights(), want, strict=True):
         # Keras computes schedules in float32.
@@ -274,7 +262,7 @@ def test_a_scheduler_s_rate_is_that_of_the_next_step(float64):
 def test_a_schedule_with_another_rate_is_refused(float64):
     network, _, _ = twins()
     there = torch.optim.RMSprop(network.parameters(), lr=0.01)
-    train_torch(network, there, batches(10))
+    train(network, there, batches(10))
     _, model, pairs = twins(network)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 1, 0.9)
     with pytest.raises(NotExactError, match=r"is 0\.00348678\d here and 0\.01 there"):
@@ -287,7 +275,7 @@ def test_a_schedule_with_another_rate_is_refused(float64):
 def test_swapped_names_of_unlike_shape_are_refused_and_named(float64):
     network, model, _ = twins()
     there = torch.optim.RMSprop(network.parameters())
-    train_torch(network, there, batches(3))
+    train(network, there, batches(3))
     right = mapping_of(model)
     swapped = right | {"hidden.weight": right["head.weight"], "head.weight": right["hidden.weight"]}
     optimizer = conventions.torch()
@@ -307,18 +295,18 @@ def test_parameters_are_known_by_identity_whatever_their_order(float64):
     backwards = list(network.parameters())[::-1]
     there = torch.optim.RMSprop(backwards, lr=0.01)
     data = batches(20)
-    train_torch(network, there, data[:10])
+    train(network, there, data[:10])
     _, model, pairs = twins(network)
     optimizer = interop.like(there, model.trainable_variables, pairs)
     train_keras(model, optimizer, data[10:])
-    train_torch(network, there, data[10:])
+    train(network, there, data[10:])
     assert_close(model, network)
 
 
 def test_a_state_dict_s_order_is_checked_by_shapes(float64):
     network, model, pairs = twins()
     there = torch.optim.RMSprop(list(network.parameters())[::-1])
-    train_torch(network, there, batches(3))
+    train(network, there, batches(3))
     optimizer = conventions.torch()
     optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match=r"'hidden\.weight' has shape \(2,\)|cannot be converted"):
@@ -329,7 +317,7 @@ def test_a_state_dict_with_named_parameters_needs_no_module(float64):
     network, _, _ = twins()
     there = torch.optim.RMSprop(reversed(list(network.named_parameters())), lr=0.01)
     data = batches(20)
-    train_torch(network, there, data[:10])
+    train(network, there, data[:10])
     _, model, _ = twins(network)
     hidden, head = model.layers
     mapping = {
@@ -343,7 +331,7 @@ def test_a_state_dict_with_named_parameters_needs_no_module(float64):
     report = interop.torch.load(optimizer, there.state_dict(), mapping)
     assert report.initialized == report.dropped == ()
     train_keras(model, optimizer, data[10:])
-    train_torch(network, there, data[10:])
+    train(network, there, data[10:])
     assert_close(model, network)
 
 
@@ -360,7 +348,7 @@ def test_a_state_dict_with_named_parameters_needs_no_module(float64):
 def test_incomplete_or_wrong_pairs_are_refused(float64, change, message):
     network, model, _ = twins()
     there = torch.optim.RMSprop(network.parameters())
-    train_torch(network, there, batches(3))
+    train(network, there, batches(3))
     mapping = mapping_of(model)
     optimizer = conventions.torch()
     optimizer.build(model.trainable_variables)
@@ -384,7 +372,7 @@ def test_incomplete_or_wrong_pairs_are_refused(float64, change, message):
 def test_other_steps_are_refused_unless_wanted(float64, ours, theirs, words):
     network, model, pairs = twins()
     there = torch.optim.RMSprop(network.parameters(), **theirs)
-    train_torch(network, there, batches(3))
+    train(network, there, batches(3))
     optimizer = conventions.torch(**ours)
     optimizer.build(model.trainable_variables)
     before = models.values(optimizer.variables)
@@ -405,7 +393,7 @@ def test_other_steps_are_refused_unless_wanted(float64, ours, theirs, words):
 def test_another_optimizer_is_refused(float64):
     network, model, pairs = twins()
     there = torch.optim.Adam(network.parameters())
-    train_torch(network, there, batches(3))
+    train(network, there, batches(3))
     optimizer = conventions.torch()
     optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match=r"received torch\.optim\.adam\.Adam, which is another"):
@@ -431,7 +419,7 @@ def test_a_parameter_that_made_no_step_starts_afresh(float64):
     network, model, pairs = twins()
     there = torch.optim.RMSprop(network.parameters())
     network.hidden.requires_grad_(False)
-    train_torch(network, there, batches(3))
+    train(network, there, batches(3))
     network.hidden.requires_grad_(True)
     with pytest.warns(UserWarning, match="start afresh: sequential.*hidden/kernel/square_average"):
         optimizer = interop.like(there, model.trainable_variables, pairs)
@@ -443,7 +431,7 @@ def test_the_order_of_a_state_dict_is_not_trusted_where_shapes_are_equal(float64
     there = torch.optim.RMSprop(list(network.parameters())[::-1])
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3), keras.layers.Dense(3)])
     pairs = interop.torch.pairs(network, model)
-    train_torch(network, there, [(np.ones((2, 3)), np.zeros((2, 3)))] * 3)
+    train(network, there, [(np.ones((2, 3)), np.zeros((2, 3)))] * 3)
     optimizer = conventions.torch()
     optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match="nothing shows which is which"):
@@ -466,7 +454,7 @@ def test_the_order_of_a_state_dict_is_not_trusted_where_shapes_are_equal(float64
 def test_what_torch_does_not_do_is_refused(float64, options, words):
     network, model, pairs = twins()
     there = torch.optim.RMSprop(network.parameters(), alpha=1.0 - 2e-7, lr=0.5)
-    train_torch(network, there, batches(3))
+    train(network, there, batches(3))
     given = {"rho": 1.0 - 2e-7, "epsilon": 1e-8, "epsilon_inside_sqrt": False, **options}
     optimizer = keras_rmsprop.RMSprop(0.5, lr_in_momentum=False, **given)
     optimizer.build(model.trainable_variables)
@@ -498,7 +486,7 @@ def test_torch_goes_on_from_a_state_without_its_buffers(float64):
     with pytest.raises(NotExactError, match="`momentum` is 0"):
         interop.torch.state_dict(optimizer, there, pairs)
     there.load_state_dict(interop.torch.state_dict(optimizer, there, pairs, exact=False))
-    train_torch(network, there, batches(1))
+    train(network, there, batches(1))
     assert float(there.state[network.head.bias]["step"]) == 3.0
 
 

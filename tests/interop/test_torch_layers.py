@@ -8,6 +8,7 @@ import pytest
 
 from keras_rmsprop import interop
 from keras_rmsprop.interop._source import NotExactError
+from tests.tools.torch_training import train
 from yardsticks import peers
 
 if peers.unavailable("torch"):
@@ -159,17 +160,6 @@ def test_a_mapping_of_one_s_own_cannot_give_one_parameter_two_values():
             network, {"a.bias": model.layers[0].bias, "b.bias": model.layers[0].bias}
         )
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(model.layers[0].bias), before)
-
-
-def train(network: nn.Module, optimizer: Any, data: Any) -> list[float]:
-    losses = []
-    for x, y in data:
-        optimizer.zero_grad()
-        loss = torch.mean((network(torch.tensor(x)) - torch.tensor(y)) ** 2)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
 
 
 class SharedKernel(layers.Layer):
