@@ -581,7 +581,7 @@ def _outgoing(
 
 
 def _missing(optimizer: RMSprop, source: Source, links: Mapping[int, Pair]) -> list[str]:
-    """Return which slots a state lacks that its settings need."""
+    """Return which slots a state lacks that its settings need, the first few."""
     found = []
     for position, pair in links.items():
         own = settings_of(optimizer, position)
@@ -593,7 +593,7 @@ def _missing(optimizer: RMSprop, source: Source, links: Mapping[int, Pair]) -> l
                 found.append(f"there is no momentum buffer of {name!r}")
             if own["centered"] and theirs.get("centered") and slots.gradient_average is None:
                 found.append(f"there is no average of the gradients of {name!r}")
-    return found
+    return found[:4]
 
 
 def _lost_here(
