@@ -1068,8 +1068,9 @@ def test_a_count_of_steps_of_several_batches() -> None:
     schedule = conventions.CountSchedule(an_eighth_less, gradient_accumulation_steps=3)
     assert [schedule(t) for t in range(7)] == [an_eighth_less(t // 3) for t in range(7)]
     assert type(schedule.argument(np.int32(4))) is np.int32
-    counted = schedule._traced(7)
-    assert counted == an_eighth_less(2)
+    assert schedule._traced(7) == an_eighth_less(2)
+    of_two = conventions.CountSchedule(an_eighth_less, gradient_accumulation_steps=2)
+    assert of_two._traced(7) == an_eighth_less(3)
     # The type of a traced count stays where each batch makes a step.
     assert type(conventions.CountSchedule(lambda x: x)._traced(True)) is bool
     config = schedule.get_config()
