@@ -20,6 +20,7 @@ the active backend.
 # The methods are documented once, in `Peer`.
 # ruff: noqa: D102
 
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -399,23 +400,19 @@ IN_ONE_PROCESS: dict[str, tuple[str, ...]] = {
 OPTIONAL = ("timm", "stable_baselines3")
 
 
+@functools.cache
 def _alone(name: str) -> Any:
     """Import a module without running the packages that it is in, which import much more."""
-    if name not in _ALONE:
-        top, *below = name.split(".")[:-1]
-        spec = importlib.util.find_spec(top)
-        assert spec is not None
-        assert spec.submodule_search_locations is not None
-        folder, packages = Path(spec.submodule_search_locations[0]), {}
-        for path in itertools.accumulate(below, lambda path, each: f"{path}.{each}", initial=top):
-            packages[path] = ModuleType(path)
-            packages[path].__path__ = [str(folder.joinpath(*path.split(".")[1:]))]
-        with mock.patch.dict(sys.modules, packages):
-            _ALONE[name] = importlib.import_module(name)
-    return _ALONE[name]
-
-
-_ALONE: dict[str, Any] = {}
+    top, *below = name.split(".")[:-1]
+    spec = importlib.util.find_spec(top)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder, packages = Path(spec.submodule_search_locations[0]), {}
+    for path in itertools.accumulate(below, lambda path, each: f"{path}.{each}", initial=top):
+        packages[path] = ModuleType(path)
+        packages[path].__path__ = [str(folder.joinpath(*path.split(".")[1:]))]
+    with mock.patch.dict(sys.modules, packages):
+        return importlib.import_module(name)
 
 
 def _tf_keras() -> Any:
