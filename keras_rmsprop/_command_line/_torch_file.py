@@ -51,14 +51,8 @@ def read(path: Path, options: Options) -> Load:
             )
         names = None if has_names else list(entries or ())
         kind = KINDS.get(options.kind or "")
-        with in_file(path):
-            count = len(interop.torch.read(state, None, kind).names)
-        if names is not None and len(names) != count:
-            raise Failure(
-                f"{path} has the state of {count} parameters without names, and the map has "
-                f"{len(names)}: {shortened(names, 8)}. It must have all of the optimizer's "
-                "parameters, in their order."
-            )
+        if names is not None:
+            _check_count(names, state, kind, path)
         pairs = None if entries is None else _map.pairs_of(entries, optimizer)
         with in_file(path):
             slots = interop.torch.read(state, names, kind).slots
@@ -66,6 +60,20 @@ def read(path: Path, options: Options) -> Load:
         interop.torch.load(optimizer, state, pairs, names=names, kind=kind, exact=options.exact)
 
     return load
+
+
+def _check_count(
+    names: Sequence[str], state: Mapping[str, Any], kind: str | None, path: Path
+) -> None:
+    """Refuse a map of other than all of the parameters, which only their order can name."""
+    with in_file(path):
+        count = len(interop.torch.read(state, None, kind).names)
+    if len(names) != count:
+        raise Failure(
+            f"{path} has the state of {count} parameters without names, and the map has "
+            f"{len(names)}: {shortened(names, 8)}. It must have all of the optimizer's "
+            "parameters, in their order."
+        )
 
 
 def is_one(path: Path) -> bool:
