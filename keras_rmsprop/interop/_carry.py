@@ -81,6 +81,8 @@ class Unloaded(NamedTuple):
     begun: int
     # The rate of variables in no group, of which the others are multiples.
     base: float
+    # The pair of each variable.
+    links: Mapping[int, Pair]
 
 
 def unload(
@@ -152,7 +154,7 @@ def unload(
         raise ValueError(f"{'; '.join(misfits)}. Nothing has changed.")
     if exact:
         refuse(lost, target.framework, incoming=False)
-    return Unloaded(found, steps, own_rates, begun, base)
+    return Unloaded(found, steps, own_rates, begun, base, links)
 
 
 def built(optimizer: Any) -> RMSprop:

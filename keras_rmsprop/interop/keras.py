@@ -88,7 +88,7 @@ def assign(optimizer: RMSprop, target: Any, pairs: Pairing = None, *, exact: boo
     source = read(target, argument="target")
     pairs = pairs_of(target, optimizer._roster.weights, pairs)
     with _telling_of_exclusions(optimizer, target):
-        slots, steps, rates, begun, _ = _carry.unload(
+        slots, steps, rates, begun, *_ = _carry.unload(
             optimizer, source, pairs, exact=exact, sums=source.counts
         )
     calls = steps * source.counts + begun

@@ -30,7 +30,7 @@ from keras_rmsprop._execution import _interrupts
 from keras_rmsprop._optimizer import RMSprop
 from keras_rmsprop._state import LoadReport
 from keras_rmsprop.interop import _carry, _live, _torch_form, _writing
-from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, linked_to, listed, shortened
+from keras_rmsprop.interop._pairs import MisfitError, Pair, Pairing, listed, shortened
 from keras_rmsprop.interop._source import Array, Settings, Slots, Source, as_array, dtype_of
 from keras_rmsprop.interop._torch_layers import pairs_of_layers
 from keras_rmsprop.interop._torch_parameters import first_names
@@ -335,19 +335,16 @@ def state_dict(
     """
     optimizer = _carry.built(optimizer)
     there = read(target, pairs if names is None else names, kind, argument="target")
-    slots, steps, own_rates, _, base = _carry.unload(
-        optimizer, there, pairs, exact=exact, rates="each"
-    )
-    links = linked_to(there, pairs, optimizer._roster.weights, exact=exact)
+    here = _carry.unload(optimizer, there, pairs, exact=exact, rates="each")
     rates = {
-        name: own_rates[position] / pair.rate
-        for position, pair in links.items()
+        name: here.rates[position] / pair.rate
+        for position, pair in here.links.items()
         for name in pair.names
     }
     # Of what is frozen in both, torch has no state either.
     resting = {
         name
-        for position, pair in links.items()
+        for position, pair in here.links.items()
         for name in pair.names
         if name in there.still and not getattr(optimizer._roster.weights[position], "trainable", 1)
     }
@@ -357,13 +354,13 @@ def state_dict(
     for group in template["param_groups"]:
         own = dict(zip(group["params"], names_left, strict=False))
         rate = _rate_of_group(own.values(), rates, group["lr"], exact)
-        if _carry.is_rounded(optimizer) and _rounds_to(group["lr"], rate, base):
+        if _carry.is_rounded(optimizer) and _rounds_to(group["lr"], rate, here.base):
             rate = group["lr"]
         groups.append({**group, "lr": rate})
         for number, name in own.items():
-            if name in slots and name not in resting:
-                own_slots = _complete(slots[name], there.settings[name])
-                state[number] = _entries(own_slots, steps)
+            if name in here.slots and name not in resting:
+                own_slots = _complete(here.slots[name], there.settings[name])
+                state[number] = _entries(own_slots, here.steps)
     return {"state": state, "param_groups": groups}
 
 
